@@ -1,0 +1,275 @@
+"""The few autograd primitives that turn an ordinary backward pass into Layer-wise Feedback Propagation.
+
+The **credit** of a value x is its reward per unit, c = r / x. Credit travels backwards through linear operations exactly
+as a gradient does; only these corrections have to be made on the way (names as in Weber et al. 2023, arXiv 2308.12053):
+
+    magnitude   a weight w that takes part receives |w| times the ordinary gradient
+    damped      a pre-activation z passes on |z| / (|z| + epsilon) of its credit
+    secant      an activation phi passes on phi(z) / z in the place of its derivative
+    scaled      a factor of a product passes on its share
+    entering    where the reward comes in
+
+Every function leaves values as they are and changes the backward pass alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class _Magnitude(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor, floor: float) -> Tensor:
+        return weight.view_as(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        weight, ctx.floor = inputs
+        ctx.save_for_backward(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        magnitude = weight.abs()
+        if ctx.floor:
+            magnitude = magnitude.clamp_(min=ctx.floor)
+        return credit * magnitude, None
+
+
+def magnitude(weight: Tensor, floor: float = 0.0) -> Tensor:
+    """Return `weight` for use in one operation; its gradient will be multiplied by max(|weight|, floor).
+
+    sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With `floor` a weight
+    of zero can learn too.
+    """
+    return _Magnitude.apply(weight, floor)  # type: ignore[no-any-return]
+
+
+class _Damped(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, epsilon: float) -> Tensor:
+        return z.detach()  # the same memory, yet no view: what follows may write in place (see `prepare_write`)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        z, ctx.epsilon = inputs
+        ctx.save_for_backward(z)
+        ctx.damping = ctx.rectified = None
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        if ctx.damping is not None:
+            return credit * ctx.damping, None
+        if ctx.rectified is not None:
+            return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
+        (z,) = ctx.saved_tensors
+        return _damping(z, ctx.epsilon).mul_(credit), None
+
+
+class _DampedInPlace(_Damped):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:  # type: ignore[override]
+        ctx.epsilon = epsilon
+        ctx.mark_dirty(z)
+        ctx.save_for_backward(z)
+        ctx.damping = ctx.rectified = None
+        return z
+
+    setup_context = torch.autograd.Function.setup_context
+
+
+_DAMPED_NODES = (_Damped._backward_cls, _DampedInPlace._backward_cls)  # type: ignore[attr-defined]
+
+
+def _damping(z: Tensor, epsilon: float) -> Tensor:
+    """|z| / (|z| + epsilon), as 1 - epsilon / (|z| + epsilon) costs digits near 0."""
+    size = z.abs()
+    return (size + epsilon).reciprocal_().mul_(size)
+
+
+def _rectified_damping(x: Tensor, epsilon: float) -> Tensor:
+    """The same for x = relu(z): where x is 0, ReLU lets no credit pass."""
+    return (x + epsilon).reciprocal_().mul_(x)
+
+
+def _unchanged(x: Tensor, version: int) -> Tensor:
+    if x._version != version:
+        raise RuntimeError(
+            "a result of relu(inplace=True) was modified by another in-place operation before the backward pass; "
+            "make one of the two out of place"
+        )
+    return x
+
+
+def damped(z: Tensor, epsilon: float) -> Tensor:
+    """Return `z`; the credit that comes back is multiplied by |z| / (|z| + epsilon).
+
+    This is the stabiliser of LRP-epsilon, z_j + epsilon * sign(z_j) in the denominator of the reward message
+    (Bach et al. 2015, eq. 58; Weber et al. 2023, eq. 5).
+    """
+    if epsilon == 0 or not z.requires_grad:
+        return z
+    output: Tensor = _Damped.apply(z, epsilon)
+    if not torch.compiler.is_compiling():  # compiled, the two passes are fused anyway
+        output._undamped = z, epsilon  # type: ignore[attr-defined]  # an activation damps and bends in one pass
+    return output
+
+
+def damped_in_place(z: Tensor, epsilon: float) -> Tensor:
+    """Like `damped` for a tensor that an in-place operation has just written: the same object comes back."""
+    if epsilon == 0 or not z.requires_grad:
+        return z
+    return _DampedInPlace.apply(z, epsilon)  # type: ignore[no-any-return]
+
+
+def undamped(z: Tensor) -> tuple[Tensor, float]:
+    """Return the tensor behind a damped one and its epsilon, or the tensor itself and 0."""
+    behind: tuple[Tensor, float] = getattr(z, "_undamped", (z, 0.0))
+    return behind
+
+
+def prepare_write(target: Tensor) -> None:
+    """Make an in-place operation on `target` safe: a damped value keeps its damping before it is overwritten."""
+    base = target if target._base is None else target._base
+    node: Any = base.grad_fn
+    if isinstance(node, _DAMPED_NODES) and node.damping is None and node.rectified is None:
+        with torch.no_grad():
+            node.damping = _damping(base, node.epsilon)
+    for tensor in (base, target):
+        for attribute in ("_undamped", "_pre_activation"):
+            tensor.__dict__.pop(attribute, None)
+
+
+def relu_in_place(z: Tensor) -> Tensor:
+    """ReLU in place; a damped `z` takes its damping from the result, so that no memory is added."""
+    node: Any = z.grad_fn
+    if z._base is None and isinstance(node, _DAMPED_NODES) and node.damping is None and node.rectified is None:
+        z.__dict__.pop("_undamped", None)
+        torch.relu_(z)
+        node.rectified = z.detach(), z._version
+        return z
+    prepare_write(z)
+    return torch.relu_(z)
+
+
+class _DampedReLU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, epsilon: float) -> Tensor:
+        return torch.relu(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.epsilon = inputs[1]
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return _rectified_damping(x, ctx.epsilon).mul_(credit), None
+
+
+def damped_relu(z: Tensor) -> Tensor:
+    """ReLU whose backward pass damps too, in one pass over the result: x / (x + epsilon) is 0 where x is."""
+    z, epsilon = undamped(z)
+    if epsilon == 0:
+        return torch.relu(z)
+    return _DampedReLU.apply(z, epsilon)  # type: ignore[no-any-return]
+
+
+class _Secant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, activation: Activation, epsilon: float, overwritten: bool) -> Tensor:
+        x = activation(z)
+        ctx.epsilon, ctx.slope = epsilon, overwritten
+        if overwritten:
+            ctx.save_for_backward(_slope(z, x, epsilon))
+        else:
+            ctx.save_for_backward(z, x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
+        slope = ctx.saved_tensors[0] if ctx.slope else _slope(*ctx.saved_tensors, ctx.epsilon)
+        return slope * credit, None, None, None
+
+
+def _slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
+    """x / (z + epsilon * sign z), with sign 0 = +1; without epsilon 0 where z = 0."""
+    if epsilon:
+        denominator = torch.copysign(z.new_full((), epsilon), z).add_(z)
+        return torch.div(x, denominator)
+    return torch.div(x, z).masked_fill_(z == 0, 0.0)
+
+
+def secant(activation: Activation, z: Tensor, *, overwritten: bool = False) -> Tensor:
+    """Return activation(z); the credit that comes back is multiplied by the secant activation(z) / z.
+
+    An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs no
+    derivative. Set `overwritten` if the memory of `z` will be written to before the backward pass.
+    """
+    z, epsilon = undamped(z)
+    x: Tensor = _Secant.apply(z, activation, epsilon, overwritten)
+    return x
+
+
+class _Scaled(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, share: float) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.share = inputs[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        return credit * ctx.share, None
+
+
+def scaled(x: Tensor, share: float) -> Tensor:
+    """Return `x`; the credit that comes back is multiplied by `share`."""
+    return _Scaled.apply(x, share)  # type: ignore[no-any-return]
+
+
+class _Entering(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, outputs: Tensor, credit: Tensor) -> Tensor:
+        ctx.save_for_backward(credit)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:
+        (credit,) = ctx.saved_tensors
+        return scale, credit * -scale, None
+
+
+def entering(value: Tensor, outputs: Tensor, credit: Tensor) -> Tensor:
+    """Return the scalar `value`; its `.backward()` starts the propagation with `credit` at `outputs`.
+
+    Args:
+        value: scalar; gradients it already carries are kept.
+        outputs: any shape.
+        credit: shaped like `outputs`; enters with a minus, since optimizers descend.
+    """
+    return _Entering.apply(value, outputs, credit)  # type: ignore[no-any-return]

@@ -1,0 +1,128 @@
+"""One table: torch function -> how credit passes it.
+
+Every spelling of a function counts (`torch.tanh`, `Tensor.tanh`, `F.tanh`, `Tensor.tanh_`); the names below are looked up in
+all of torch's name spaces. To add an operation, add its name to the line of its treatment.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from feedprop import treatments
+from feedprop.treatments import TREATMENTS, Function, Treatment
+
+# Shapes, selections, piecewise linear maps through 0, and what has to be differentiated: the ordinary backward.
+ORDINARY = """
+    adjoint alias as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
+    concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal double dsplit dstack expand expand_as flatten flip
+    fliplr flipud float bfloat16 half gather hsplit hstack index_copy index_fill index_put index_select masked_fill
+    masked_scatter masked_select movedim moveaxis mH mT T H narrow neg negative permute pin_memory
+    pixel_shuffle pixel_unshuffle channel_shuffle real repeat repeat_interleave reshape reshape_as resolve_conj resolve_neg roll rot90
+    scatter select slice_scatter select_scatter split split_with_sizes squeeze stack swapaxes swapdims t take take_along_dim
+    tensor_split tile to transpose tril triu type type_as unbind unflatten unfold unsqueeze view view_as vsplit vstack where
+    __getitem__ __setitem__ pad zero_ fill_ chain_matmul block_diag nan_to_num positive resize meshgrid
+    max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d
+    adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
+    fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median mode sort topk kthvalue msort
+    cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+    leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax softmax2d
+    var std var_mean std_mean
+    cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
+"""
+# Contributions are added up: the ordinary backward, damped.
+SUMMED = """
+    add sub subtract __rsub__ rsub __iadd__ __isub__ sum mean nansum nanmean cumsum logcumsumexp trace lerp
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    interpolate upsample upsample_nearest upsample_bilinear grid_sample index_add scatter_add fold segment_reduce
+"""
+# Normalisations and lookups: the same, and the output is an activation whatever went in.
+LAYER = """
+    batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm native_layer_norm native_group_norm
+    embedding embedding_bag
+"""
+SECANT = """
+    tanh sigmoid elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink hardtanh relu6 hardswish
+    hardsigmoid logsigmoid threshold _threshold clamp clip clamp_min clamp_max abs absolute square pow __pow__ sqrt rsqrt exp exp2 expm1 log
+    log1p log2 log10 erf erfc sin cos tan sinh cosh asinh acosh atan arctan asin acos atanh sinc sign sgn heaviside round
+    floor ceil trunc fix frac reciprocal logit expit i0
+"""
+LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
+ADDED_PRODUCT = "addmm addmv addbmm baddbmm"
+PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum bilinear tensordot outer ger multi_dot vecdot"
+ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__ prod"
+QUOTIENT = "div divide true_divide __truediv__ __div__ __itruediv__ __idiv__"
+# Questions about a tensor, and what makes constants.
+NEUTRAL = """
+    size dim ndim numel stride storage_offset is_contiguous is_floating_point is_complex element_size data_ptr detach
+    requires_grad_ register_hook retain_grad backward item tolist numpy storage untyped_storage new_zeros new_ones new_full
+    new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli is_same_size
+    eq ne lt le gt ge equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__ __bool__
+    is_nonzero one_hot dtype device shape requires_grad is_leaf grad_fn data grad layout is_cuda is_sparse is_quantized is_meta
+    names _version _base itemsize nbytes get_device __repr__ __format__ __hash__ __contains__ multinomial
+"""
+
+
+def _spellings(name: str) -> Iterator[Function]:
+    places: list[ModuleType | type] = [torch, Tensor, torch._C.TensorBase, functional, torch.special, torch.linalg, torch._C._nn]
+    for place in places:
+        found = getattr(place, name, None)
+        if found is None or isinstance(found, ModuleType):
+            continue
+        if not callable(found):  # a property: its getter is what a mode sees
+            found = getattr(found, "__get__", None)
+        if callable(found):
+            yield found
+
+
+def _options(function: Function) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _register(names: str, treatment: Treatment) -> None:
+    for name in names.split():
+        for function in _spellings(name):
+            options = _options(function)
+            optional = "inplace" in options
+            TREATMENTS[function] = (
+                treatments.optionally_in_place(treatment, options.index("inplace")) if optional else treatment
+            )
+        _register_in_place(name, treatment)
+
+
+def _register_in_place(name: str, treatment: Treatment) -> None:
+    operator = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    if operator:  # has no other spelling, or the other spelling is this name without the i
+        plain = getattr(Tensor, name.replace("__i", "__", 1), None) or getattr(Tensor, name)
+        for function in _spellings(name):
+            TREATMENTS[function] = treatments.in_place(treatment, plain)
+    elif treatment is not treatments.neutral:
+        out_of_place = next(_spellings(name), None)
+        for function in _spellings(f"{name}_"):
+            assert out_of_place is not None
+            TREATMENTS[function] = treatments.in_place(treatment, out_of_place)
+
+
+for _names, _treatment in (
+    (NEUTRAL, treatments.neutral),
+    (ORDINARY, treatments.ordinary),
+    (SUMMED, treatments.summed),
+    (LAYER, treatments.layer),
+    (SECANT, treatments.secant),
+    ("relu", treatments.relu),
+    (LINEAR, treatments.linear),
+    (ADDED_PRODUCT, treatments.added_product),
+    (PRODUCT, treatments.product),
+    (ELEMENTWISE_PRODUCT, treatments.elementwise_product),
+    (QUOTIENT, treatments.quotient),
+):
+    _register(_names, _treatment)

@@ -1,0 +1,276 @@
+"""How the credit passes one torch function: the registry, and the treatments that most functions share.
+
+A treatment is called in the place of the torch function, `treatment(context, function, args, kwargs)`, and returns what the
+function returns, with a backward pass that carries credit. `context` tells the rule in force and the magnitude floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from feedprop import credit
+
+Function = Callable[..., Any]
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+
+
+class LinearRule(Protocol):
+    """An LRP rule as the treatments see it."""
+
+    epsilon: float
+
+    def __call__(self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float) -> Tensor:
+        """Return operation(inputs, weight, bias) with the rule's backward pass."""
+
+
+class Context(Protocol):
+    """What a treatment knows of the pass it is part of."""
+
+    @property
+    def rule(self) -> LinearRule: ...  # noqa: D102
+
+    @property
+    def magnitude_floor(self) -> float: ...  # noqa: D102
+
+
+Treatment = Callable[[Context, Function, Arguments, Keywords], Any]
+TREATMENTS: dict[Function, Treatment] = {}
+
+
+def register(torch_function: Function) -> Callable[[Treatment], Treatment]:
+    """Say how credit passes `torch_function`, in every model and for the life of the process.
+
+    As a call, `register(torch.special.i0)(secant)`, or as a decorator of a function of your own. The ready treatments:
+    `ordinary` (the gradient is right: linear in each input, or selecting), `summed` (the same, and contributions are added
+    up), `secant` (elementwise activation) and `product` (inputs are multiplied).
+
+    Args:
+        torch_function: as it is called, `torch.special.i0`, `torch.nn.functional.gelu`, `torch.Tensor.tanh`.
+    """
+    if not callable(torch_function):
+        raise TypeError(f"register() takes a torch function such as torch.special.i0, not {torch_function!r}")
+
+    def keep(treatment: Treatment) -> Treatment:
+        TREATMENTS[torch_function] = treatment
+        return treatment
+
+    return keep
+
+
+def is_weight(value: Any) -> bool:
+    """Whether a tensor is a parameter or was computed from parameters alone: it takes feedback, never a reward."""
+    return isinstance(value, Parameter) or hasattr(value, "_from_parameters")
+
+
+def used_weight(weight: Tensor, floor: float) -> Tensor:
+    """Return a weight as one operation uses it: a parameter with its magnitude, still known as a weight."""
+    if not (isinstance(weight, Parameter) and weight.requires_grad):
+        return weight
+    used = credit.magnitude(weight, floor)
+    used._from_parameters = True  # type: ignore[attr-defined]
+    return used
+
+
+@dataclass
+class Operands:
+    """The arguments of one call, each parameter replaced by its use, and who takes part in it."""
+
+    context: Context
+    carriers: int = 0  # activations that carry reward
+    weights: int = 0  # parameters, and tensors computed from parameters alone
+    constants: int = 0  # tensors that autograd does not follow, inputs and buffers
+
+    def use(self, value: Any) -> Any:
+        """Return `value` as it takes part: parameters inside it with their magnitude."""
+        if isinstance(value, Tensor):
+            if not value.requires_grad:
+                self.constants += 1
+                return value
+            if isinstance(value, Parameter):
+                self.weights += 1
+                return used_weight(value, self.context.magnitude_floor)
+            if hasattr(value, "_from_parameters"):
+                self.weights += 1
+            else:
+                self.carriers += 1
+            return value
+        if type(value) in (list, tuple):
+            return type(value)([self.use(item) for item in value])
+        return value
+
+    def mark(self, output: Any) -> Any:
+        """Remember a result that was computed from parameters alone."""
+        if self.weights and not self.carriers:
+            for tensor in output if isinstance(output, (tuple, list)) else (output,):
+                if isinstance(tensor, Tensor) and tensor.requires_grad:
+                    tensor._from_parameters = True  # type: ignore[attr-defined]
+        return output
+
+
+def _used(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Operands, Arguments, Keywords]:
+    operands = Operands(context)
+    args = tuple([operands.use(value) for value in args])
+    if kwargs:
+        kwargs = {name: operands.use(value) for name, value in kwargs.items()}
+    return operands, args, kwargs
+
+
+def neutral(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Leave a function alone that passes no credit."""
+    return function(*args, **kwargs)
+
+
+def ordinary(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Pass credit by the ordinary backward: shapes, selections, and maps whose derivative is the secant."""
+    operands, args, kwargs = _used(context, args, kwargs)
+    return operands.mark(function(*args, **kwargs))
+
+
+def summed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Pass credit by the ordinary backward of a sum, damped at its output (LRP-0, LRP-epsilon)."""
+    operands, args, kwargs = _used(context, args, kwargs)
+    output = function(*args, **kwargs)
+    if operands.carriers == 0:
+        return operands.mark(output)
+    return _damped(context, output)
+
+
+def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat a normalisation or a lookup like `summed`; its output is an activation even where its input carries nothing."""
+    _, args, kwargs = _used(context, args, kwargs)
+    return _damped(context, function(*args, **kwargs))
+
+
+def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Apply the rule in force to function(input, weight, bias, ...); a weight that is itself computed shares as a factor."""
+    named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    inputs, weight, bias = named.pop("input"), named.pop("weight"), named.pop("bias", None)
+    rest = args[3:]
+
+    def operation(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        return function(inputs, weight, bias, *rest, **named)
+
+    if weight.requires_grad and not is_weight(weight):
+        bias = None if bias is None else used_weight(bias, context.magnitude_floor)
+        share = 0.5 if inputs.requires_grad else 1.0
+        return _damped(context, operation(_scaled(inputs, share), _scaled(weight, share), bias))
+    return context.rule(operation, inputs, weight, bias, floor=context.magnitude_floor)
+
+
+def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
+    bias, inputs, weight, *rest = args
+    return linear(context, lambda a, w, b: function(b, a, w, *rest, **kwargs), (inputs, weight, bias), {})
+
+
+def _damped(context: Context, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return credit.damped(output, context.rule.epsilon)
+    return type(output)(_damped(context, item) if isinstance(item, Tensor) else item for item in output)
+
+
+def secant(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Pass the reward of an elementwise activation on unchanged: credit times phi(z) / z."""
+    z = args[0] if args else kwargs.get("input")
+    if not isinstance(z, Tensor) or not z.requires_grad or is_weight(z):
+        return ordinary(context, function, args, kwargs)
+    rest = args[1:]
+    named = {name: value for name, value in kwargs.items() if name != "input"}
+    output = credit.secant(lambda values: function(values, *rest, **named), z)
+    output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
+    return output
+
+
+def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Rectify: the secant of ReLU is its derivative."""
+    z = args[0] if args else kwargs["input"]
+    if not z.requires_grad or is_weight(z):
+        return ordinary(context, function, args, kwargs)
+    output = credit.damped_relu(z)
+    output._pre_activation = z  # type: ignore[attr-defined]
+    return output
+
+
+def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
+    """Share the reward of a product equally among the factors that carry reward; parameters and constants take none.
+
+    Achtibat et al. 2024 (AttnLRP), eq. 11. With `adds`, products are added up (matmul, einsum), so that the sum is damped.
+    """
+    operands, args, kwargs = _used(context, args, kwargs)
+    if operands.carriers > 1:
+        share = 1 / operands.carriers
+        args = tuple(_scaled(value, share) for value in args)
+        kwargs = {name: _scaled(value, share) for name, value in kwargs.items()}
+    output = function(*args, **kwargs)
+    if operands.carriers == 0 and (operands.constants == 0 or not adds):
+        return operands.mark(output)
+    return _damped(context, output) if adds or operands.weights else output
+
+
+def _scaled(value: Any, share: float) -> Any:
+    if isinstance(value, Tensor) and value.requires_grad and not is_weight(value):
+        return credit.scaled(value, share)
+    if type(value) in (list, tuple):
+        return type(value)([_scaled(item, share) for item in value])
+    return value
+
+
+def elementwise_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Multiply elementwise: nothing is added up, so only a parameter's part is damped."""
+    return product(context, function, args, kwargs, adds=False)
+
+
+def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Divide: the numerator takes all the reward, an activation in the denominator is a mere scale (AttnLRP, identity rule)."""
+    numerator, denominator, *rest = args
+    if isinstance(denominator, Tensor) and not is_weight(denominator):
+        carries = isinstance(numerator, Tensor) and numerator.requires_grad
+        denominator = denominator.detach() if carries else denominator
+    return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
+
+
+def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
+    """Treat the in-place spelling of a function as `treatment` treats the other one; the target keeps its identity."""
+
+    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        target = args[0]
+        if torch.compiler.is_compiling():  # compiled, a copy costs nothing
+            return function(*args, **kwargs) if treatment is neutral else _written(context, target, args, kwargs)
+        if treatment is relu and target.requires_grad:
+            return credit.relu_in_place(target)
+        credit.prepare_write(target)
+        if treatment is ordinary:
+            _, args, kwargs = _used(context, args, kwargs)
+            return function(*args, **kwargs)
+        if treatment is summed and target._base is None:
+            _, args, kwargs = _used(context, args, kwargs)
+            return credit.damped_in_place(function(*args, **kwargs), context.rule.epsilon)
+        return _written(context, target, (target.clone(), *args[1:]), kwargs)
+
+    def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
+        return target.copy_(treatment(context, out_of_place, args, kwargs))
+
+    return treat
+
+
+def optionally_in_place(treatment: Treatment, position: int) -> Treatment:
+    """Treat a function that has an argument `inplace`, at `position`, both ways."""
+
+    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        asked = kwargs.get("inplace", args[position] if len(args) > position else False)
+        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
+        if not asked:
+            return treatment(context, function, args[:position] + args[position + 1 :], kwargs)
+        if treatment is ordinary and not torch.compiler.is_compiling():
+            return in_place(treatment, function)(context, function, args, kwargs | {"inplace": True})
+        target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
+        return in_place(treatment, function)(context, function, (target, *rest), kwargs)
+
+    return treat
