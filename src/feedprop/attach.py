@@ -133,22 +133,25 @@ class _Forward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return self.__wrapped__(*args, **kwargs)
-        with _alone(), Propagation(self.model, **self.settings):
-            return self.__wrapped__(*args, **kwargs)
+            return self._call(*args, **kwargs)
+        propagation = Propagation(self.model, **self.settings)
+        if torch.compiler.is_compiling():
+            with propagation:
+                return self._call(*args, **kwargs)
+        outer = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Propagation) and not mode.suspended]
+        for mode in outer:  # an attached model inside an attached model: one of the two treats a function, the inner one
+            mode.suspended = True
+        try:
+            with propagation:
+                return self._call(*args, **kwargs)
+        finally:
+            for mode in outer:
+                mode.suspended = False
 
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Keep the propagation of an outer attached model from treating every function a second time."""
-    outer = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Propagation) and not mode.suspended]
-    for mode in outer:
-        mode.suspended = True
-    try:
-        yield
-    finally:
-        for mode in outer:
-            mode.suspended = False
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if self.replaced is not None:
+            return self.replaced(*args, **kwargs)
+        return type(self.model).forward(self.model, *args, **kwargs)
 
 
 def attach(

@@ -19,31 +19,48 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Activation = Callable[[Tensor], Tensor]
 
 
 class _Magnitude(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(weight: Tensor, floor: float) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, floor: float) -> Tensor:
+        ctx.floor = floor
+        ctx.save_for_backward(weight)
         return weight.view_as(weight)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        weight, ctx.floor = inputs
-        ctx.save_for_backward(weight)
-
-    @staticmethod
-    @once_differentiable
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
-        magnitude = weight.abs()
-        if ctx.floor:
-            magnitude = magnitude.clamp_(min=ctx.floor)
-        return credit * magnitude, None
+        return _feedback(credit, weight, ctx.floor), None
+
+
+class _Magnitudes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+        ctx.floor = floor
+        ctx.save_for_backward(weight, bias)
+        return weight.view_as(weight), bias.view_as(bias)
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor, bias_credit: Tensor) -> tuple[Tensor, Tensor, None]:
+        weight, bias = ctx.saved_tensors
+        return _feedback(credit, weight, ctx.floor), _feedback(bias_credit, bias, ctx.floor), None
+
+
+def _feedback(credit: Tensor, weight: Tensor, floor: float) -> Tensor:
+    if credit.is_sparse:  # torch.nn.Embedding(sparse=True): the rows that were looked up
+        credit = credit.coalesce()
+        size = weight.detach().index_select(0, credit.indices()[0]).abs_().clamp_(min=floor)
+        values = credit.values() * size
+        return torch.sparse_coo_tensor(
+            credit.indices(), values, credit.shape, is_coalesced=True, check_invariants=False
+        )
+    size = weight.abs()
+    if floor:
+        size = size.clamp_(min=floor)
+    return size.mul_(credit)
 
 
 def magnitude(weight: Tensor, floor: float = 0.0) -> Tensor:
@@ -55,21 +72,22 @@ def magnitude(weight: Tensor, floor: float = 0.0) -> Tensor:
     return _Magnitude.apply(weight, floor)  # type: ignore[no-any-return]
 
 
-class _Damped(torch.autograd.Function):
-    generate_vmap_rule = True
+def magnitudes(weight: Tensor, bias: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of one operation, as `magnitude` does, by a single node of the graph."""
+    return _Magnitudes.apply(weight, bias, floor)  # type: ignore[no-any-return]
 
+
+class _Damped(torch.autograd.Function):
     @staticmethod
-    def forward(z: Tensor, epsilon: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(z)
+        ctx.damping = ctx.rectified = None
+        if torch.compiler.is_compiling():
+            return z.clone()  # compiled, what is saved has to be out of reach of what follows
         return z.detach()  # the same memory, yet no view: what follows may write in place (see `prepare_write`)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        z, ctx.epsilon = inputs
-        ctx.save_for_backward(z)
-        ctx.damping = ctx.rectified = None
-
-    @staticmethod
-    @once_differentiable
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
         if ctx.damping is not None:
             return credit * ctx.damping, None
@@ -81,14 +99,10 @@ class _Damped(torch.autograd.Function):
 
 class _DampedInPlace(_Damped):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:  # type: ignore[override]
-        ctx.epsilon = epsilon
+    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:
+        _Damped.forward(ctx, z, epsilon)
         ctx.mark_dirty(z)
-        ctx.save_for_backward(z)
-        ctx.damping = ctx.rectified = None
         return z
-
-    setup_context = torch.autograd.Function.setup_context
 
 
 _DAMPED_NODES = (_Damped._backward_cls, _DampedInPlace._backward_cls)  # type: ignore[attr-defined]
@@ -142,12 +156,15 @@ def undamped(z: Tensor) -> tuple[Tensor, float]:
 
 
 def prepare_write(target: Tensor) -> None:
-    """Make an in-place operation on `target` safe: a damped value keeps its damping before it is overwritten."""
+    """Make an in-place operation on `target` safe: what damps or bends its credit is kept before it is overwritten."""
     base = target if target._base is None else target._base
     node: Any = base.grad_fn
     if isinstance(node, _DAMPED_NODES) and node.damping is None and node.rectified is None:
         with torch.no_grad():
             node.damping = _damping(base, node.epsilon)
+    elif isinstance(node, _Secant._backward_cls) and node.slope is None:  # type: ignore[attr-defined]
+        with torch.no_grad():
+            node.slope = _slope(*node.saved_tensors, node.epsilon)
     for tensor in (base, target):
         for attribute in ("_undamped", "_pre_activation"):
             tensor.__dict__.pop(attribute, None)
@@ -166,19 +183,14 @@ def relu_in_place(z: Tensor) -> Tensor:
 
 
 class _DampedReLU(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(z: Tensor, epsilon: float) -> Tensor:
-        return torch.relu(z)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.epsilon = inputs[1]
+    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:
+        ctx.epsilon = epsilon
+        output = torch.relu(z)
         ctx.save_for_backward(output)
+        return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return _rectified_damping(x, ctx.epsilon).mul_(credit), None
@@ -194,20 +206,17 @@ def damped_relu(z: Tensor) -> Tensor:
 
 class _Secant(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, activation: Activation, epsilon: float, overwritten: bool) -> Tensor:
+    def forward(ctx: Any, z: Tensor, activation: Activation, epsilon: float) -> Tensor:
         x = activation(z)
-        ctx.epsilon, ctx.slope = epsilon, overwritten
-        if overwritten:
-            ctx.save_for_backward(_slope(z, x, epsilon))
-        else:
-            ctx.save_for_backward(z, x)
+        ctx.epsilon, ctx.slope = epsilon, None
+        ctx.save_for_backward(z, x)
         return x
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
-        slope = ctx.saved_tensors[0] if ctx.slope else _slope(*ctx.saved_tensors, ctx.epsilon)
-        return slope * credit, None, None, None
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.slope is not None:
+            return ctx.slope * credit, None, None
+        return _slope(*ctx.saved_tensors, ctx.epsilon).mul_(credit), None, None
 
 
 def _slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
@@ -218,30 +227,24 @@ def _slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
     return torch.div(x, z).masked_fill_(z == 0, 0.0)
 
 
-def secant(activation: Activation, z: Tensor, *, overwritten: bool = False) -> Tensor:
+def secant(activation: Activation, z: Tensor) -> Tensor:
     """Return activation(z); the credit that comes back is multiplied by the secant activation(z) / z.
 
     An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs no
-    derivative. Set `overwritten` if the memory of `z` will be written to before the backward pass.
+    derivative.
     """
     z, epsilon = undamped(z)
-    x: Tensor = _Secant.apply(z, activation, epsilon, overwritten)
+    x: Tensor = _Secant.apply(z, activation, epsilon)
     return x
 
 
 class _Scaled(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, share: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
         return x.view_as(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.share = inputs[1]
-
-    @staticmethod
-    @once_differentiable
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
         return credit * ctx.share, None
 
@@ -253,23 +256,24 @@ def scaled(x: Tensor, share: float) -> Tensor:
 
 class _Entering(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, outputs: Tensor, credit: Tensor) -> Tensor:
+    def forward(ctx: Any, reward: Tensor, outputs: Tensor, credit: Tensor, size: int | Tensor) -> Tensor:
         ctx.save_for_backward(credit)
-        return value.clone()
+        ctx.size = size
+        return reward / -size
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[None, Tensor, None, None]:
         (credit,) = ctx.saved_tensors
-        return scale, credit * -scale, None
+        return None, credit * (scale / -ctx.size), None, None
 
 
-def entering(value: Tensor, outputs: Tensor, credit: Tensor) -> Tensor:
-    """Return the scalar `value`; its `.backward()` starts the propagation with `credit` at `outputs`.
+def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Tensor = 1) -> Tensor:
+    """Return minus `reward` / `size`; the `.backward()` of this scalar starts the propagation with `credit` at `outputs`.
 
     Args:
-        value: scalar; gradients it already carries are kept.
+        reward: scalar.
         outputs: any shape.
         credit: shaped like `outputs`; enters with a minus, since optimizers descend.
+        size: what both are divided by.
     """
-    return _Entering.apply(value, outputs, credit)  # type: ignore[no-any-return]
+    return _Entering.apply(reward, outputs, credit, size)  # type: ignore[no-any-return]

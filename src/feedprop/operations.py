@@ -19,10 +19,10 @@ from feedprop.treatments import TREATMENTS, Function, Treatment
 
 # Shapes, selections, piecewise linear maps through 0, and what has to be differentiated: the ordinary backward.
 ORDINARY = """
-    adjoint alias as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
+    adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
     concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal double dsplit dstack expand expand_as flatten flip
     fliplr flipud float bfloat16 half gather hsplit hstack index_copy index_fill index_put index_select masked_fill
-    masked_scatter masked_select movedim moveaxis mH mT T H narrow neg negative permute pin_memory
+    masked_scatter masked_select movedim moveaxis mH mT T H narrow neg negative permute pin_memory ravel
     pixel_shuffle pixel_unshuffle channel_shuffle real repeat repeat_interleave reshape reshape_as resolve_conj resolve_neg roll rot90
     scatter select slice_scatter select_scatter split split_with_sizes squeeze stack swapaxes swapdims t take take_along_dim
     tensor_split tile to transpose tril triu type type_as unbind unflatten unfold unsqueeze view view_as vsplit vstack where
@@ -32,7 +32,7 @@ ORDINARY = """
     adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
     fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median mode sort topk kthvalue msort
     cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
-    leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax softmax2d
+    leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax
     var std var_mean std_mean
     cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
 """

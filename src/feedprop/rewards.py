@@ -51,22 +51,17 @@ class Reward(nn.Module):
             targets: see the class.
         """
         _check_outputs(outputs)
-        with torch.no_grad():
-            size = self.samples(outputs, targets) if self.reduction == "mean" else 1
-            rewards, credits, entry = self._rewards_and_credits(outputs, targets)
-            value = -rewards.sum() / size
-        scalar = credit.entering(value, outputs, credits / size)
-        if entry is not None:  # outputs of exactly 0: the reward enters undivided where they were computed
-            scalar = credit.entering(scalar, *_at_pre_activation(entry, outputs, rewards / size))
-        return scalar
-
-    def _rewards_and_credits(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        outputs, entry = outputs.detach(), getattr(outputs, "_pre_activation", None)
+        values = outputs.detach()
+        size = self.samples(values, targets) if self.reduction == "mean" else 1
         if type(self).credit is not Reward.credit:
-            credits = self.credit(outputs, targets)
-            return outputs * credits, credits, None
-        rewards = self.per_output(outputs, targets)
-        return rewards, _divided(rewards, outputs), entry
+            credits = self.credit(values, targets)
+            return credit.entering((values * credits).sum(), outputs, credits, size=size)
+        rewards = self.per_output(values, targets)
+        scalar = credit.entering(rewards.sum(), outputs, _divided(rewards, values), size=size)
+        if hasattr(outputs, "_pre_activation"):  # outputs of exactly 0: the reward enters undivided where they were computed
+            z, rest = outputs._pre_activation, rewards.masked_fill(values != 0, 0.0)
+            scalar = scalar + credit.entering(torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size)
+        return scalar
 
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return r_o, shaped like `outputs`."""
@@ -90,17 +85,20 @@ def _divided(rewards: Tensor, outputs: Tensor) -> Tensor:
     return (rewards / outputs).masked_fill_(outputs == 0, 0.0)
 
 
-def _at_pre_activation(z: Tensor, outputs: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    values = z.detach()
-    return z, _divided(rewards.masked_fill(outputs.detach() != 0, 0.0), values)
-
-
 def _check_outputs(outputs: Tensor) -> None:
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise FeedpropError(f"a reward needs floating-point outputs, not {kind}")
     if outputs.numel() == 0:
         raise FeedpropError(f"a reward needs at least one output, got shape {tuple(outputs.shape)}")
+
+
+def _onehot(outputs: Tensor, labels: Tensor, kept: Tensor | None) -> Tensor:
+    return torch.zeros_like(outputs).scatter_(1, labels, 1.0 if kept is None else kept)
+
+
+def _counted(values: Tensor, kept: Tensor | None) -> Tensor:
+    return values if kept is None else values * kept
 
 
 def _signs(values: Tensor) -> Tensor:
@@ -122,6 +120,20 @@ class _ClassReward(Reward):
 
     def onehot(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the targets one-hot, shaped like `outputs`; ignored ones are 0 throughout."""
+        return _onehot(outputs, *self.labels(outputs, targets))
+
+    def labels(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the classes, with a class dimension of 1, and 1 where they count, 0 where ignored (None: all count)."""
+        self._check(outputs, targets)
+        if outputs.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (int(bound) for bound in torch.aminmax(targets))
+            if 0 <= low and high < outputs.shape[1]:
+                return targets.unsqueeze(1).long(), None
+            self._check_range(targets, outputs.shape[1])
+        kept = targets != self.ignore_index
+        return targets.where(kept, 0).unsqueeze(1).long(), kept.unsqueeze(1).to(outputs.dtype)
+
+    def _check(self, outputs: Tensor, targets: Tensor) -> None:
         expected = outputs.shape[:1] + outputs.shape[2:]
         if outputs.ndim < 2 or targets.shape != expected:
             raise FeedpropError(
@@ -130,24 +142,13 @@ class _ClassReward(Reward):
             )
         if targets.is_floating_point() or targets.dtype is torch.bool:
             raise FeedpropError(f"{type(self).__name__} takes classes as integers, not {targets.dtype}")
-        kept = targets != self.ignore_index
-        labels = targets.masked_fill(~kept, 0).long()
-        if outputs.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._check_range(labels, outputs.shape[1])
-        onehot = torch.zeros_like(outputs)
-        onehot.scatter_(1, labels.unsqueeze(1), kept.unsqueeze(1).to(outputs.dtype))
-        return onehot
 
-    @staticmethod
-    def _check_range(labels: Tensor, classes: int) -> None:
-        low, high = (int(bound) for bound in torch.aminmax(labels))
-        if low < 0 or high >= classes:
-            wrong = low if low < 0 else high
-            raise FeedpropError(f"label {wrong} is out of range: the model has {classes} outputs, so labels go from 0 to {classes - 1}")
-
-    def kept(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return 1 where the target counts and 0 where it is ignored, broadcastable to `outputs`."""
-        return (targets != self.ignore_index).unsqueeze(1).to(outputs.dtype)
+    def _check_range(self, targets: Tensor, classes: int) -> None:
+        wrong = targets[(targets != self.ignore_index) & ((targets < 0) | (targets >= classes))]
+        if wrong.numel():
+            raise FeedpropError(
+                f"label {int(wrong[0])} is out of range: the model has {classes} outputs, so labels go from 0 to {classes - 1}"
+            )
 
     def samples(self, outputs: Tensor, targets: Tensor) -> int | Tensor:
         """Return the number of targets that are not ignored."""
@@ -163,8 +164,9 @@ class SoftmaxReward(_ClassReward):
 
     def credit(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return onehot - softmax(o)."""
+        labels, kept = self.labels(outputs, targets)
         outputs = outputs.detach()
-        return self.onehot(outputs, targets) - outputs.softmax(1) * self.kept(outputs, targets)
+        return _onehot(outputs, labels, kept).sub_(_counted(outputs.softmax(1), kept))
 
 
 class BoundedSoftmaxReward(_ClassReward):
@@ -197,7 +199,8 @@ class BoundedSoftmaxReward(_ClassReward):
         outputs = outputs.detach()
         p = outputs.softmax(1)
         p = torch.where(p > self.upper, 1.0, torch.where(p < self.lower, 0.0, p)).to(outputs.dtype)
-        share = self.onehot(outputs, targets) - p * self.kept(outputs, targets)
+        _, kept = self.labels(outputs, targets)
+        share = self.onehot(outputs, targets) - _counted(p, kept)
         return (_signs(outputs) if self.sign_only else outputs) * share
 
 
@@ -219,7 +222,7 @@ class MisclassificationReward(_ClassReward):
         outputs = outputs.detach()
         onehot = self.onehot(outputs, targets)
         true = (outputs * onehot).sum(1, keepdim=True)
-        return -_signs(outputs) * (outputs > true) * self.kept(outputs, targets)
+        return _counted(-_signs(outputs) * (outputs > true), self.labels(outputs, targets)[1])
 
 
 class MaximizeReward(_ClassReward):
@@ -250,7 +253,7 @@ class SigmoidReward(_ClassReward):
         outputs = outputs.detach()
         if targets.shape == outputs.shape:
             return targets.to(outputs.dtype) - outputs.sigmoid()
-        return self.onehot(outputs, targets) - outputs.sigmoid() * self.kept(outputs, targets)
+        return self.onehot(outputs, targets) - _counted(outputs.sigmoid(), self.labels(outputs, targets)[1])
 
     def samples(self, outputs: Tensor, targets: Tensor) -> int | Tensor:
         """Return the batch size, or the number of classes that are not ignored."""

@@ -19,7 +19,7 @@ from feedprop.treatments import (
     register,
     secant,
     summed,
-    used_weight,
+    used_weights,
 )
 
 __all__ = ["Epsilon", "Rule", "ordinary", "product", "register", "secant", "summed"]
@@ -29,10 +29,11 @@ class Rule:
     """A way to share the reward of a linear operation among its inputs and weights.
 
     Args:
-        epsilon: stabiliser >= 0, added to |z| wherever a reward is divided by a sum z.
+        epsilon: stabiliser >= 0, added to |z| wherever a reward is divided by a sum z. Propagating credit divides by no sum, so
+            the default, 0, is stable and free; the published implementation has 1e-6.
     """
 
-    def __init__(self, epsilon: float = 1e-6) -> None:
+    def __init__(self, epsilon: float = 0.0) -> None:
         self.epsilon = non_negative("epsilon", epsilon)
 
     def __call__(
@@ -60,14 +61,14 @@ class Rule:
 class Epsilon(Rule):
     """LRP-epsilon: r_(i<-j) = a_i w_ij / (z_j + epsilon sign z_j) r_j (Bach et al. 2015, eq. 58; Weber et al. 2023, eq. 5).
 
-    With epsilon = 0 this is LRP-0, and on a ReLU network the feedback is -|w| times the gradient.
+    With epsilon = 0, the default, this is LRP-0, and on a ReLU network the feedback is -|w| times the gradient.
     """
 
     def __call__(
         self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
     ) -> Any:
         """Return operation(inputs, weight, bias): the ordinary backward, damped at the output."""
-        z = operation(inputs, used_weight(weight, floor), None if bias is None else used_weight(bias, floor))
+        z = operation(inputs, *used_weights(weight, bias, floor))
         return credit.damped(z, self.epsilon)
 
 

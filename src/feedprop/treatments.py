@@ -78,6 +78,15 @@ def used_weight(weight: Tensor, floor: float) -> Tensor:
     return used
 
 
+def used_weights(weight: Tensor, bias: Tensor | None, floor: float) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of a linear operation as it uses them."""
+    if bias is None:
+        return used_weight(weight, floor), None
+    if isinstance(weight, Parameter) and isinstance(bias, Parameter) and weight.requires_grad and bias.requires_grad:
+        return credit.magnitudes(weight, bias, floor)
+    return used_weight(weight, floor), used_weight(bias, floor)
+
+
 @dataclass
 class Operands:
     """The arguments of one call, each parameter replaced by its use, and who takes part in it."""
@@ -150,9 +159,12 @@ def layer(context: Context, function: Function, args: Arguments, kwargs: Keyword
 
 def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Apply the rule in force to function(input, weight, bias, ...); a weight that is itself computed shares as a factor."""
-    named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    inputs, weight, bias = named.pop("input"), named.pop("weight"), named.pop("bias", None)
-    rest = args[3:]
+    if len(args) >= 3:
+        inputs, weight, bias, *rest = args
+        named = kwargs
+    else:
+        named = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+        inputs, weight, bias, rest = named.pop("input"), named.pop("weight"), named.pop("bias", None), []
 
     def operation(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         return function(inputs, weight, bias, *rest, **named)
@@ -241,8 +253,8 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
 
     def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         target = args[0]
-        if torch.compiler.is_compiling():  # compiled, a copy costs nothing
-            return function(*args, **kwargs) if treatment is neutral else _written(context, target, args, kwargs)
+        if torch.compiler.is_compiling():  # compiled, a copy costs little
+            return _written(context, target, (target.clone(), *args[1:]), kwargs)
         if treatment is relu and target.requires_grad:
             return credit.relu_in_place(target)
         credit.prepare_write(target)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from feedprop.errors import FeedpropError
-from feedprop.training.components import KINDS, Component, add_component
+from feedprop.training.checkpoints import CONFIG
+from feedprop.training.components import KINDS, Component, add_component, nearest
 from feedprop.training.config import (
     DEFAULT_LEARNING_RATES,
     DEFAULT_NAMES,
@@ -19,30 +21,43 @@ from feedprop.training.config import (
     Settings,
     read_yaml,
 )
+from feedprop.training.parser import OneSentenceParser
 
 DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backprop for comparison.
 
-Without options: digits, a small MLP, 20 epochs. Every component is named by a short name or an import path and takes its
-own options after a dot; --help shows those of the components named before it, as in
+Without options: digits, a small MLP, 20 epochs. Every component is named by a short name or an import path and takes
+its own options after a dot; --help shows those of the components named before it, as in
 feedprop train --model torchvision.models.resnet18 --help."""
 
 
-class OneSentenceParser(ArgumentParser):
-    """Parser whose errors are one sentence and whose help lists options, not every subclass that torch knows."""
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Settings of an evaluation.
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the error as one sentence."""
-        raise FeedpropError(_sentence(str(ex or message), self))
+    Args:
+        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        split: part of the data
+        batch_size: samples at a time; as in training unless given
+        device: auto, cpu, cuda, cuda:1, mps
+    """
 
-    def format_help(self) -> str:
-        """Return the help without what only jsonargparse's own users look for."""
-        text = super().format_help()
-        text = re.sub(r",\s+known\s+subclasses:[^()]*(\([^()]*\)[^()]*)*\)", ")", text)
-        text = re.sub(r"\n  --\S+\.help\b.*(\n {8,}.*)*", "", text)
-        text = re.sub(r"\n  --\w+ CONFIG\b.*(\n {8,}.*)*", "", text)
-        text = re.sub(r"\n  --print_config\b.*(\n {8,}.*)*", "", text)
-        text = re.sub(r", --\S+\+ \S+", "", text)
-        return re.sub(r"--(\w+)\.name NAME", r"--\1 NAME     ", text)
+    checkpoint: Literal["best", "last"] = "best"
+    split: Literal["train", "validation", "test"] = "test"
+    batch_size: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be evaluated: a run, as it was configured, and how."""
+
+    run: str
+    config: Config
+    checkpoint: str
+    split: str
+    batch_size: int
+    device: str
+    json: bool
 
 
 def parse_train(argv: Sequence[str]) -> Config:
@@ -65,8 +80,34 @@ def parse_train(argv: Sequence[str]) -> Config:
     return _config(parsed, names)
 
 
+def parse_evaluate(argv: Sequence[str]) -> Request:
+    """Return what the command line asks to be evaluated."""
+    data_words, words = _options_of("data", argv)
+    parser = OneSentenceParser(prog="feedprop evaluate", usage="feedprop evaluate RUN [options]", allow_abbrev=False)
+    parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
+    parser.add_class_arguments(EvaluateSettings, None)
+    parser.add_argument("--json", action="store_true", help="print JSON in the place of a table")
+    parser.add_argument(
+        "--data", type=str, metavar="NAME", help="other data, with its options, such as --data.root DIR"
+    )
+    values = parser.parse_args(words).as_dict()
+    run, as_json = values.pop("run"), values.pop("json")
+    values.pop("data")
+    file = Path(run) / CONFIG
+    if not file.is_file():
+        raise FeedpropError(f"{run} is no run of feedprop train: it holds no {CONFIG}")
+    settings = EvaluateSettings(**values)
+    config = parse_train(["--config", str(file), *data_words])
+    batch_size = config.settings.batch_size if settings.batch_size is None else settings.batch_size
+    if batch_size < 1:
+        raise FeedpropError(f"--batch_size must be at least 1, but is {batch_size}")
+    return Request(run, config, settings.checkpoint, settings.split, batch_size, settings.device, as_json)
+
+
 def _parser(names: Mapping[str, str], method: str) -> ArgumentParser:
-    parser = OneSentenceParser(prog="feedprop train", description=DESCRIPTION, usage="feedprop train [options]")
+    parser = OneSentenceParser(
+        prog="feedprop train", description=DESCRIPTION, usage="feedprop train [options]", allow_abbrev=False
+    )
     parser.add_argument("--config", type=str, metavar="FILE", help="YAML file with any of these options")
     parser.add_class_arguments(Settings, None, skip={"overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the output folder")
@@ -79,6 +120,10 @@ def _parser(names: Mapping[str, str], method: str) -> ArgumentParser:
 
 def _base(parser: ArgumentParser, stored: Mapping[str, Any]) -> Namespace | None:
     """Return the stored configuration as the parser's own, or None if nothing is stored."""
+    known = {field.name for field in fields(Settings)} | {*KINDS}
+    for key in stored:
+        if key not in known:
+            raise FeedpropError(f"the configuration file has an unknown key {key!r}{nearest(str(key), known)}")
     return parser.parse_object(dict(stored)) if stored else None
 
 
@@ -112,6 +157,19 @@ def _take(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
     return values, rest
 
 
+def _options_of(kind: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words that choose and configure this kind of component, and the others."""
+    own, rest, following = [], [], iter(words)
+    for word in following:
+        if not re.match(rf"--{kind}(\.|=|$)", word):
+            rest.append(word)
+        elif "=" in word:
+            own.append(word)
+        else:
+            own += [word, *([value] if (value := next(following, None)) is not None else [])]
+    return own, rest
+
+
 def _names(words: Sequence[str], stored: Mapping[str, Any], method: str) -> dict[str, str]:
     """Return which component is wanted of each kind: as in the command, else as in the file, else the default."""
     names = {}
@@ -132,19 +190,3 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         if kind in first and kind in second and first[kind].get("name") == second[kind].get("name"):
             merged[kind] = {**first[kind], **second[kind]}
     return merged
-
-
-def _sentence(message: str, parser: ArgumentParser) -> str:
-    """Reduce jsonargparse's message to one sentence."""
-    text = " ".join(message.split())
-    unknown = re.search(r"[Uu]nrecognized arguments?: (\S+)", text) or re.search(r"Option '(\S+)' is not accepted", text)
-    if unknown:
-        word = "--" + unknown.group(1).partition("=")[0].lstrip("-")
-        options = [option for action in parser._actions for option in action.option_strings]
-        match = difflib.get_close_matches(word, options, n=1)
-        hint = f"; did you mean {match[0]}?" if match else "; feedprop train --help lists the options"
-        return f"unknown option {word}{hint}"
-    text = re.sub(r"Parser key \"([\w.]+)\":", r"--\1:", text)
-    text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
-    text = text.replace("Got value:", "but got")
-    return re.sub(r"\. but got", ", but got", text)

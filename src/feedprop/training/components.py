@@ -72,7 +72,7 @@ KINDS: Mapping[str, Kind] = {
         filled={"total_steps": int | None, "T_max": int | None, "max_lr": float | None},
     ),
     "rule": Kind("LFP rule", {}, "feedprop.rules"),
-    "reward": Kind("reward", {}, "feedprop.rewards", "torch.nn.modules.module.Module"),
+    "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
     "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
 }
 
@@ -90,22 +90,20 @@ class Component:
         return resolve(self.kind, self.name)
 
     def make(self, *args: Any, **filled: Any) -> Any:
-        """Call it with its own arguments; `filled` stands in for those that were left open."""
-        open_ = {key: value for key, value in filled.items() if self.arguments.get(key) is None}
+        """Call it with its own arguments; `filled` stands in for those it accepts that were left open."""
+        target = self.target()
+        accepted = {*self.arguments, *inspect.signature(target).parameters}
+        missing = {key: value for key, value in filled.items() if key in accepted and self.arguments.get(key) is None}
         try:
-            return self.target()(*args, **{**self.arguments, **open_})
+            return target(*args, **{**self.arguments, **missing})
         except FeedpropError:
             raise
-        except (ValueError, TypeError, RuntimeError, OSError) as error:
-            reason = str(error).strip() or type(error).__name__
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise FeedpropError(f"--{self.kind} {self.name} cannot be made: {reason}") from error
 
-    def accepts(self, parameter: str) -> bool:
-        """Say whether the component has a parameter of this name."""
-        return parameter in self.arguments
 
-
-def no_schedule() -> None:
+def no_schedule(optimizer: object) -> None:
     """Keep the learning rate as it is."""
 
 
@@ -141,10 +139,8 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
         raise FeedpropError(f"{option} needs a name or an import path, but is {name!r}")
     if name in known.short:
         return _callable(import_path(known.short[name], option=option), name, option)
-    if "." in name:
-        target = _callable(import_path(name, option=option), name, option)
-    else:
-        target = _at_home(known, name, option)
+    dotted = "." in name
+    target = _callable(import_path(name, option=option), name, option) if dotted else _at_home(known, name, option)
     if known.base:
         base = import_path(known.base, option=option)
         if inspect.isclass(target) and not issubclass(target, base):

@@ -48,7 +48,7 @@ class Settings:
         clip_norm: largest norm that the feedback or gradient of all parameters together may have
         accumulate: batches whose feedback or gradients are added up before a step
         magnitude_floor: with lfp, the smallest magnitude |w| that a weight's feedback is scaled by
-        scheduler_interval: when the learning rate changes; auto is per step for schedules of known length, else per epoch
+        scheduler_interval: when the learning rate changes; auto is per step if the schedule has a length, else epoch
         device: auto, cpu, cuda, cuda:1, mps
         precision: automatic mixed precision
         workers: processes that read images which are not held in memory
@@ -80,9 +80,7 @@ class Settings:
             if not 0 <= getattr(self, name) < math.inf:
                 raise FeedpropError(f"--{name} must not be negative, but is {getattr(self, name)}")
         if not 0 < self.validation_fraction < 1:
-            raise FeedpropError(
-                f"--validation_fraction must be above 0 and below 1, but is {self.validation_fraction}"
-            )
+            raise FeedpropError(f"--validation_fraction must be above 0 and below 1, but is {self.validation_fraction}")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise FeedpropError(f"--clip_norm must be above 0, but is {self.clip_norm}")
         if self.method == "backprop" and self.magnitude_floor:

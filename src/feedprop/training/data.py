@@ -1,13 +1,13 @@
 """From a named data set to training, validation and test data that are normalised and batched quickly.
 
-Data that fits is held as one tensor and indexed by the batch: reading MNIST sample by sample costs more than training on it.
+Data that fits is held as one tensor and indexed by the batch: reading MNIST sample by sample costs more than training.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -114,11 +114,9 @@ def load(
     if normalisation is None:
         normalisation = measure(train) if source.normalise else Normalisation((), ())
     parts = {"training": train, "validation": validation, "test": source.test}
-    _check_labels(parts, source.classes, component.name)
     bases: dict[int, Tensor] = {}
     for name, part in parts.items():
         if isinstance(part, TensorData):
-            _check_finite(part, name)
             key = id(part.inputs)
             bases.setdefault(key, normalisation(part.inputs))
             parts[name] = TensorData(bases[key], part.targets, part.indices)
@@ -174,6 +172,30 @@ def measure(data: Dataset[Any], *, samples: int = 10000) -> Normalisation:
     return Normalisation(tuple(channels.mean(dim=1).tolist()), tuple(deviation.tolist()))
 
 
+class _Checked(Dataset[Batch]):
+    """Samples that are read one by one, with an answer to those that cannot be used."""
+
+    def __init__(self, data: Dataset[Any], part: str, classes: int) -> None:
+        self.data, self.part, self.classes = data, part, classes
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]  # _source has seen that it has a length
+
+    def __getitem__(self, index: int) -> Batch:
+        try:
+            inputs, target = self.data[index]
+        except OSError as error:
+            raise FeedpropError(f"sample {index} of the {self.part} data cannot be read: {error}") from error
+        if not isinstance(inputs, Tensor):
+            raise FeedpropError(f"sample {index} of the {self.part} data is a {type(inputs).__name__}, not a tensor")
+        if not 0 <= int(target) < self.classes:
+            raise FeedpropError(
+                f"the label {int(target)} of sample {index} of the {self.part} data is out of range: the classes are 0 "
+                f"to {self.classes - 1}"
+            )
+        return inputs, torch.as_tensor(target)
+
+
 class _Normalised(Dataset[Batch]):
     """Samples that are read one by one and normalised when read."""
 
@@ -181,14 +203,14 @@ class _Normalised(Dataset[Batch]):
         self.data, self.normalisation = data, normalisation
 
     def __len__(self) -> int:
-        return len(self.data)  # type: ignore[arg-type]  # checked when loaded
+        return len(self.data)  # type: ignore[arg-type]  # as above
 
     def __getitem__(self, index: int) -> Batch:
         inputs, target = self.data[index]
-        return self.normalisation(inputs.unsqueeze(0))[0], torch.as_tensor(target)
+        return self.normalisation(inputs.unsqueeze(0))[0], target
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -200,35 +222,43 @@ def _source(component: Component, seed: int) -> Source:
 
         source = torchvision_source(component)
     else:
-        seeded = {"seed": seed} if "seed" in inspect.signature(target).parameters else {}
-        source = component.make(**seeded)
+        source = component.make(seed=seed)
     if not isinstance(source, Source):
         raise FeedpropError(
             f"--data {component.name} must be a torch Dataset class with train=True/False or split='train'/'test', or "
             f"return a feedprop.training.data.Source, but returned a {type(source).__name__}"
         )
-    for part, name in ((source.train, "training"), (source.test, "test")):
-        if not hasattr(part, "__len__") or len(part) == 0:
-            raise FeedpropError(f"the {name} data of {component.name} is empty")
-    return source
+    return replace(
+        source,
+        train=_usable(source.train, "training", classes=source.classes, name=component.name),
+        test=_usable(source.test, "test", classes=source.classes, name=component.name),
+    )
 
 
-def _check_labels(parts: dict[str, Dataset[Any]], classes: Sequence[str], name: str) -> None:
-    """Refuse labels that are no class number; data that is read one by one is checked by the batch."""
-    for part, data in parts.items():
-        if not isinstance(data, TensorData):
-            continue
-        targets = data.targets[data.indices]
-        if len(data.inputs) != len(data.targets):
-            raise FeedpropError(f"{name} has {len(data.inputs)} inputs but {len(data.targets)} labels")
-        if targets.is_floating_point() or targets.ndim != 1:
-            raise FeedpropError(f"the {part} labels of {name} must be whole numbers, one per sample")
-        bad = (targets < 0) | (targets >= len(classes))
-        if bad.any():
-            raise FeedpropError(
-                f"the {part} labels of {name} are out of range: found {int(targets[bad][0])}, but there are "
-                f"{len(classes)} classes, 0 to {len(classes) - 1}"
-            )
+def _usable(data: Dataset[Any], part: str, *, classes: Sequence[str], name: str) -> Dataset[Any]:
+    """Check what lies in memory now, and the rest when it is read."""
+    if not hasattr(data, "__len__") or len(data) == 0:
+        raise FeedpropError(f"the {part} data of {name} is empty")
+    if not isinstance(data, TensorData):
+        return _Checked(data, part, len(classes))
+    _check_labels(data, part, classes=classes, name=name)
+    _check_finite(data, part)
+    return data
+
+
+def _check_labels(data: TensorData, part: str, *, classes: Sequence[str], name: str) -> None:
+    """Refuse labels that are no class number; data that is read one by one is checked when read."""
+    targets = data.targets[data.indices]
+    if len(data.inputs) != len(data.targets):
+        raise FeedpropError(f"{name} has {len(data.inputs)} inputs but {len(data.targets)} labels")
+    if targets.is_floating_point() or targets.ndim != 1:
+        raise FeedpropError(f"the {part} labels of {name} must be whole numbers, one per sample")
+    bad = (targets < 0) | (targets >= len(classes))
+    if bad.any():
+        raise FeedpropError(
+            f"the {part} labels of {name} are out of range: found {int(targets[bad][0])}, but there are "
+            f"{len(classes)} classes, 0 to {len(classes) - 1}"
+        )
 
 
 def _check_finite(data: TensorData, part: str) -> None:
@@ -236,4 +266,6 @@ def _check_finite(data: TensorData, part: str) -> None:
     bad = ~data.inputs.flatten(1).isfinite().all(dim=1)
     positions = torch.nonzero(bad[data.indices]).flatten()
     if len(positions):
-        raise FeedpropError(f"sample {int(positions[0])} of the {part} data holds NaN or infinity")
+        raise FeedpropError(
+            f"sample {int(positions[0])} of the {part} data holds NaN or infinity; training cannot begin"
+        )

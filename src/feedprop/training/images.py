@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def torchvision_source(component: Component) -> Source:
     return Source(held_train, held_test, classes=tuple(str(name) for name in names))
 
 
-def image_folder(root: str, *, size: int = 64, seed: int = 0) -> Source:
+def image_folder(root: str, *, size: int = 64) -> Source:
     """Folders of images, one per class, under root/train and root/test (or root/val); or all under root.
 
     In the last case a fifth of the images is the test set.
@@ -37,7 +38,6 @@ def image_folder(root: str, *, size: int = 64, seed: int = 0) -> Source:
     Args:
         root: folder of the folders
         size: height and width that the images are brought to
-        seed: of the choice of test images
     """
     base = Path(root)
     if not base.is_dir():
@@ -50,7 +50,7 @@ def image_folder(root: str, *, size: int = 64, seed: int = 0) -> Source:
             raise FeedpropError(f"{base}: the folders in train and {test_folder.name} differ, but each is a class")
         return Source(train, test, classes=tuple(train.classes))
     data = _folder(base, transform)
-    rest, chosen = split_off(data, fraction=0.2, seed=seed, name=str(base))
+    rest, chosen = split_off(data, fraction=0.2, seed=0, name=str(base))
     return Source(rest, chosen, classes=tuple(data.classes))
 
 
@@ -86,7 +86,7 @@ def _part(component: Component, *, training: bool) -> Dataset[Any]:
     if "transform" in accepted:
         given["transform"] = transforms.ToTensor()
     try:
-        data: Dataset[Any] = _quietly(target, **component.arguments, **given)
+        data: Dataset[Any] = _construct(target, **component.arguments, **given)
     except (RuntimeError, FileNotFoundError) as error:
         if "download" not in accepted:
             raise FeedpropError(f"--data {component.name}: {error}") from error
@@ -96,18 +96,28 @@ def _part(component: Component, *, training: bool) -> Dataset[Any]:
 
 def _download(component: Component, given: dict[str, Any]) -> Dataset[Any]:
     root = component.arguments.get("root")
+    before = _folders(root)
     try:
-        data: Dataset[Any] = _quietly(component.target(), **component.arguments, **given, download=True)
+        data: Dataset[Any] = _construct(component.target(), **component.arguments, **given, download=True)
     except (RuntimeError, OSError) as error:
+        for folder in sorted(_folders(root) - before, reverse=True):  # made for what could not be downloaded
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise FeedpropError(
-            f"{component.name} is not in the folder {root} and cannot be downloaded ({reason}); put torchvision's files "
-            f"there, or name another folder with --data.root or the environment variable FEEDPROP_DATA"
+            f"{component.name} is not in the folder {root} and cannot be downloaded ({reason}); put torchvision's "
+            f"files there, or name another folder with --data.root or the environment variable FEEDPROP_DATA"
         ) from error
     return data
 
 
-def _quietly(target: Callable[..., Any], **arguments: Any) -> Any:
+def _folders(root: Any) -> set[Path]:
+    """Return the folder and those in it, as far as they are there."""
+    base = Path(str(root))
+    return {path for path in (base, *base.rglob("*")) if path.is_dir()}
+
+
+def _construct(target: Callable[..., Any], **arguments: Any) -> Any:
     """Make a data set; a parameter that it refuses is the caller's to mend."""
     try:
         return target(**arguments)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +47,7 @@ class LeNet(nn.Sequential):
         dropout: share of the outputs of the two hidden dense layers that is dropped in training
     """
 
-    def __init__(
-        self, inputs: Sequence[int], classes: int, *, activation: str = "ReLU", dropout: float = 0.5
-    ) -> None:
+    def __init__(self, inputs: Sequence[int], classes: int, *, activation: str = "ReLU", dropout: float = 0.5) -> None:
         channels, height, width = _image_shape("lenet", inputs, smallest=16)
         act = _maker(activation)
         rows, columns = (height - 12) // 4, (width - 12) // 4
@@ -93,16 +93,14 @@ class VGG(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), *_dense([flat, 1024, 512], classes, act, dropout))
 
 
-def _dense(
-    widths: Sequence[int], classes: int, activation: Callable[[], nn.Module], dropout: float
-) -> list[nn.Module]:
+def _dense(widths: Sequence[int], classes: int, activation: Callable[[], nn.Module], dropout: float) -> list[nn.Module]:
     """Return linear layers of these widths, each followed by its activation, and the output layer."""
     if min(*widths, classes, 1) < 1:
         raise FeedpropError(f"every layer needs at least one neuron, but the widths are {[*widths, classes]}")
     if not 0 <= dropout < 1:
         raise FeedpropError(f"--model.dropout must be at least 0 and below 1, but is {dropout}")
     layers: list[nn.Module] = []
-    for width, following in zip(widths, widths[1:], strict=False):
+    for width, following in pairwise(widths):
         layers += [nn.Linear(width, following), activation()]
         layers += [nn.Dropout(dropout)] if dropout else []
     return [*layers, nn.Linear(widths[-1], classes)]
@@ -120,16 +118,15 @@ def _image_shape(model: str, inputs: Sequence[int], *, smallest: int) -> tuple[i
 
 def _maker(activation: str) -> Callable[[], nn.Module]:
     """Return the function that makes the activation of this name."""
-    if "." in activation:
-        found = import_path(activation, option="--model.activation")
-    else:
-        found = getattr(nn, activation, None)
+    dotted = "." in activation
+    found: Any = import_path(activation, option="--model.activation") if dotted else getattr(nn, activation, None)
     if not callable(found):
         raise FeedpropError(f"--model.activation: torch.nn has no {activation!r}{nearest(activation, dir(nn))}")
     made = _call_activation(activation, found)
     if not isinstance(made, nn.Module):
         raise FeedpropError(f"--model.activation: {activation} makes a {type(made).__name__}, not a torch.nn.Module")
-    return found
+    maker: Callable[[], nn.Module] = found
+    return maker
 
 
 def _call_activation(name: str, make: Callable[[], object]) -> object:
@@ -162,9 +159,9 @@ def check_fit(model: nn.Module, inputs: Tensor, *, classes: int, name: str) -> T
             f"the model {name} must return one score per class, shape {(len(inputs), classes)} for {len(inputs)} "
             f"inputs, but returned {found}"
         )
-    if outputs.shape[1] < classes:
+    if outputs.shape[1] != classes:
         raise FeedpropError(
-            f"the model {name} has {outputs.shape[1]} outputs, but the data's labels go from 0 to {classes - 1}: labels "
-            f"from {outputs.shape[1]} on are out of range; give the model {classes} outputs"
+            f"the model {name} has {outputs.shape[1]} outputs, but the data has {classes} classes, labels 0 to "
+            f"{classes - 1}; give the model {classes} outputs"
         )
     return outputs

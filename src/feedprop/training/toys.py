@@ -14,14 +14,14 @@ from feedprop.training.data import Source, TensorData, split_off
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
-def digits(*, seed: int = 0) -> Source:
+def digits() -> Source:
     """1797 handwritten digits of 8x8 pixels, embedded in scikit-learn; a fifth of them is the test set."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # scikit-learn ships no types
 
     bunch = load_digits()
     inputs = torch.from_numpy(bunch.images).to(torch.float32).div(16).unsqueeze(1)  # (1797, 1, 8, 8)
     data = TensorData(inputs, torch.from_numpy(bunch.target).long())
-    train, test = split_off(data, fraction=0.2, seed=seed, name="digits")
+    train, test = split_off(data, fraction=0.2, seed=0, name="digits")
     return Source(train, test, classes=tuple("0123456789"), normalise=True)
 
 

@@ -1,0 +1,91 @@
+"""The command `feedprop`: parses and calls, decides nothing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from feedprop.errors import FeedpropError
+
+# command -> (module and function that takes the words after it, what it does)
+COMMANDS = {
+    "train": ("feedprop.training.commands", "train_command", "train a network by LFP, or by backprop for comparison"),
+    "evaluate": ("feedprop.training.commands", "evaluate_command", "evaluate a trained model on test data"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit code: 0 done, 2 where the caller can mend something, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_usage())
+        elif words[0] == "--version":
+            print(_version())
+        else:
+            _function(words[0])(words[1:])
+    except FeedpropError as error:
+        return _complain(_sentence(error), error, code=2)
+    except KeyboardInterrupt as error:
+        return _complain("interrupted", error, code=130)
+    except SystemExit as done:  # --help of a command
+        return int(done.code or 0)
+    return 0
+
+
+def _function(name: str) -> Callable[[Sequence[str]], None]:
+    if name not in COMMANDS:
+        match = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
+        raise FeedpropError(f"unknown command {name}; {hint}")
+    module, function, _ = COMMANDS[name]
+    try:
+        found: Callable[[Sequence[str]], None] = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("feedprop"):
+            raise
+        message = f"the command needs {error.name}, which is not installed; pip install 'feedprop[train]'"
+        raise FeedpropError(message) from error
+    return found
+
+
+def _complain(sentence: str, error: BaseException, *, code: int) -> int:
+    """Print one line on stderr: what is wrong, and what the notes on the error add."""
+    print("; ".join([f"feedprop: {sentence}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+    return code
+
+
+def _sentence(error: BaseException) -> str:
+    """Return the message on one line; of an error in a worker process, just the error itself."""
+    message = str(error)
+    if "Original Traceback" in message:
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split())
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, _, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: feedprop COMMAND [options]",
+            "",
+            "Train PyTorch networks by Layer-wise Feedback Propagation instead of gradients.",
+            "",
+            *lines,
+            "",
+            "feedprop COMMAND --help lists a command's options; feedprop --version says which version this is.",
+        ]
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"feedprop {version('feedprop')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

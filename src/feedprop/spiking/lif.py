@@ -1,0 +1,107 @@
+"""Leaky integrate-and-fire as a pure function over time-first tensors, and how an attached model runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from feedprop import credit
+from feedprop.errors import FeedpropError
+from feedprop.spiking.scan import Dynamics, Number, Scan
+from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
+
+
+def lif(
+    currents: Tensor,
+    start: Tensor | None = None,
+    *,
+    beta: Number = 0.9,
+    threshold: Number = 1.0,
+    reset: str = "subtract",
+    reset_delay: bool = True,
+    steps: int | None = None,
+    fires: bool = True,
+    epsilon: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
+    """Run leaky integrate-and-fire neurons and return (spikes, membranes), both (T, B, ...).
+
+    u_t = beta u_(t-1) + I_t - threshold s_(t-1), s_t = [u_t > threshold]; backwards as in `feedprop.spiking.scan`.
+
+    Args:
+        currents: I, (T, B, ...); with `steps`, (B, ...): the same current at each of so many steps.
+        start: membranes u_0, (B, ...); at rest if not given.
+        beta: decay per step in [0, 1], a number or a tensor that broadcasts to (B, ...).
+        threshold: > 0, a number or a tensor that broadcasts to (B, ...).
+        reset: "subtract", "zero", "refractory" or "none", see `Dynamics`.
+        reset_delay: reset one step after the spike; otherwise in the same step.
+        steps: how often a constant current is shown.
+        fires: False for neurons that only integrate; their spikes are 0.
+        epsilon: stabiliser of D; under `feedprop.attach` that of the rule in force.
+
+    >>> lif(torch.ones(4, 1, 1), beta=0.5)[0].flatten()
+    tensor([0., 1., 0., 1.])
+    """
+    settings: dict[str, Any] = {
+        "beta": beta, "threshold": threshold, "reset": reset, "reset_delay": reset_delay, "steps": steps, "fires": fires
+    }  # fmt: skip
+    if has_torch_function_unary(currents):  # an attached model is running
+        result: tuple[Tensor, Tensor] = handle_torch_function(
+            lif, (currents,), currents, start, epsilon=epsilon, **settings
+        )
+        return result
+    return _scan(currents, start, epsilon=epsilon, **settings)
+
+
+@register(lif)
+def _with_credit(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> tuple[Tensor, Tensor]:
+    """Run `lif` with the epsilon of the rule in force.
+
+    D is stabilised already and q_t is the credit at I_t as it is: the linear layer that made I_t is not damped again.
+    """
+    currents, start = args
+    settings = kwargs | {"epsilon": context.rule.epsilon}
+    currents, _ = credit.undamped(currents)
+    if isinstance(settings["beta"], Tensor):
+        settings["beta"] = used_weight(settings["beta"], context.magnitude_floor)
+    return _scan(currents, start, **settings)
+
+
+def _scan(
+    currents: Tensor, start: Tensor | None, *, steps: int | None, beta: Number, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    _check_currents(currents, steps)
+    kind = currents.dtype
+    if kind in (torch.float16, torch.bfloat16):  # a membrane that sums in half precision loses small currents
+        currents = currents.float()
+    spikes, membranes = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings))
+    _check_finite(membranes[-1])
+    spikes = spikes.to(kind)
+    spikes._pre_activation = membranes  # a reward on a silent neuron enters there
+    return spikes, membranes
+
+
+def _check_currents(currents: Tensor, steps: int | None) -> None:
+    if not currents.is_floating_point():
+        raise FeedpropError(f"a spiking neuron takes floating-point currents, not {currents.dtype}")
+    if steps is None and currents.ndim < 2:
+        raise FeedpropError(
+            f"a spiking neuron takes time-first currents (T, B, ...), got shape {tuple(currents.shape)}; "
+            f"a constant current (B, ...) needs steps=..."
+        )
+    if (currents.shape[0] if steps is None else steps) < 1:
+        raise FeedpropError("a spiking neuron needs at least one step, got T = 0")
+
+
+def _check_finite(membranes: Tensor) -> None:
+    """Look at the last step alone: what is not finite stays so. Skipped where it would make the device wait."""
+    if membranes.device.type != "cpu" or torch.compiler.is_compiling() or membranes.detach().sum().isfinite():
+        return
+    wrong = int((~membranes.detach().isfinite()).sum())
+    if wrong:
+        raise FeedpropError(
+            f"{wrong} of {membranes.numel()} membranes are NaN or infinite after the last step: "
+            f"the input or a weight is not finite"
+        )

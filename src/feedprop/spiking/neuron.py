@@ -1,0 +1,257 @@
+"""Spiking neurons over time-first tensors (T, B, ...): a pure function, and thin modules that hold its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from feedprop.errors import FeedpropError
+from feedprop.spiking.lif import lif
+from feedprop.spiking.scan import Number
+from feedprop.spiking.synapse import leaky_sum
+
+RESETS = ("subtract", "zero", "refractory", "none")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a neuron or a network carries from one call to the next; `State()` starts from rest.
+
+    `state.detach()` cuts the propagation there, so that a sequence of any length runs in bounded memory.
+    """
+
+    tensors: tuple[Tensor, ...] = ()
+    parts: tuple[State, ...] = ()
+
+    def detach(self) -> State:
+        """Return the same state, through which no credit passes back."""
+        return State(tuple(tensor.detach() for tensor in self.tensors), tuple(part.detach() for part in self.parts))
+
+
+class Neuron(nn.Module):
+    """What every spiking neuron has: a decay, a threshold, a reset, and a forward pass that can be continued."""
+
+    reset: str
+    reset_delay: bool
+    fires = True
+
+    def __init__(self, *, beta: Number, threshold: Number, reset: str, reset_delay: bool, learn_beta: bool) -> None:
+        super().__init__()
+        if reset not in RESETS:
+            raise FeedpropError(f"reset has to be one of {', '.join(map(repr, RESETS))}, not {reset!r}")
+        self.reset, self.reset_delay = reset, bool(reset_delay)
+        self.beta = self._setting("beta", beta, highest=1.0, learn=learn_beta)
+        self.threshold = self._setting("threshold", threshold, above=0.0)
+
+    def _setting(
+        self,
+        name: str,
+        value: Number,
+        *,
+        above: float | None = None,
+        highest: float = float("inf"),
+        learn: bool = False,
+    ) -> Any:
+        """Check a number or tensor and return it as a float, buffer or parameter."""
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        fine = (tensor > above if above is not None else tensor >= 0) & (tensor <= highest)
+        if not fine.all():
+            bounds = "> 0" if above is not None else f"in [0, {highest:g}]"
+            raise FeedpropError(f"{name} has to be {bounds}, got {value!r}")
+        if learn:
+            return nn.Parameter(tensor)
+        if isinstance(value, Tensor):
+            self.register_buffer(name, tensor)
+            return tensor
+        return float(value)
+
+    def decay(self, value: Number) -> Number:
+        """Return a decay as it is used: a parameter is kept in [0, 1]."""
+        return value.clamp(0, 1) if isinstance(value, nn.Parameter) else value
+
+    @overload
+    def forward(self, currents: Tensor, state: None = None, *, steps: int | None = None) -> Tensor: ...
+    @overload
+    def forward(self, currents: Tensor, state: State, *, steps: int | None = None) -> tuple[Tensor, State]: ...
+    def forward(
+        self, currents: Tensor, state: State | None = None, *, steps: int | None = None
+    ) -> Tensor | tuple[Tensor, State]:
+        """Return spikes (T, B, ...); given a state (`State()` to begin with), return (spikes, state to continue from).
+
+        Args:
+            currents: (T, B, ...); with `steps`, (B, ...): the same current at each of so many steps.
+            state: of the last call.
+            steps: how often a constant current is shown.
+        """
+        start = state.tensors if state is not None else ()
+        expected = currents.shape[1:] if steps is None else currents.shape
+        for tensor in start:
+            if tensor.shape != expected:
+                raise FeedpropError(
+                    f"the state of {type(self).__name__} has shape {tuple(tensor.shape)}, but the currents are "
+                    f"{tuple(expected)} per step; pass State() to begin a new sequence"
+                )
+        outputs, end = self.run(currents, start, steps=steps)
+        return outputs if state is None else (outputs, State(end))
+
+    def run(
+        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (outputs, tensors to continue from)."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Name the settings."""
+        numbers = f"beta={_shown(self.beta)}, threshold={_shown(self.threshold)}"
+        return f"{numbers}, reset={self.reset!r}, reset_delay={self.reset_delay}"
+
+
+def _shown(value: Number) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"<{tuple(value.shape)}>"
+
+
+class LIF(Neuron):
+    """Leaky integrate-and-fire neurons: currents (T, B, ...) to spikes (T, B, ...).
+
+    u_t = beta u_(t-1) + I_t - threshold s_(t-1), s_t = [u_t > threshold] (Weber et al. 2023; snnTorch `Leaky`).
+
+    Args:
+        beta: decay of the membrane per step in [0, 1]; a tensor (one per neuron) broadcasts to (B, ...).
+        threshold: where a neuron fires, > 0; a tensor (one per neuron) broadcasts to (B, ...).
+        reset: "subtract" (take the threshold off), "zero" (empty the membrane before new current comes in),
+            "refractory" (the step after a spike stays empty) or "none".
+        reset_delay: reset in the step after the spike, otherwise in the same step.
+        learn_beta: make beta a parameter; it is kept in [0, 1] in use.
+
+    >>> LIF(beta=0.5)(torch.ones(4, 1, 1)).flatten()
+    tensor([0., 1., 0., 1.])
+    """
+
+    def __init__(
+        self,
+        beta: Number = 0.9,
+        threshold: Number = 1.0,
+        *,
+        reset: str = "subtract",
+        reset_delay: bool = True,
+        learn_beta: bool = False,
+    ) -> None:
+        super().__init__(beta=beta, threshold=threshold, reset=reset, reset_delay=reset_delay, learn_beta=learn_beta)
+
+    def run(
+        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (spikes, (last membrane,))."""
+        spikes, membranes = self.scan(currents, *start, steps=steps)
+        return spikes, (membranes[-1],)
+
+    def scan(self, currents: Tensor, start: Tensor | None = None, *, steps: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return (spikes, membranes), both (T, B, ...)."""
+        return lif(
+            currents,
+            start,
+            beta=self.decay(self.beta),
+            threshold=self.threshold,
+            reset=self.reset,
+            reset_delay=self.reset_delay,
+            steps=steps,
+            fires=self.fires,
+        )
+
+
+class IF(LIF):
+    """Integrate-and-fire neurons: LIF without leak, beta = 1."""
+
+    def __init__(self, threshold: Number = 1.0, *, reset: str = "subtract", reset_delay: bool = True) -> None:
+        super().__init__(1.0, threshold, reset=reset, reset_delay=reset_delay)
+
+
+class LeakyIntegrator(LIF):
+    """Leaky integration without spikes: returns membranes, for a read-out by membrane.
+
+    u_t = beta u_(t-1) + I_t.
+    """
+
+    fires = False
+
+    def __init__(self, beta: Number = 0.9, *, learn_beta: bool = False) -> None:
+        super().__init__(beta, reset="none", learn_beta=learn_beta)
+
+    def run(
+        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (membranes, (last membrane,))."""
+        _, membranes = self.scan(currents, *start, steps=steps)
+        return membranes, (membranes[-1],)
+
+
+class Synaptic(LIF):
+    """Second-order neurons: the current decays too (snnTorch `Synaptic`).
+
+    i_t = alpha i_(t-1) + I_t is shared out like any sum; u_t and s_t follow from i_t as in LIF.
+
+    Args:
+        alpha: decay of the synaptic current per step in [0, 1].
+        beta: decay of the membrane per step in [0, 1].
+        threshold: as in LIF; so are `reset` and `reset_delay`.
+        learn_alpha: make alpha a parameter.
+        learn_beta: make beta a parameter.
+    """
+
+    def __init__(
+        self,
+        alpha: Number = 0.8,
+        beta: Number = 0.9,
+        *,
+        threshold: Number = 1.0,
+        reset: str = "subtract",
+        reset_delay: bool = True,
+        learn_alpha: bool = False,
+        learn_beta: bool = False,
+    ) -> None:
+        super().__init__(beta, threshold, reset=reset, reset_delay=reset_delay, learn_beta=learn_beta)
+        self.alpha = self._setting("alpha", alpha, highest=1.0, learn=learn_alpha)
+
+    def run(
+        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (spikes, (last synaptic current, last membrane))."""
+        synaptic, membrane = start or (None, None)
+        flowing = leaky_sum(currents, synaptic, alpha=self.decay(self.alpha), steps=steps)
+        spikes, membranes = self.scan(flowing, membrane)
+        return spikes, (flowing[-1], membranes[-1])
+
+
+class Recurrent(LIF):
+    """LIF neurons whose spikes come back as current in the next step through `connection` (snnTorch `RLeaky`).
+
+    I_t = input_t + connection(s_(t-1)) is shared out like any sum, and the connection like any layer.
+
+    Args:
+        connection: a module from spikes (B, ...) to currents (B, ...): a Linear or convolution.
+        beta: as in LIF; so are `threshold`, `reset`, `reset_delay` and `learn_beta`.
+    """
+
+    def __init__(self, connection: nn.Module, beta: Number = 0.9, **settings: Any) -> None:
+        super().__init__(beta, **settings)
+        self.connection = connection
+
+    def run(
+        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (spikes, (last spikes, last membrane))."""
+        inflow = (currents,) * steps if steps is not None else currents.unbind(0)
+        spike, membrane = start or (torch.zeros_like(inflow[0]), None)
+        fired, held = [], []
+        for current in inflow:
+            total = current + self.connection(spike)
+            spikes, membranes = self.scan(total.unsqueeze(0), membrane)
+            spike, membrane = spikes[0], membranes[0]
+            fired.append(spike)
+            held.append(membrane)
+        spikes = torch.stack(fired)
+        spikes._pre_activation = torch.stack(held)  # type: ignore[attr-defined]
+        return spikes, (spike, held[-1])

@@ -1,0 +1,112 @@
+"""Spiking networks as a sequence of layers: what has no time sees all steps as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import overload
+
+from torch import Tensor, nn
+
+from feedprop import credit
+from feedprop.errors import FeedpropError
+from feedprop.spiking.neuron import Neuron, State
+
+
+class SpikingSequential(nn.Module):
+    """Layers in a row over time-first tensors (T, B, ...); layers without time run once on T * B rows.
+
+    With `steps`, inputs are (B, ...) without time, shown as a constant current at each of so many steps: what comes
+    before the first neuron is computed once only.
+
+    Args:
+        layers: neurons, spiking networks, and modules without time such as Linear, Conv2d, BatchNorm2d.
+        steps: how often a constant input is shown; not given, inputs are (T, B, ...).
+
+    >>> net = SpikingSequential(nn.Linear(3, 4), LIF(), nn.Linear(4, 2), LIF(), steps=5)
+    >>> net(torch.rand(8, 3)).shape
+    torch.Size([5, 8, 2])
+    """
+
+    def __init__(self, *layers: nn.Module, steps: int | None = None) -> None:
+        super().__init__()
+        if steps is not None and steps < 1:
+            raise FeedpropError(f"steps has to be at least 1, got {steps!r}")
+        self.steps = steps
+        self.layers = nn.ModuleList(layers)
+        if not any(isinstance(layer, TIMED) for layer in layers):
+            raise FeedpropError(f"{type(self).__name__} needs at least one spiking neuron among its layers")
+
+    @overload
+    def forward(self, inputs: Tensor, state: None = None, *, steps: int | None = None) -> Tensor: ...
+    @overload
+    def forward(self, inputs: Tensor, state: State, *, steps: int | None = None) -> tuple[Tensor, State]: ...
+    def forward(
+        self, inputs: Tensor, state: State | None = None, *, steps: int | None = None
+    ) -> Tensor | tuple[Tensor, State]:
+        """Return the last layer's outputs; given a state (`State()` to begin with), (outputs, state to continue from).
+
+        Args:
+            inputs: (T, B, ...); (B, ...) for a constant input.
+            state: of the last call.
+            steps: overrides the number of steps for a constant input.
+        """
+        steps = self.steps if steps is None else steps
+        parts = iter(state.parts if state is not None else ())
+        ends: list[State] = []
+        values = inputs
+        for layer in self.layers:
+            if isinstance(layer, TIMED):
+                values, end = layer(values, next(parts, State()), steps=steps)
+                ends.append(end)
+                steps = None
+            else:
+                values = layer(values) if steps is not None else at_every_step(layer, values)
+        return values if state is None else (values, State(parts=tuple(ends)))
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.layers[index]
+
+
+class SpikingResidual(SpikingSequential):
+    """The same with a connection around it: layers(x) + x, or layers(x) + shortcut(x).
+
+    Args:
+        layers: as for SpikingSequential.
+        shortcut: a module without time that makes the shapes agree.
+    """
+
+    def __init__(self, *layers: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__(*layers)
+        self.shortcut = shortcut
+
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, state: State | None = None, *, steps: int | None = None
+    ) -> Tensor | tuple[Tensor, State]:
+        """Return layers(inputs) + inputs, with the state if one is given."""
+        values, end = super().forward(inputs, State() if state is None else state, steps=steps)
+        around = inputs
+        if self.shortcut is not None:
+            around = self.shortcut(inputs) if steps is not None else at_every_step(self.shortcut, inputs)
+        total = values + around
+        return total if state is None else (total, end)
+
+
+TIMED = (Neuron, SpikingSequential)
+
+
+def at_every_step(layer: nn.Module, values: Tensor) -> Tensor:
+    """Apply a module without time to (T, B, ...): all steps are one batch."""
+    if values.ndim < 2:
+        raise FeedpropError(f"a spiking network takes time-first inputs (T, B, ...), got shape {tuple(values.shape)}")
+    if isinstance(layer, nn.Linear):  # takes any leading dimensions
+        return layer(values)  # type: ignore[no-any-return]
+    steps, batch = values.shape[:2]
+    outputs = layer(values.flatten(0, 1))
+    behind, epsilon = credit.undamped(outputs)  # a neuron takes the current before its damping, also through this view
+    return credit.damped(behind.view(steps, batch, *behind.shape[1:]), epsilon)

@@ -1,0 +1,148 @@
+"""Lets an attached model be built from snnTorch's neurons; the only file that imports snntorch.
+
+`attach` gives each `Leaky`, `RLeaky`, `Synaptic` and `Lapicque` a forward that does the same steps by `feedprop.spiking.lif`
+while an attached model runs with gradients enabled, and is the neuron's own otherwise.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import snntorch
+import torch
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from feedprop.errors import FeedpropError
+from feedprop.spiking.lif import lif
+from feedprop.spiking.scan import Number
+from feedprop.spiking.synapse import leaky_sum
+from feedprop.treatments import Arguments, Context, Function, Keywords, register
+
+Outputs = tuple[Tensor, ...]
+
+
+def take_over(neuron: nn.Module) -> None:
+    """Let `neuron` pass credit while an attached model runs.
+
+    Raises:
+        FeedpropError: this neuron, or a setting of it, is none that feedprop knows.
+    """
+    if type(neuron) not in STEPS:
+        known = ", ".join(kind.__name__ for kind in STEPS)
+        raise FeedpropError(f"feedprop knows snnTorch's {known}, not {type(neuron).__name__}: use one of them")
+    settings = {
+        "inhibition": neuron.inhibition,
+        "state_quant": neuron.state_quant,
+        "learn_threshold": isinstance(neuron.threshold, nn.Parameter),
+        "graded_spikes_factor": bool((torch.as_tensor(neuron.graded_spikes_factor) != 1).any()),
+    }
+    for name, used in settings.items():
+        if used:
+            raise FeedpropError(
+                f"no rule says how credit passes a {type(neuron).__name__} with {name}: leave that setting at its default"
+            )
+    neuron.forward = _NeuronForward(neuron)
+
+
+def release(neuron: nn.Module) -> None:
+    """Give `neuron` its own forward back."""
+    del neuron.forward
+
+
+class _NeuronForward:
+    """A neuron's forward. A plain object, so that the model can be copied and pickled."""
+
+    def __init__(self, neuron: nn.Module) -> None:
+        self.neuron = neuron
+
+    def __call__(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:
+        kind: Any = type(self.neuron)
+        if not (has_torch_function_unary(input_) and handle_torch_function(_propagates, (input_,), input_)):
+            return MethodType(kind.forward, self.neuron)(input_, *args, **kwargs)
+        return _step(self.neuron, input_, dict(zip(STATES[kind], args, strict=False)) | kwargs)
+
+
+def _propagates(input_: Tensor) -> bool:
+    return False
+
+
+@register(_propagates)
+def _it_does(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> bool:
+    return True
+
+
+def _step(neuron: Any, input_: Tensor, given: dict[str, Tensor | None]) -> Any:
+    """Do one step as the neuron's forward does: take the state that is given, or its own; keep and return the new one."""
+    kind = type(neuron)
+    if neuron.init_hidden and any(value is not None for value in given.values()):
+        raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
+    for name in STATES[kind]:
+        value = given.get(name)
+        value = getattr(neuron, name) if value is None else value
+        setattr(neuron, name, value if value.shape == input_.shape else torch.zeros_like(input_))
+    outputs: Outputs = STEPS[kind](neuron, input_)
+    return outputs[0] if neuron.init_hidden and not neuron.output else outputs
+
+
+def _fire(neuron: Any, current: Tensor, *, beta: Number, zero: str) -> Outputs:
+    reset = zero if neuron.reset_mechanism == "zero" else neuron.reset_mechanism
+    spikes, membranes = lif(
+        current,
+        neuron.mem,
+        beta=beta,
+        threshold=_number(neuron.threshold),
+        reset=reset,
+        reset_delay=getattr(neuron, "reset_delay", True),
+        steps=1,
+    )
+    spike, neuron.mem = spikes[0], membranes[0]
+    spike._pre_activation = neuron.mem
+    return spike, neuron.mem
+
+
+def _number(value: Tensor) -> Number:
+    """A buffer that all neurons share as a float; a parameter or one value per neuron as it is."""
+    return value if isinstance(value, nn.Parameter) or value.numel() != 1 else value.item()
+
+
+def _decay(value: Tensor) -> Number:
+    number = _number(value)
+    return number.clamp(0, 1) if isinstance(number, Tensor) else min(max(number, 0.0), 1.0)
+
+
+def _leaky(neuron: Any, input_: Tensor) -> Outputs:
+    return _fire(neuron, input_, beta=_decay(neuron.beta), zero="zero")
+
+
+def _recurrent(neuron: Any, input_: Tensor) -> Outputs:
+    current = input_ + neuron.recurrent(neuron.spk)
+    neuron.spk, _ = _fire(neuron, current, beta=_decay(neuron.beta), zero="refractory")
+    return neuron.spk, neuron.mem
+
+
+def _synaptic(neuron: Any, input_: Tensor) -> Outputs:
+    neuron.syn = leaky_sum(input_, neuron.syn, alpha=_decay(neuron.alpha), steps=1)[0]
+    spike, membrane = _fire(neuron, neuron.syn, beta=_decay(neuron.beta), zero="refractory")
+    return spike, neuron.syn, membrane
+
+
+def _lapicque(neuron: Any, input_: Tensor) -> Outputs:
+    """u_t = (1 - dt / RC) u_(t-1) + (dt / C) I_t: leaky integrate-and-fire of a scaled current."""
+    share = float(neuron.time_step / neuron.C)
+    return _fire(neuron, input_ * share, beta=1 - share / float(neuron.R), zero="refractory")
+
+
+STEPS = {
+    snntorch.Leaky: _leaky,
+    snntorch.RLeaky: _recurrent,
+    snntorch.Synaptic: _synaptic,
+    snntorch.Lapicque: _lapicque,
+}
+STATES = {
+    snntorch.Leaky: ("mem",),
+    snntorch.RLeaky: ("spk", "mem"),
+    snntorch.Synaptic: ("syn", "mem"),
+    snntorch.Lapicque: ("mem",),
+}

@@ -1,0 +1,138 @@
+"""The report's pictures, as SVG or PNG that stands in the page itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+INK, MUTED, LINE = "#1c2530", "#6b7683", "#dde2e8"
+COLOURS = ("#0b6e6e", "#d9772b", "#5b5fc7", "#b83a5e", "#5f8f2f", "#8a6d3b", "#3a7fb8", "#9a4fb0", "#777777", "#c2a500")
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+def curves(
+    epochs: Sequence[int], lines: Mapping[str, Sequence[float]], *, mark: int | None = None, percent: bool = False
+) -> str:
+    """Draw one line per name over the epochs; `mark` is the epoch of the best model."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for (name, values), colour in zip(lines.items(), COLOURS, strict=False):
+            marker = "o" if len(epochs) == 1 else None
+            axes.plot(epochs, values, color=colour, linewidth=1.8, label=name, marker=marker)
+        if mark is not None:
+            axes.axvline(mark, color=MUTED, linewidth=0.9, linestyle=(0, (2, 3)))
+            axes.annotate(
+                "best",
+                (mark, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, -9),
+                textcoords="offset points",
+                color=MUTED,
+                fontsize=9,
+            )
+        if len(lines) > 1:
+            axes.legend(loc="best")
+        _epoch_axis(axes, epochs)
+        if percent:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        return _svg(figure)
+
+
+def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """Draw the confusion matrix: a row per true class, shades by the share of the row."""
+    counts = np.array(matrix, dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shades = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#9fd0cd", COLOURS[0]])
+    with rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap=shades, vmin=0, vmax=1, aspect="auto")
+        few = len(classes) <= 20
+        if few:
+            for (row, column), count in np.ndenumerate(counts):
+                colour = "white" if shares[row, column] > 0.6 else INK if count else "#c3cad2"
+                axes.text(column, row, f"{count:g}", ha="center", va="center", fontsize=8.5, color=colour)
+            axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
+            axes.set_yticks(range(len(classes)), classes)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        return _svg(figure) if few else _png(figure)
+
+
+def boundaries(model: nn.Module, inputs: Tensor, targets: Tensor, *, classes: int, resolution: int = 240) -> str:
+    """Draw what a model of two inputs predicts over the plane, with the points that it is asked about."""
+    low, high = inputs.min(dim=0).values, inputs.max(dim=0).values
+    margin = 0.08 * (high - low)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    rows, columns = torch.linspace(bottom, top, resolution), torch.linspace(left, right, resolution)
+    grid = torch.cartesian_prod(columns, rows)  # (resolution * resolution, 2)
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        predicted = model.eval()(grid.to(device)).argmax(dim=1).view(resolution, resolution).T.cpu().numpy()
+    colours = ListedColormap([COLOURS[label % len(COLOURS)] for label in range(classes)])
+    with rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+        axes = figure.subplots()
+        options: dict[str, Any] = {"cmap": colours, "vmin": -0.5, "vmax": classes - 0.5}
+        axes.imshow(predicted, origin="lower", extent=(left, right, bottom, top), alpha=0.22, aspect="auto", **options)
+        some = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:2000]
+        points, labels = inputs[some].cpu().numpy(), targets[some].cpu().numpy()
+        axes.scatter(points[:, 0], points[:, 1], c=labels, s=5, linewidths=0, alpha=0.8, **options)
+        axes.set_xlabel("first input")
+        axes.set_ylabel("second input")
+        return _png(figure)
+
+
+def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # MaxNLocator's parameter
+    if len(epochs) > 1:
+        axes.set_xlim(epochs[0], epochs[-1])
+
+
+def _svg(figure: Figure) -> str:
+    """Return the figure as an <svg> element without what only a file of its own needs."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', text, count=1)
+
+
+def _png(figure: Figure) -> str:
+    """Return the figure as an <img> element that holds its own data."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=170, transparent=True)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

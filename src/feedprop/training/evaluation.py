@@ -1,0 +1,107 @@
+"""How good a model is on a split: reward or loss, accuracy, F1, confusion; and how sparse it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+
+from feedprop.errors import FeedpropError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What training minimises, and what it is called where people read it.
+
+    Args:
+        module: (outputs, targets) -> scalar
+        name: reward or loss
+        sign: -1 where the module returns minus what the name says
+    """
+
+    module: nn.Module
+    name: str
+    sign: int
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the scalar to be minimised."""
+        value: Tensor = self.module(outputs, targets)
+        return value
+
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        """Refuse an objective that cannot be computed from these outputs and targets."""
+        shapes = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
+        label = type(self.module).__name__
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # torch warns where shapes are broadcast against each other
+                value = self(outputs, targets)
+        except (ValueError, TypeError, RuntimeError, IndexError, Warning) as error:
+            reason = " ".join(str(error).split())
+            raise FeedpropError(f"the {self.name} {label} does not fit {shapes}: {reason}") from error
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise FeedpropError(f"the {self.name} {label} must return one number for {shapes}, but returned {found}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one split."""
+
+    objective: float
+    accuracy: float
+    f1: float
+    confusion: list[list[int]]
+
+    def as_dict(self, name: str) -> dict[str, Any]:
+        """Return the figures with the objective under its own name."""
+        return {name: self.objective, "accuracy": self.accuracy, "f1": self.f1, "confusion": self.confusion}
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Any,
+    *,
+    objective: Objective,
+    classes: int,
+    device: torch.device,
+    gather: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] = lambda pair: pair,
+) -> Evaluation:
+    """Evaluate the model on all batches; `gather` collects outputs and targets from all processes."""
+    options: dict[str, Any] = {"num_classes": classes, "validate_args": False, "sync_on_compute": False}
+    mean = MeanMetric(sync_on_compute=False).to(device)
+    metrics = MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(average="micro", **options),
+            "f1": MulticlassF1Score(average="macro", **options),
+            "confusion": MulticlassConfusionMatrix(**options),
+        }
+    ).to(device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for inputs, labels in batches:
+                outputs, targets = gather((model(inputs.to(device)), labels.to(device)))
+                mean.update(objective.sign * objective(outputs, targets), weight=len(targets))
+                metrics.update(outputs, targets)
+    finally:
+        model.train(training)
+    figures = metrics.compute()
+    confusion = figures["confusion"].long().tolist()
+    return Evaluation(float(mean.compute()), float(figures["accuracy"]), float(figures["f1"]), confusion)
+
+
+def near_zero_share(model: nn.Module) -> float:
+    """Return the share of weights whose magnitude is below a quarter of the largest in their layer."""
+    weights = [weight.detach().abs() for weight in model.parameters() if weight.ndim >= 2]
+    total = sum(weight.numel() for weight in weights)
+    small = sum(int((weight < weight.max() / 4).sum()) for weight in weights)
+    return small / total if total else 0.0

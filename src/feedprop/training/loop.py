@@ -1,0 +1,271 @@
+"""The training loop: steps, epochs, the choice of the best model on validation data, and the final test."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
+from accelerate.utils import set_seed  # type: ignore[import-untyped]  # as above
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+import feedprop
+from feedprop.training.assembly import Parts, assemble, attach, make_optimizer
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOARD, RunFolder
+from feedprop.training.config import Config
+from feedprop.training.data import loader
+from feedprop.training.devices import make_accelerator
+from feedprop.training.environment import describe
+from feedprop.training.evaluation import Evaluation, evaluate, near_zero_share
+from feedprop.training.health import Health
+from feedprop.training.progress import Watch
+from feedprop.training.report import write_report
+from feedprop.training.schedule import Schedule, make_schedule
+
+_SHOWN_EVERY_SECONDS = 0.2
+
+
+@dataclass
+class Run:
+    """A run on its way: its parts as prepared for the devices, and what was measured so far."""
+
+    config: Config
+    folder: RunFolder
+    parts: Parts
+    accelerator: Accelerator
+    model: nn.Module  # as accelerate prepared it; parts.model is the network itself
+    optimizer: Any
+    schedule: Schedule
+    loaders: dict[str, Any]
+    watch: Watch
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Say whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+
+def train(config: Config, *, command: str) -> RunFolder:
+    """Train as configured and return the folder with everything that came of it."""
+    started = time.monotonic()
+    settings = config.settings
+    folder = RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
+    accelerator = make_accelerator(settings.device, precision=settings.precision, accumulate=settings.accumulate)
+    set_seed(settings.seed)
+    run = _prepare(config, folder, assemble(config), accelerator)
+    if run.main:
+        folder.claim()
+    run.watch.say(_introduction(run))
+    try:
+        _epochs(run)
+        _finish(run, command=command, started=started)
+    except BaseException as error:
+        _say_what_is_kept(run, error)
+        raise
+    return folder
+
+
+def _prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Run:
+    """Make optimizer, loaders and schedule, and hand them to accelerate."""
+    settings = config.settings
+    optimizer: Optimizer = make_optimizer(config, parts.model.to(accelerator.device))
+    options: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers}
+    loaders = {
+        "train": loader(parts.data.train, shuffle_seed=settings.seed, **options),
+        "validation": loader(parts.data.validation, **options),
+        "test": loader(parts.data.test, **options),
+    }
+    attach(config, parts.model)
+    model, prepared, *batches = accelerator.prepare(parts.model, optimizer, *loaders.values())
+    steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
+    schedule = make_schedule(
+        config.component("scheduler"),
+        optimizer,
+        interval=settings.scheduler_interval,
+        steps=steps,
+        epochs=settings.epochs,
+    )
+    watch = Watch(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
+    parts.objective.module.to(accelerator.device)
+    named = dict(zip(loaders, batches, strict=True))
+    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch)
+
+
+def _epochs(run: Run) -> None:
+    """Train all epochs; after each, write its checkpoint and metrics."""
+    best = (-1.0, 0.0)
+    log: SummaryWriter | None = None
+    try:
+        with run.watch:
+            for epoch in range(1, run.config.settings.epochs + 1):
+                row, validation = _epoch(run, epoch)
+                reached = (validation.accuracy, run.parts.objective.sign * -validation.objective)
+                better = reached > best
+                if better:
+                    best, run.best_epoch = reached, epoch
+                if run.main:
+                    log = log or _open(run)
+                    _write(run, row, log, better=better)
+                run.watch.finish(row, best=better)
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
+    """Train one epoch, evaluate on validation data, and return the epoch's figures."""
+    started, name = time.monotonic(), run.parts.objective.name
+    train = _pass(run, epoch)
+    rate = run.optimizer.param_groups[0]["lr"]
+    validation = _evaluate(run, "validation")
+    run.schedule.after_epoch(run.parts.objective.sign * validation.objective)
+    row = {
+        "epoch": epoch,
+        "step": run.step,
+        "learning_rate": rate,
+        "near_zero": near_zero_share(run.parts.model),
+        "train": train,
+        "validation": {name: validation.objective, "accuracy": validation.accuracy},
+        "seconds": time.monotonic() - started,
+    }
+    run.rows.append(row)
+    return row, validation
+
+
+def _pass(run: Run, epoch: int) -> dict[str, float]:
+    """Take a step for every batch of training data and return the mean figures."""
+    device, batches, objective = run.accelerator.device, run.loaders["train"], run.parts.objective
+    mean = MeanMetric(nan_strategy="disable").to(device)
+    accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
+    health, shown = Health(run.step, device), 0.0
+    run.model.train()
+    run.watch.start(epoch, len(batches))
+    for inputs, targets in batches:
+        with run.accelerator.accumulate(run.model):
+            outputs = run.model(inputs)
+            value = objective(outputs, targets)
+            run.accelerator.backward(value)
+            _update(run)
+        run.step += 1
+        health.observe(inputs, outputs.detach())
+        mean.update(objective.sign * value.detach(), weight=len(targets))
+        accuracy.update(outputs.detach(), targets)
+        if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
+            health.check()
+            shown = time.monotonic()
+            run.watch.step(
+                objective.sign * float(value.detach()), float(accuracy.compute()) if run.watch.live else None
+            )
+        else:
+            run.watch.step(None, None)
+    health.check()
+    return {objective.name: float(mean.compute()), "accuracy": float(accuracy.compute())}
+
+
+def _update(run: Run) -> None:
+    """Let the optimizer move, once enough batches are accumulated."""
+    if run.accelerator.sync_gradients and run.config.settings.clip_norm is not None:
+        run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.settings.clip_norm)
+    run.optimizer.step()
+    if run.accelerator.sync_gradients and not run.accelerator.optimizer_step_was_skipped:
+        run.schedule.after_step()
+    run.optimizer.zero_grad()
+
+
+def _evaluate(run: Run, split: str) -> Evaluation:
+    return evaluate(
+        run.model,
+        run.loaders[split],
+        objective=run.parts.objective,
+        classes=len(run.parts.data.classes),
+        device=run.accelerator.device,
+        gather=run.accelerator.gather_for_metrics,
+    )
+
+
+def _open(run: Run) -> SummaryWriter:
+    """Replace what an earlier run left, now that there is something to put in its place."""
+    run.folder.clear()
+    run.folder.write(CONFIG, run.config.as_yaml())
+    return SummaryWriter(str(run.folder.path / TENSORBOARD))
+
+
+def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -> None:
+    """Write what an epoch brought."""
+    normalisation = run.parts.data.normalisation
+    metadata = {
+        "epoch": row["epoch"],
+        "validation_accuracy": row["validation"]["accuracy"],
+        "mean": normalisation.mean,
+        "deviation": normalisation.deviation,
+        "classes": run.parts.data.classes,
+    }
+    if better:
+        run.folder.save(BEST, run.parts.model, metadata=metadata)
+    run.folder.save(LAST, run.parts.model, metadata=metadata)
+    run.folder.write_rows(run.rows)
+    for part in ("train", "validation"):
+        for key, value in row[part].items():
+            log.add_scalar(f"{key}/{part}", value, row["step"])
+    for key in ("learning_rate", "near_zero"):
+        log.add_scalar(key, row[key], row["step"])
+    log.flush()
+
+
+def _finish(run: Run, *, command: str, started: float) -> None:
+    """Test the best model once, and write results and report."""
+    run.accelerator.wait_for_everyone()
+    run.folder.restore(BEST, run.parts.model)
+    test = _evaluate(run, "test")
+    feedprop.detach(run.parts.model) if run.config.settings.method == "lfp" else None
+    if not run.main:
+        return
+    name = run.parts.objective.name
+    results = {
+        "best_epoch": run.best_epoch,
+        "validation": run.rows[run.best_epoch - 1]["validation"],
+        "test": test.as_dict(name),
+        "near_zero": near_zero_share(run.parts.model),
+        "classes": run.parts.data.classes,
+        "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
+    }
+    run.folder.write_json(RESULTS, results)
+    write_report(run.folder, run.config, rows=run.rows, results=results, model=run.parts.model, data=run.parts.data)
+    run.watch.say(
+        f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
+        f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
+    )
+
+
+def _introduction(run: Run) -> str:
+    """Say in two lines what is about to be trained."""
+    data, config = run.parts.data, run.config
+    sizes = ", ".join(f"{len(data[part])} {part}" for part in ("train", "validation", "test"))  # type: ignore[arg-type]
+    count = sum(parameter.numel() for parameter in run.parts.model.parameters())
+    names = {kind: part.name.rpartition(".")[2] for kind, part in config.components.items()}
+    return (
+        f"{config.settings.method}: {names['model']} ({count:,} parameters) on {names['data']} ({sizes}), "
+        f"{run.accelerator.device}\n{names['optimizer']}, {run.schedule.description}; writing to {run.folder.path}"
+    )
+
+
+def _say_what_is_kept(run: Run, error: BaseException) -> None:
+    """Add to the error what of the run is on disk; a folder in which nothing was written goes away again."""
+    done = len(run.rows)
+    if not done:
+        with contextlib.suppress(OSError):
+            run.folder.path.rmdir()
+            run.folder.path.parent.rmdir()
+    kept = (
+        f"{run.folder.path} keeps the checkpoints and metrics up to epoch {done}" if done else "no epoch was finished"
+    )
+    error.add_note(kept)

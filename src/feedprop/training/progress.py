@@ -1,0 +1,68 @@
+"""What a person sees of a run while it goes on: a live bar on a terminal, one line per epoch elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Watch:
+    """Shows reward (or loss) and accuracy; says nothing where it is not wanted.
+
+    Args:
+        epochs: number of epochs
+        name: reward or loss
+        quiet: show nothing, as all processes but the first do
+    """
+
+    def __init__(self, *, epochs: int, name: str, quiet: bool = False) -> None:
+        self.epochs, self.name = epochs, name
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.live,
+        )
+        self._task = self._bar.add_task("", epoch="", figures="", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.__exit__(kind, value, tb)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, markup=False)
+
+    def start(self, epoch: int, steps: int) -> None:
+        """Begin an epoch."""
+        self._bar.reset(self._task, total=steps, epoch=f"{epoch:>{len(str(self.epochs))}}/{self.epochs}", figures="")
+
+    def step(self, objective: float | None, accuracy: float | None) -> None:
+        """Count a step; the figures are shown where there are any."""
+        if objective is None or accuracy is None:
+            self._bar.update(self._task, advance=1)
+        else:
+            figures = f"{self.name} {objective:+.4f}  accuracy {accuracy:.4f}"
+            self._bar.update(self._task, advance=1, figures=figures)
+
+    def finish(self, row: dict[str, Any], *, best: bool) -> None:
+        """Print an epoch's line."""
+        train, validation = row["train"], row["validation"]
+        self.say(
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
+            f"{self.name} {train[self.name]:+.4f}  accuracy {train['accuracy']:.4f}  "
+            f"validation {validation['accuracy']:.4f}  near zero {row['near_zero']:.2f}  "
+            f"lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s{'  best' if best else ''}"
+        )

@@ -1,0 +1,125 @@
+"""report.html: what a run did, on one page that opens anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from torch import nn
+
+from feedprop.training import charts
+from feedprop.training.checkpoints import REPORT, RunFolder
+from feedprop.training.config import Config
+from feedprop.training.data import Splits, TensorData
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_report(
+    folder: RunFolder, config: Config, *, rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Splits
+) -> None:
+    """Write the report of a finished run."""
+    template = files("feedprop.training").joinpath("report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(template).render(
+        title=config.title,
+        method={"lfp": "Layer-wise Feedback Propagation", "backprop": "Backpropagation"}[config.settings.method],
+        headlines=_headlines(rows, results),
+        pictures=_pictures(rows, results, model, data),
+        settings=_settings(config),
+        components=_components(config),
+        environment=_environment(results["environment"]),
+        sizes={part: len(data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]  # sized
+        per_class=_per_class(results),
+    )
+    folder.write(REPORT, page)
+
+
+def _headlines(rows: Rows, results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (figure, what it is, remark) for the figures that matter most."""
+    best, epochs = results["best_epoch"], len(rows)
+    return [
+        (_percent(results["test"]["accuracy"]), "test accuracy", "best model, tested once"),
+        (_percent(results["validation"]["accuracy"]), "validation accuracy", f"chosen at epoch {best} of {epochs}"),
+        (_percent(results["near_zero"]), "weights near zero", "below ¼ of the layer's largest"),
+        (_duration(results["environment"]["seconds"]), "wall time", results["environment"]["device"].partition(" ")[0]),
+    ]
+
+
+def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Splits) -> list[dict[str, Any]]:
+    """Return title, remark and picture of every chart."""
+    epochs, best = [row["epoch"] for row in rows], results["best_epoch"]
+    name = "reward" if "reward" in rows[0]["train"] else "loss"
+
+    def of(key: str) -> dict[str, list[float]]:
+        return {part: [row[part][key] for row in rows] for part in ("train", "validation")}
+
+    rate, sparse = [row["learning_rate"] for row in rows], [row["near_zero"] for row in rows]
+    pictures = [
+        ("Accuracy", "", charts.curves(epochs, of("accuracy"), mark=best, percent=True)),
+        (f"Mean {name}", "", charts.curves(epochs, of(name), mark=best)),
+        (
+            "Weights near zero",
+            "Share below a quarter of the layer's largest magnitude.",
+            charts.curves(epochs, {"near zero": sparse}, percent=True),
+        ),
+        ("Learning rate", "At the end of each epoch.", charts.curves(epochs, {"learning rate": rate})),
+        (
+            "Confusion on test data",
+            "Rows are true classes, columns predictions.",
+            charts.confusion(results["test"]["confusion"], results["classes"]),
+        ),
+    ]
+    if isinstance(data.test, TensorData) and tuple(data.test.inputs.shape[1:]) == (2,):
+        inputs, targets = (part[data.test.indices] for part in (data.test.inputs, data.test.targets))
+        drawn = charts.boundaries(model, inputs, targets, classes=len(data.classes))
+        pictures.append(("Decision boundaries", "Areas are predictions, points are test data.", drawn))
+    return [{"title": title, "remark": remark, "picture": Markup(drawn)} for title, remark, drawn in pictures]
+
+
+def _per_class(results: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """Return name, number of test samples and accuracy of each class, the hardest first."""
+    rows = [
+        (name, sum(row), row[label] / sum(row) if sum(row) else 0.0)
+        for label, (name, row) in enumerate(zip(results["classes"], results["test"]["confusion"], strict=True))
+    ]
+    return sorted(rows, key=lambda row: row[2])[:20]
+
+
+def _settings(config: Config) -> list[tuple[str, str]]:
+    """Return the settings as (name, value)."""
+    return [(key, _text(value)) for key, value in config.as_dict().items() if key not in config.components]
+
+
+def _components(config: Config) -> list[tuple[str, str, str]]:
+    """Return kind, name and arguments of each component."""
+    return [
+        (
+            kind,
+            part.name,
+            ", ".join(f"{key}={_text(value)}" for key, value in part.arguments.items() if value is not None),
+        )
+        for kind, part in config.components.items()
+    ]
+
+
+def _environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, _duration(value) if key == "seconds" else str(value)) for key, value in facts.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"

@@ -1,0 +1,67 @@
+"""The learning rate schedule: its length filled in from the run, and when it moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, ReduceLROnPlateau
+
+from feedprop.errors import FeedpropError
+from feedprop.training.components import Component
+from feedprop.training.config import Interval
+
+_LENGTHS = ("total_steps", "T_max")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler and the interval at which it moves; no scheduler keeps the rate as it is."""
+
+    scheduler: Any | None
+    interval: Interval
+    name: str
+
+    def after_step(self) -> None:
+        """Move a schedule that moves with the steps."""
+        if self.scheduler is not None and self.interval == "step":
+            self.scheduler.step()
+
+    def after_epoch(self, objective: float) -> None:
+        """Move a schedule that moves with the epochs; `objective` is the validation data's, to be minimised."""
+        if self.scheduler is None or self.interval != "epoch":
+            return
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(objective)
+        else:
+            self.scheduler.step()
+
+    @property
+    def description(self) -> str:
+        """Say what the learning rate does."""
+        return "constant learning rate" if self.scheduler is None else f"{self.name}, moves per {self.interval}"
+
+
+def make_schedule(
+    component: Component, optimizer: Optimizer, *, interval: Interval, steps: int, epochs: int
+) -> Schedule:
+    """Make the scheduler; where its length is not given it is the run's, in steps or in epochs.
+
+    Left to itself a schedule with a length (OneCycleLR, CosineAnnealingLR) or CyclicLR moves with every step, any other
+    with every epoch.
+    """
+    arguments = component.arguments
+    has_length = any(name in arguments for name in _LENGTHS)
+    if interval == "auto":
+        target = component.target()
+        interval = "step" if has_length or target is CyclicLR else "epoch"
+    length = steps if interval == "step" else epochs
+    given = arguments.get("total_steps")
+    if given is not None and given < length:
+        raise FeedpropError(f"--scheduler.total_steps is {given}, but the run has {length} {interval}s")
+    rate = optimizer.param_groups[0]["lr"]
+    scheduler = component.make(optimizer, total_steps=length, T_max=length, max_lr=rate)
+    if scheduler is not None and not hasattr(scheduler, "step"):
+        raise FeedpropError(f"--scheduler {component.name} makes no scheduler, but a {type(scheduler).__name__}")
+    return Schedule(scheduler, interval, component.name.rpartition(".")[2])

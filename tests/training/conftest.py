@@ -1,0 +1,73 @@
+"""What the tests of the command share: quick runs, made once, and a way to run the command as a person would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from feedprop.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+BLOBS = ["train", "--data", "blobs", "--data.points", "200", "--model.hidden", "[8]", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The one line on stderr that bad input is answered with."""
+        assert self.code == 2, self
+        assert "Traceback" not in self.err
+        assert self.err.startswith("feedprop: ")
+        assert self.err.count("\n") == 1, self.err
+        return self.err
+
+
+@pytest.fixture
+def command(capsys, tmp_path, monkeypatch) -> Callable[..., Answer]:
+    """Run the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def call(*words: object) -> Answer:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Path:
+    """The folder of a short LFP run on blobs."""
+    folder = tmp_path_factory.mktemp("runs") / "blobs"
+    assert main([*BLOBS, "--epochs", "3", "--batch_size", "16", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def fetched() -> Callable[[str], str]:
+    """Return the folder with a fetched data set, or skip."""
+
+    def find(name: str) -> str:
+        root = Path(os.environ.get("FEEDPROP_DATA", REPOSITORY / "data"))
+        if not (root / name).is_dir():
+            pytest.skip(f"{name} is not in {root}; lay it out there or set FEEDPROP_DATA")
+        return str(root)
+
+    return find

@@ -1,0 +1,251 @@
+"""Bad input is answered with one sentence, exit code 2 and no traceback; what was written before stays."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from .conftest import BLOBS
+
+SENTENCES = {
+    # names
+    "trian": "unknown command trian; did you mean train?",
+    "fly": "unknown command fly; there are train, evaluate",
+    "train --data fashon_mnist": "unknown data set 'fashon_mnist'; did you mean fashion_mnist?",
+    "train --model lenat": "unknown model 'lenat'; did you mean lenet?",
+    "train --model nowhere.Net": "--model nowhere.Net: there is no module nowhere",
+    "train --model samples.Nope": "samples has no Nope",
+    "train --model samples.Lineer": "samples has no Lineer; did you mean Linear?",
+    "train --model samples.imports_what_is_missing": "cannot be made: No module named 'no_such_module'",
+    "train --model torch.pi": "--model torch.pi is a float; name a class or a function",
+    "train --model=": "--model needs a name or an import path",
+    "train --optimizer Sgd": "unknown optimizer 'Sgd'; did you mean SGD",
+    "train --optimizer torch.nn.Linear": "is no optimizer: it is no subclass of Optimizer",
+    "train --rule Epsilno": "did you mean Epsilon?",
+    "train --reward torch.nn.CrossEntropyLoss": "is no reward",
+    "train --loss torch.nn.MSELoss": "--loss belongs to --method backprop, but the method is lfp",
+    "train --method backprop --reward feedprop.rewards.SoftmaxReward": "--reward belongs to --method lfp",
+    "train --method sgd": "--method must be lfp or backprop, but is sgd",
+    "train --scheduler samples.identity": "makes no scheduler, but a int",
+    # options
+    "train --foo 3": "unknown option --foo",
+    "train foo": "unexpected word foo",
+    "train --batchsize 3": "unknown option --batchsize; did you mean --batch_size?",
+    "train --model.dropoot 1": "did you mean --model.dropout?",
+    "train --optimizer Adam --optimizer.momentum 1": "of this optimizer; its options are --optimizer.lr, ",
+    "train --data.root x": "unknown option --data.root of this data; it has none",
+    "train --config": "--config needs a value",
+    "train --scheduler StepLR": "feedprop train needs --scheduler.step_size",
+    "evaluate": "feedprop evaluate needs run",
+    # values
+    "train --optimizer.lr -0.1": "the learning rate --optimizer.lr must be above 0, but is -0.1",
+    "train --optimizer.lr abc": "--optimizer.lr must be a number, but is abc",
+    "train --scheduler.max_lr -1": "the learning rate --scheduler.max_lr must be above 0, but is -1.0",
+    "train --optimizer.momentum -1": "--optimizer torch.optim.SGD cannot be made: Invalid momentum value: -1.0",
+    "train --scheduler.total_steps 3": "--scheduler.total_steps is 3, but the run has 220 steps",
+    "train --epochs 0": "--epochs must be at least 1, but is 0",
+    "train --epochs 1.5": "--epochs must be a whole number, but is 1.5",
+    "train --batch_size 0": "--batch_size must be at least 1, but is 0",
+    "train --validation_fraction 0": "--validation_fraction must be above 0 and below 1, but is 0.0",
+    "train --validation_fraction 1.2": "--validation_fraction must be above 0 and below 1, but is 1.2",
+    "train --validation_fraction 0.00001": "cannot be divided into training and validation data",
+    "train --clip_norm 0": "--clip_norm must be above 0, but is 0.0",
+    "train --seed -1": "--seed must not be negative, but is -1",
+    "train --magnitude_floor -1": "--magnitude_floor must not be negative, but is -1.0",
+    "train --method backprop --magnitude_floor 0.1": "has no meaning with --method backprop",
+    "train --rule.epsilon -1": "epsilon",
+    "train --precision fp8": "--precision must be one of no, bf16, fp16, but is fp8",
+    "train --precision fp16 --device cpu": "--precision fp16 needs a GPU",
+    "train --device tpu": "--device must be auto, cpu, cuda, cuda:NUMBER or mps, but is tpu",
+    "train --device cuda:99": "--device cuda:99: there are",
+    # data
+    "train --data mnist --data.root absent": "mnist is not in the folder absent and cannot be downloaded",
+    "train --data image_folder --data.root absent": "there is no folder absent",
+    "train --data samples.labels_beyond_classes": "are out of range: found 2, but there are 2 classes, 0 to 1",
+    "train --data samples.empty": "the training data of samples.empty is empty",
+    "train --data samples.with_nan": "sample 17 of the training data holds NaN or infinity",
+    "train --data samples.float_labels": "must be whole numbers, one per sample",
+    "train --data samples.more_inputs_than_labels": "has 51 inputs but 50 labels",
+    "train --data samples.number": "but returned a int",
+    "train --data samples.Untold": "has neither a parameter train nor split",
+    "train --data samples.Nameless": "has no attribute classes",
+    "train --data samples.Generated --data.bad_label 5": "label 9 of sample 5 of the training data is out of range",
+    "train --data samples.Generated --data.broken true": "sample 7 of the training data cannot be read: truncated image",
+    "train --data samples.Generated --data.size 0": "the training data of samples.Generated is empty",
+    "train --data swirls --data.points 2": "--data.points must be at least the number of classes, 3, but is 2",
+    # what does not fit together
+    "train --model lenet": "lenet needs images (channels, height, width) of at least 16x16 pixels",
+    "train --data blobs --model vgg": "vgg needs images",
+    "train --model torch.nn.Linear": "feedprop train needs --model.in_features, --model.out_features",
+    "train --model torch.nn.Linear --model.in_features 3 --model.out_features 10": "cannot take inputs of shape (1, 8, 8)",
+    "train --model torch.nn.Flatten": "has 64 outputs, but the data has 10 classes",
+    "train --model torch.nn.Identity": "must return one score per class, shape (2, 10) for 2 inputs, but returned (2, 1, 8, 8)",
+    "train --data blobs --model samples.Pair": "but returned tuple",
+    "train --data blobs --model samples.Frozen": "has no parameters to train",
+    "train --data blobs --model samples.not_a_model": "makes a int, not a torch.nn.Module",
+    "train --model.classes 5": "has 5 outputs, but the data has 10 classes, labels 0 to 9",
+    "train --model.hidden [0]": "every layer needs at least one neuron",
+    "train --model.hidden 3": "--model.hidden must be a list such as [32,16], but is 3",
+    "train --model.dropout 2": "--model.dropout must be at least 0 and below 1, but is 2.0",
+    "train --model.activation Rleu": "torch.nn has no 'Rleu'; did you mean ReLU",
+    "train --model.activation torch.nn.Linear": "torch.nn.Linear cannot be made without arguments",
+    "train --model.activation builtins.list": "makes a list, not a torch.nn.Module",
+    "train --reward RegressionReward": "the reward RegressionReward does not fit outputs of shape (2, 10) and targets of",
+    "train --method backprop --loss MSELoss": "the loss MSELoss does not fit outputs of shape (2, 10) and targets of",
+    "train --method backprop --loss.reduction none": "must return one number for outputs of shape (2, 10)",
+}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+@pytest.mark.parametrize("words", SENTENCES)
+def test_bad_input_is_answered_with_one_sentence(command, tmp_path, words):
+    assert SENTENCES[words] in command(*words.split()).sentence
+    assert not (tmp_path / "runs").exists(), "a run that never began leaves no folder"
+    assert not (tmp_path / "absent").exists(), "a failed download leaves no folder"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "cannot read the configuration file"),
+        ("epochs: [", "is not YAML"),
+        ("- 3", "must hold keys and values"),
+        ("model: 3", "model must be a name, or a name and options, but is 3"),
+        ("epoch: 3", "unknown key 'epoch'; did you mean epochs?"),
+        ("epochs: many", "--epochs must be a whole number, but is many"),
+        ("model: {name: lenat}", "unknown model 'lenat'"),
+        ("model: {name: mlp, hiden: [3]}", "unknown option --model.hiden; did you mean --model.hidden?"),
+    ],
+)
+def test_bad_configuration_file(command, tmp_path, content, expected):
+    file = tmp_path / "config.yaml"
+    if content is not None:
+        file.write_text(content)
+    assert expected in command("train", "--config", file).sentence
+
+
+def test_binary_configuration_file(command, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "it is not a text file" in command("train", "--config", tmp_path / "config.yaml").sentence
+
+
+@pytest.mark.parametrize("method", ["lfp", "backprop"])
+def test_infinity_in_outputs_names_the_step_and_keeps_what_is_written(command, tmp_path, method):
+    words = ["--model", "samples.Exploding", "--batch_size", "20", "--method", method, "--output", "run"]
+    answer = command("train", "--data", "blobs", "--data.points", "200", *words)
+    assert "the outputs hold NaN or infinity at step 15" in answer.sentence
+    assert "run keeps the checkpoints and metrics up to epoch 1" in answer.sentence
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "run/best.safetensors").is_file()
+
+
+def test_nan_at_once_loses_nothing_of_the_run_it_would_have_replaced(command, run, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in run.iterdir():
+        if file.is_file():
+            (copy / file.name).write_bytes(file.read_bytes())
+    answer = command("train", "--data", "blobs", "--model", "samples.ExplodingAtOnce", "--output", copy, "--overwrite")
+    assert "at step 1;" in answer.sentence
+    assert "no epoch was finished" in answer.sentence
+    for file in copy.iterdir():
+        assert file.read_bytes() == (run / file.name).read_bytes()
+
+
+def test_infinity_in_inputs_names_the_step():
+    from feedprop.errors import FeedpropError
+    from feedprop.training.health import Health
+
+    health = Health(step=4, device=torch.device("cpu"))
+    health.observe(torch.zeros(3), torch.zeros(3))
+    health.check()
+    health.observe(torch.tensor([0.0, torch.inf]), torch.zeros(3))
+    health.observe(torch.tensor([0.0, torch.nan]), torch.full((3,), torch.nan))
+    with pytest.raises(FeedpropError, match="the inputs hold NaN or infinity at step 6; look at the data"):
+        health.check()
+
+
+def test_interrupted_run_keeps_its_checkpoints(command, tmp_path):
+    words = ["--model", "samples.Interrupted", "--batch_size", "20", "--output", "run"]
+    answer = command("train", "--data", "blobs", "--data.points", "200", *words)
+    assert answer.code == 130
+    assert answer.err == "feedprop: interrupted; run keeps the checkpoints and metrics up to epoch 1\n"
+    assert (tmp_path / "run/last.safetensors").is_file()
+
+
+def test_a_bug_is_not_dressed_up_as_bad_input(command):
+    with pytest.raises(KeyError, match="a bug"):
+        command("train", "--data", "blobs", "--model", "samples.Buggy")
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_folder_that_is_no_run_is_never_replaced(command, tmp_path, overwrite):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.tex").write_text("all my work")
+    answer = command(*BLOBS, "--output", "precious", *overwrite)
+    assert "precious" in answer.sentence
+    assert [entry.name for entry in (tmp_path / "precious").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_is_replaced_only_when_asked(command, tmp_path):
+    words = [*BLOBS, "--output", "run", "--epochs"]
+    assert command(*words, 2).code == 0
+    (tmp_path / "run/notes.txt").write_text("mine")
+    before = (tmp_path / "run/results.json").read_text()
+    assert "is not empty; name another --output or add --overwrite" in command(*words, 1).sentence
+    assert (tmp_path / "run/results.json").read_text() == before
+    assert command(*words, 1, "--overwrite").code == 0
+    assert json.loads((tmp_path / "run/results.json").read_text())["best_epoch"] == 1
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+
+
+def test_output_that_is_a_file_or_cannot_be_written(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file; name a folder" in command(*BLOBS, "--output", "file").sentence
+    assert "cannot write to the folder" in command(*BLOBS, "--output", "file/below").sentence
+
+
+def test_evaluate_refuses_what_is_no_run(command, run, tmp_path):
+    assert "it holds no config.yaml" in command("evaluate", tmp_path).sentence
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert "holds no checkpoint best.safetensors" in command("evaluate", tmp_path).sentence
+    (tmp_path / "best.safetensors").write_bytes(b"nonsense")
+    assert "is no checkpoint of feedprop train" in command("evaluate", tmp_path).sentence
+
+
+def test_evaluate_refuses_bad_options(command, run):
+    assert (
+        "--checkpoint must be one of best, last, but is worst"
+        in command("evaluate", run, "--checkpoint", "worst").sentence
+    )
+    assert "--batch_size must be at least 1" in command("evaluate", run, "--batch_size", 0).sentence
+    assert "unknown data set" in command("evaluate", run, "--data", "nowhere").sentence
+
+
+def test_evaluate_refuses_a_checkpoint_of_another_architecture(command, run, tmp_path):
+    for file in ("config.yaml", "best.safetensors"):
+        (tmp_path / file).write_bytes((run / file).read_bytes())
+    text = (tmp_path / "config.yaml").read_text()
+    for changed, expected in {"- 8\n": "1.weight is (8, 2) there, but (9, 2) in the model", "": "has no 5."}.items():
+        hidden = "- 9\n" if changed else "- 8\n  - 8\n"
+        (tmp_path / "config.yaml").write_text(text.replace("- 8\n", hidden))
+        answer = command("evaluate", tmp_path)
+        assert "belongs to another architecture" in answer.sentence
+        assert expected in answer.sentence
+
+
+def test_the_real_command_exits_with_the_code():
+    done = subprocess.run([sys.executable, "-m", "feedprop.cli", "trian"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "feedprop: unknown command trian; did you mean train?\n"
