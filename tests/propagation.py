@@ -31,9 +31,10 @@ def propagate(
     if not keep:
         model.zero_grad()
     inputs = inputs.clone().requires_grad_()
+    settings.setdefault("activation", rules.Secant.published())  # the loops of the oracles are the paper's
     with attached(model, rule, **settings):
         output = model(inputs)
-        output.backward(-rewards / output.detach())
+        output.backward((-rewards / output.detach()).masked_fill(output == 0, 0.0))
     return Pass(output.detach(), -inputs.detach() * inputs.grad, feedback_of(model))
 
 

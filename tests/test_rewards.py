@@ -26,8 +26,8 @@ BY_HAND = [
     (rewards.BoundedSoftmaxReward(upper=0.7), [[S, 2 * S]], [1], [[-S / 4, 0.0]]),
     (rewards.BoundedSoftmaxReward(lower=0.3), [[S, 2 * S]], [1], [[0.0, S / 2]]),
     (rewards.BoundedSoftmaxReward(sign_only=True), [[-S, 0.0]], [1], [[0.25, 0.25]]),
-    (rewards.CorrectnessReward(), [[1.0, -2.0], [1.0, 2.0], [-3.0, -1.0]], [0, 0, 1], [[1.0, 0.0], [0.0, 0.0], [0.0, -1.0]]),
-    (rewards.MisclassificationReward(), [[1.0, -2.0, 3.0], [-3.0, -1.0, -2.0]], [0, 0], [[0.0, 0.0, -1.0], [0.0, 1.0, 1.0]]),
+    (rewards.CorrectnessReward(), [[1.0, -2.0], [1.0, 2.0], [-3.0, -1.0]], [0, 0, 1], [[1, 0], [0, 0], [0, -1.0]]),
+    (rewards.MisclassificationReward(), [[1.0, -2.0, 3.0], [-3.0, -1.0, -2.0]], [0, 0], [[0, 0, -1.0], [0, 1, 1.0]]),
     (rewards.MaximizeReward(), [[S, -S], [S, -S]], [0, 1], [[0.25, 0.0], [0.0, -0.75]]),
     (rewards.MinimizeReward(), [[S, -S], [S, -S]], [0, 1], [[-0.25, 0.0], [0.0, 0.75]]),
     (rewards.RegressionReward(), [[2.0], [-1.0]], [[5.0], [1.0]], [[6.0], [-2.0]]),
@@ -113,7 +113,7 @@ def test_dtype_of_the_outputs_is_kept(name: str, dtype: torch.dtype) -> None:
     assert outputs.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU(inplace=True), Step(), nn.Hardtanh(0.0, 1.0)], ids=str)
+@pytest.mark.parametrize("activation", [nn.ReLU(), Step(), nn.Hardtanh(0.0, 1.0), nn.ReLU6(inplace=True)], ids=str)
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
 def test_outputs_of_exactly_zero_are_rewarded_at_their_pre_activation(activation: nn.Module, epsilon: float) -> None:
     model = nn.Sequential(nn.Linear(3, 2), activation)
@@ -133,6 +133,18 @@ def test_outputs_of_exactly_zero_are_rewarded_at_their_pre_activation(activation
     torch.testing.assert_close(feedback_of(model), feedback, **CLOSE)
 
 
+def test_a_reward_that_was_overwritten_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(inplace=True))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -2.0, 0.5], [0.5, 0.25, 1.0]]))
+    for rule in (rules.Epsilon(0.0), rules.Epsilon(0.1)):
+        with attached(model, rule):
+            output = model(torch.ones(1, 3))
+            rewards.GivenReward()(output, torch.tensor([[0.0, 1.0]])).backward()
+            with pytest.raises(FeedpropError, match="write the last ReLU without inplace"):
+                rewards.GivenReward()(output, torch.tensor([[1.0, 1.0]]))
+
+
 def test_the_published_softmax_credit_needs_no_division() -> None:
     outputs = torch.zeros(1, 2, requires_grad=True)
     rewards.SoftmaxReward()(outputs, torch.tensor([1])).backward()
@@ -140,15 +152,15 @@ def test_the_published_softmax_credit_needs_no_division() -> None:
 
 
 BAD = [
-    (rewards.SoftmaxReward(), torch.randn(3, 2), torch.tensor([0, 1, 2]), "label 2 is out of range: the model has 2 outputs"),
+    (rewards.SoftmaxReward(), torch.randn(3, 2), torch.tensor([0, 1, 2]), "label 2 is out of range: the model has 2"),
     (rewards.SigmoidReward(), torch.randn(2, 2), torch.tensor([0, -1]), "label -1 is out of range"),
     (rewards.SoftmaxReward(), torch.randn(3, 2), torch.tensor([0, 1]), r"got \(3, 2\) and \(2,\)"),
     (rewards.CorrectnessReward(), torch.randn(3), torch.tensor([0, 1, 1]), "takes outputs"),
-    (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([0.0, 1.0]), "classes as integers, not torch.float64"),
+    (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([0.0, 1.0]), "classes as integers, not torch.float"),
     (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([True, False]), "not torch.bool"),
     (rewards.RegressionReward(), torch.randn(3, 1), torch.randn(3), r"shaped like the outputs, got \(3,\)"),
     (rewards.GivenReward(), torch.randn(3, 2), torch.randn(2, 3), "shaped like the outputs"),
-    (rewards.GivenReward(), torch.ones(3, 2, dtype=torch.long), torch.ones(3, 2), "floating-point outputs, not torch.int64"),
+    (rewards.GivenReward(), torch.ones(3, 2, dtype=torch.long), torch.ones(3, 2), "outputs, not torch.int64"),
     (rewards.SoftmaxReward(), torch.randn(0, 2), torch.zeros(0, dtype=torch.long), "at least one output"),
     (rewards.GivenReward(), [1.0], torch.randn(1), "floating-point outputs, not list"),
 ]  # fmt: skip
@@ -197,7 +209,6 @@ def _r_squared(reward: rewards.Reward, rate: float) -> float:
             optimizer.zero_grad()
             value = reward(model(inputs), targets)
             value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
     with torch.no_grad():
         error = F.mse_loss(model(inputs), targets)
@@ -205,24 +216,22 @@ def _r_squared(reward: rewards.Reward, rate: float) -> float:
 
 
 def test_regression_reward_trains_where_the_published_formula_fails() -> None:
-    assert _r_squared(rewards.RegressionReward(), 0.05) > 0.9
-    assert all(not _r_squared(PublishedRegressionReward(), rate) > 0.6 for rate in (0.001, 0.01, 0.1))
+    assert all(_r_squared(rewards.RegressionReward(), rate) > 0.88 for rate in (0.01, 0.03))
+    assert not any(_r_squared(PublishedRegressionReward(), rate) > 0.8 for rate in (0.001, 0.003, 0.01))
 
 
 def test_yes_and_no_train_a_classifier() -> None:
-    torch.manual_seed(2)
     labels = torch.randint(2, (400,))
-    inputs = torch.randn(400, 2) * 0.2 + labels[:, None] + 1.0
-    inputs = inputs - inputs.mean(0)
-    model = randomised(nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    inputs = torch.randn(400, 2) * 0.2 + labels[:, None] - 0.5
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     reward = rewards.GivenReward()
-    with attached(model, rules.Epsilon(0.1)):
-        for _ in range(150):
-            outputs = model(inputs)
+    with attached(model):
+        for batch in (batch for _ in range(10) for batch in torch.randperm(400).split(50)):
+            outputs = model(inputs[batch])
             choices = outputs.argmax(1)
-            verdicts = torch.where(choices == labels, 1.0, -1.0)  # a person says yes or no, and no more
-            signs = torch.where(outputs.detach() < 0, -1.0, 1.0)
+            verdicts = torch.where(choices == labels[batch], 1.0, -1.0)  # a person says yes or no, and no more
+            signs = torch.where(outputs.detach() < 0, -1.0, 1.0)  # r > 0 makes an output larger in size
             given = torch.zeros_like(outputs).scatter_(1, choices[:, None], verdicts[:, None]) * signs
             optimizer.zero_grad()
             reward(outputs, given).backward()

@@ -11,7 +11,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, NoneType
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 import feedprop.operations  # noqa: F401  fills the table
-from feedprop.errors import FeedpropError
-from feedprop.rules import Epsilon, Rule, non_negative
+from feedprop.rules import Composite, Rule, Secant
+from feedprop.errors import FeedpropError, non_negative
 from feedprop.treatments import TREATMENTS, Arguments, Function, Keywords, neutral, ordinary
 
 
@@ -31,10 +31,18 @@ class UnknownOperationError(FeedpropError):
 class Propagation(TorchFunctionMode):
     """One forward pass of an attached model: sends each torch function to its treatment."""
 
-    def __init__(self, model: nn.Module, rule: Rule, *, unknown: str, magnitude_floor: float) -> None:
+    def __init__(
+        self, model: nn.Module, scopes: list[Rule], *, activation: Secant, unknown: str, magnitude_floor: float
+    ) -> None:
         super().__init__()
-        self.model, self.rule, self.unknown, self.magnitude_floor = model, rule, unknown, magnitude_floor
+        self.model, self.scopes = model, scopes
+        self.activation, self.unknown, self.magnitude_floor = activation, unknown, magnitude_floor
         self.suspended = False
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of the innermost module that runs."""
+        return self.scopes[-1]
 
     def __torch_function__(
         self, function: Function, types: Any, args: Arguments = (), kwargs: Keywords | None = None
@@ -119,9 +127,22 @@ def _running_module(model: nn.Module) -> str:
 class _Forward:
     """The attached model's forward. A plain object, so that the model can be copied and pickled."""
 
-    def __init__(self, model: nn.Module, rule: Rule, *, unknown: str, magnitude_floor: float) -> None:
-        self.model, self.settings = model, {"rule": rule, "unknown": unknown, "magnitude_floor": magnitude_floor}
+    def __init__(self, model: nn.Module, composite: Composite, **settings: Any) -> None:
+        self.model, self.composite, self.settings = model, composite, settings
+        self.scopes: list[Rule] = [composite.default]
         self.replaced = model.__dict__.get("forward")
+        modules = dict(model.named_modules())
+        for path, (rule, reason) in composite.assign(model).items():
+            if reason != "default":
+                modules[path].register_forward_pre_hook(_Enter(self, rule))
+                modules[path].register_forward_hook(_Leave(self), always_call=True)
+
+    def remove(self) -> None:
+        """Take the hooks off again."""
+        for module in self.model.modules():
+            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called):
+                for key in [key for key, hook in hooks.items() if getattr(hook, "forward", None) is self]:
+                    del hooks[key]
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
@@ -134,7 +155,8 @@ class _Forward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self._call(*args, **kwargs)
-        propagation = Propagation(self.model, **self.settings)
+        self.scopes[:] = [self.composite.default]  # an exception may have left more
+        propagation = Propagation(self.model, self.scopes, **self.settings)
         if torch.compiler.is_compiling():
             with propagation:
                 return self._call(*args, **kwargs)
@@ -154,14 +176,41 @@ class _Forward:
         return type(self.model).forward(self.model, *args, **kwargs)
 
 
+class _Enter:
+    """Forward pre-hook: the rule of this module is in force from here."""
+
+    def __init__(self, forward: _Forward, rule: Rule) -> None:
+        self.forward, self.rule = forward, rule
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        self.forward.scopes.append(self.rule)
+
+
+class _Leave:
+    """Forward hook: the rule before is in force again."""
+
+    def __init__(self, forward: _Forward) -> None:
+        self.forward = forward
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if len(self.forward.scopes) > 1:
+            self.forward.scopes.pop()
+
+
 def attach(
-    model: nn.Module, composite: Rule | None = None, *, unknown: str = "error", magnitude_floor: float = 0.0
+    model: nn.Module,
+    composite: Rule | Composite | None = None,
+    *,
+    activation: Secant | None = None,
+    unknown: str = "error",
+    magnitude_floor: float = 0.0,
 ) -> nn.Module:
     """Make the backward pass of `model` carry feedback: after it, `param.grad` is minus the feedback. Returns `model`.
 
     Args:
         model: any module; nothing but its `forward` is touched, and `detach` restores that.
-        composite: the rule, `rules.Epsilon()` if not given.
+        composite: a rule for all, or which module gets which; `rules.Epsilon()` if not given.
+        activation: how activations pass credit, `rules.Secant()` if not given; `rules.Secant.published()` as in the paper.
         unknown: "error" stops at a differentiable function that no treatment covers; "gradient" takes its gradient.
         magnitude_floor: the least |w| in the feedback of a weight, >= 0, in the unit of the weights. With 0, as published,
             parameters that are 0 never move.
@@ -174,20 +223,37 @@ def attach(
     >>> detach(model)
     Linear(in_features=2, out_features=1, bias=True)
     """
-    rule = Epsilon() if composite is None else composite
     if not isinstance(model, nn.Module):
         raise TypeError(f"attach() takes a torch.nn.Module, not {type(model).__name__}")
-    if not isinstance(rule, Rule):
-        raise TypeError(f"attach() takes a rule such as feedprop.rules.Epsilon(), not {rule!r}")
+    if composite is None or isinstance(composite, Rule):
+        composite = Composite(composite)
+    if not isinstance(composite, Composite):
+        raise TypeError(f"attach() takes a rule such as feedprop.rules.Epsilon(), or a Composite, not {composite!r}")
+    if not isinstance(activation, (Secant, NoneType)):
+        raise TypeError(f"activation has to be a feedprop.rules.Secant, not {activation!r}")
     if unknown not in ("error", "gradient"):
         raise FeedpropError(f'unknown has to be "error" or "gradient", not {unknown!r}')
     floor = non_negative("magnitude_floor", magnitude_floor)
     if isinstance(model.__dict__.get("forward"), _Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
+    neurons = _take_over_neurons(model)
     if floor == 0:
         _warn_of_zeros(model)
-    model.forward = _Forward(model, rule, unknown=unknown, magnitude_floor=floor)
+    model.forward = forward = _Forward(
+        model, composite, activation=activation or Secant(), unknown=unknown, magnitude_floor=floor
+    )
+    forward.neurons = neurons
     return model
+
+
+def _take_over_neurons(model: nn.Module) -> list[nn.Module]:
+    """Let snnTorch's neurons pass credit, if there are any."""
+    found = [m for m in model.modules() if any(kind.__module__.startswith("snntorch.") for kind in type(m).__mro__)]
+    if not found:
+        return []
+    from feedprop.spiking import snntorch  # an extra: who has such neurons has it
+
+    return snntorch.take_over(found)
 
 
 def _warn_of_zeros(model: nn.Module) -> None:
@@ -211,15 +277,18 @@ def detach(model: nn.Module) -> nn.Module:
     if not isinstance(forward, _Forward):
         reason = "is not attached" if forward is None else "had its forward replaced after attach(); undo that first"
         raise FeedpropError(f"this model {reason}")
+    forward.remove()
     if forward.replaced is None:
         del model.forward
     else:
         model.forward = forward.replaced
+    for neuron in forward.neurons:
+        del neuron.forward
     return model
 
 
 @contextlib.contextmanager
-def attached(model: nn.Module, composite: Rule | None = None, **settings: Any) -> Iterator[nn.Module]:
+def attached(model: nn.Module, composite: Rule | Composite | None = None, **settings: Any) -> Iterator[nn.Module]:
     """Attach for the length of a `with` block, also when it ends in an exception. Arguments as for `attach`."""
     attach(model, composite, **settings)
     try:

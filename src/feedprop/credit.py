@@ -77,6 +77,94 @@ def magnitudes(weight: Tensor, bias: Tensor, floor: float = 0.0) -> tuple[Tensor
     return _Magnitudes.apply(weight, bias, floor)  # type: ignore[no-any-return]
 
 
+class _ModifiedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, modified: Tensor, floor: float) -> Tensor:
+        ctx.floor = floor
+        ctx.save_for_backward(weight, modified)
+        return modified.view_as(modified)
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
+        weight, modified = ctx.saved_tensors
+        flow = modified * torch.where(weight < 0, -1, 1)  # sign(w) w', sign 0 = +1
+        if ctx.floor:
+            flow = torch.where(flow.abs() < ctx.floor, ctx.floor * (modified != 0).logical_or_(weight == 0), flow)
+        return flow.mul_(credit), None, None
+
+
+def modified_weight(weight: Tensor, modified: Tensor, *, floor: float = 0.0) -> Tensor:
+    """Return `modified`, what an LRP rule makes of `weight`; the gradient of `weight` is sign(w) w' times the credit there.
+
+    With `floor`, a modified weight that counts is at least that large in its own feedback.
+    """
+    return _ModifiedWeight.apply(weight, modified, floor)  # type: ignore[no-any-return]
+
+
+class _Substituted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float, factors: tuple[Any, ...], *parts: Tensor) -> Tensor:
+        ctx.epsilon, ctx.factors = epsilon, factors
+        ctx.save_for_backward(z, *parts)
+        return z.clone()  # what follows may write in place
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Any, ...]:
+        z, *parts = ctx.saved_tensors
+        reward = z * credit
+        shares = [
+            _slope(part, reward * factor, ctx.epsilon) for factor, part in zip(ctx.factors, parts, strict=True)
+        ]
+        return credit if ctx.needs_input_grad[0] else None, None, None, *shares
+
+
+def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: float) -> Tensor:
+    """Return `z`; each z' of `shares`, (factor, z'), receives the credit factor c z / (z' + epsilon sign z').
+
+    What is computed from z' thus shares the reward c z of z by the proportions in z' (Montavon et al. 2019, eq. 7).
+    """
+    factors, parts = zip(*shares, strict=True)
+    return _Substituted.apply(z, epsilon, factors, *parts)  # type: ignore[no-any-return]
+
+
+class _AsOnes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.ones_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, reward: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _slope(x, reward, 0.0)
+
+
+def as_ones(x: Tensor) -> Tensor:
+    """Return ones shaped like `x`; the reward that comes back reaches `x` as the credit reward / x, 0 where x is 0."""
+    return _AsOnes.apply(x)  # type: ignore[no-any-return]
+
+
+def follows_weights(x: Tensor) -> bool:
+    """Whether a parameter takes part in the computation of `x` (not known under torch.compile: False)."""
+    if torch.compiler.is_compiling() or x.grad_fn is None:
+        return False
+    todo, seen = [x.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, torch.nn.Parameter):
+            return True
+        following = {before for before, _ in node.next_functions if before is not None} - seen
+        seen |= following
+        todo += following
+    return False
+
+
+def known_non_negative(x: Tensor) -> bool:
+    """Whether an operation before has made sure that no value is negative."""
+    return hasattr(x, "_non_negative")
+
+
 class _Damped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:
@@ -162,9 +250,9 @@ def prepare_write(target: Tensor) -> None:
     if isinstance(node, _DAMPED_NODES) and node.damping is None and node.rectified is None:
         with torch.no_grad():
             node.damping = _damping(base, node.epsilon)
-    elif isinstance(node, _Secant._backward_cls) and node.slope is None:  # type: ignore[attr-defined]
+    elif isinstance(node, _SECANT_NODES) and node.slope is None:
         with torch.no_grad():
-            node.slope = _slope(*node.saved_tensors, node.epsilon)
+            node.slope = node._forward_cls.compute_slope(node)
     for tensor in (base, target):
         for attribute in ("_undamped", "_pre_activation"):
             tensor.__dict__.pop(attribute, None)
@@ -177,9 +265,11 @@ def relu_in_place(z: Tensor) -> Tensor:
         z.__dict__.pop("_undamped", None)
         torch.relu_(z)
         node.rectified = z.detach(), z._version
-        return z
-    prepare_write(z)
-    return torch.relu_(z)
+    else:
+        prepare_write(z)
+        torch.relu_(z)
+    z._pre_activation = None  # type: ignore[attr-defined]  # overwritten: a reward on an output of 0 cannot enter
+    return z
 
 
 class _DampedReLU(torch.autograd.Function):
@@ -213,10 +303,14 @@ class _Secant(torch.autograd.Function):
         return x
 
     @staticmethod
+    def compute_slope(ctx: Any) -> Tensor:
+        return _slope(*ctx.saved_tensors, ctx.epsilon)
+
+    @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
         if ctx.slope is not None:
             return ctx.slope * credit, None, None
-        return _slope(*ctx.saved_tensors, ctx.epsilon).mul_(credit), None, None
+        return _Secant.compute_slope(ctx).mul_(credit), None, None
 
 
 def _slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
@@ -234,8 +328,58 @@ def secant(activation: Activation, z: Tensor) -> Tensor:
     derivative.
     """
     z, epsilon = undamped(z)
-    x: Tensor = _Secant.apply(z, activation, epsilon)
-    return x
+    return _Secant.apply(z, activation, epsilon)  # type: ignore[no-any-return]
+
+
+class _OffsetSecant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, activation: Activation, middle: float, jump: float, epsilon: float) -> Tensor:
+        x = activation(z)
+        ctx.middle, ctx.jump, ctx.epsilon, ctx.slope = middle, jump, epsilon, None
+        ctx.save_for_backward(z, x)
+        return x
+
+    @staticmethod
+    def compute_slope(ctx: Any) -> Tensor:
+        z, x = ctx.saved_tensors
+        rise = x - ctx.middle if ctx.middle else x
+        if not ctx.epsilon:
+            return torch.div(rise, z).masked_fill_(z == 0, 0.0)
+        if ctx.jump:  # at 0 itself phi may have either value: take the jump
+            rise = torch.where(z == 0, ctx.jump / 2, rise)
+        width = ctx.epsilon * z.square().mean().sqrt()
+        return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
+        if ctx.slope is not None:
+            return ctx.slope * credit, None, None, None, None
+        return _OffsetSecant.compute_slope(ctx).mul_(credit), None, None, None, None
+
+
+_SECANT_NODES = (_Secant._backward_cls, _OffsetSecant._backward_cls)  # type: ignore[attr-defined]
+
+
+def offset_secant(activation: Activation, z: Tensor, *, middle: float, jump: float = 0.0, epsilon: float = 0.0) -> Tensor:
+    """Return activation(z); credit passes by (activation(z) - middle) / (z + sign(z) epsilon rms(z)).
+
+    Args:
+        activation: elementwise.
+        z: any shape.
+        middle: of the limits of the activation at 0.
+        jump: their difference.
+        epsilon: in units of the root mean square of all `z`, so that scaling the weights before changes no reward.
+    """
+    return _OffsetSecant.apply(z, activation, middle, jump, epsilon)  # type: ignore[no-any-return]
+
+
+def limits_at_zero(activation: Activation, z: Tensor) -> tuple[float, float]:
+    """Compute the limits of an elementwise activation at 0, from below and from above; 0 where there is none."""
+    tiny = torch.finfo(z.dtype).tiny
+    with torch.no_grad():
+        values = activation(torch.tensor([-tiny, tiny], dtype=z.dtype, device=z.device))
+    below, above = (value if abs(value) < 1 / tiny**0.5 else 0.0 for value in values.tolist())
+    return below, above
 
 
 class _Scaled(torch.autograd.Function):

@@ -7,25 +7,27 @@ all of torch's name spaces. To add an operation, add its name to the line of its
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feedprop import treatments
-from feedprop.treatments import TREATMENTS, Function, Treatment
+from feedprop import elementwise, treatments
+from feedprop.in_place import in_place, optionally_in_place
+from feedprop.treatments import TREATMENTS, Function, Limits, Treatment
 
 # Shapes, selections, piecewise linear maps through 0, and what has to be differentiated: the ordinary backward.
 ORDINARY = """
     adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
-    concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal double dsplit dstack expand expand_as flatten flip
-    fliplr flipud float bfloat16 half gather hsplit hstack index_copy index_fill index_put index_select masked_fill
+    concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal  dsplit dstack expand expand_as flatten flip
+    fliplr flipud    gather hsplit hstack index_copy index_fill index_put index_select masked_fill
     masked_scatter masked_select movedim moveaxis mH mT T H narrow neg negative permute pin_memory ravel
     pixel_shuffle pixel_unshuffle channel_shuffle real repeat repeat_interleave reshape reshape_as resolve_conj resolve_neg roll rot90
     scatter select slice_scatter select_scatter split split_with_sizes squeeze stack swapaxes swapdims t take take_along_dim
-    tensor_split tile to transpose tril triu type type_as unbind unflatten unfold unsqueeze view view_as vsplit vstack where
+    tensor_split tile  transpose tril triu   unbind unflatten unfold unsqueeze view view_as vsplit vstack 
     __getitem__ __setitem__ pad zero_ fill_ chain_matmul block_diag nan_to_num positive resize meshgrid
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d
@@ -47,12 +49,41 @@ LAYER = """
     batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm native_layer_norm native_group_norm
     embedding embedding_bag
 """
-SECANT = """
-    tanh sigmoid elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink hardtanh relu6 hardswish
-    hardsigmoid logsigmoid threshold _threshold clamp clip clamp_min clamp_max abs absolute square pow __pow__ sqrt rsqrt exp exp2 expm1 log
-    log1p log2 log10 erf erfc sin cos tan sinh cosh asinh acosh atan arctan asin acos atanh sinc sign sgn heaviside round
-    floor ceil trunc fix frac reciprocal logit expit i0
+# Elementwise, with phi(0) = 0 from both sides (or no limit there, where the paper's secant is all there is).
+THROUGH_ZERO = """
+    tanh elu selu celu gelu silu mish softsign tanhshrink softshrink hardshrink hardswish abs absolute square sqrt
+    rsqrt expm1 log log1p log2 log10 erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh acosh arccosh
+    round trunc fix frac reciprocal logit pow __pow__
 """
+# The other activations, with what their further arguments make of their limits at 0.
+AT_ZERO: dict[str, Callable[..., Limits]] = {
+    "sigmoid expit hardsigmoid": lambda **_: (0.5, 0.5),
+    "softplus": lambda beta=1.0, threshold=20.0: (math.log(2) / beta,) * 2,
+    "logsigmoid": lambda: (-math.log(2),) * 2,
+    "exp exp2 cos cosh erfc sinc i0": lambda: (1.0, 1.0),
+    "acos arccos": lambda: (math.pi / 2,) * 2,
+    "sign sgn": lambda: (-1.0, 1.0),
+    "heaviside": lambda values: (0.0, 1.0),
+    "floor": lambda: (-1.0, 0.0),
+    "ceil": lambda: (0.0, 1.0),
+    "hardtanh": lambda min_val=-1.0, max_val=1.0: (min(max(0.0, min_val), max_val),) * 2,
+    "relu6": lambda: (0.0, 0.0),
+    "clamp clip": lambda min=None, max=None: _clamped(min, max),
+    "clamp_min": lambda min: _clamped(min, None),
+    "clamp_max": lambda max: _clamped(None, max),
+    "threshold _threshold": lambda threshold, value: (value,) * 2 if threshold > 0 else (value if threshold == 0 else 0.0, 0.0),
+}
+NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 sqrt rsqrt square abs absolute heaviside relu6".split()
+PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"
+COMPARISON = "gt ge lt le greater greater_equal less less_equal"
+CONVERSION = "float double half bfloat16 to type type_as"
+# Of the above: no negative input, no negative output.
+SIGN_PRESERVING = """
+    cat concat stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t contiguous clone expand
+    chunk narrow select index_select gather __getitem__ max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d dropout
+    dropout1d dropout2d dropout3d mean sum repeat
+""".split()
 LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 ADDED_PRODUCT = "addmm addmv addbmm baddbmm"
 PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum bilinear tensordot outer ger multi_dot vecdot"
@@ -63,10 +94,18 @@ NEUTRAL = """
     size dim ndim numel stride storage_offset is_contiguous is_floating_point is_complex element_size data_ptr detach
     requires_grad_ register_hook retain_grad backward item tolist numpy storage untyped_storage new_zeros new_ones new_full
     new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli is_same_size
-    eq ne lt le gt ge equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__ __bool__
+    eq ne equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__ __bool__
     is_nonzero one_hot dtype device shape requires_grad is_leaf grad_fn data grad layout is_cuda is_sparse is_quantized is_meta
     names _version _base itemsize nbytes get_device __repr__ __format__ __hash__ __contains__ multinomial
 """
+
+
+def _clamped(low: float | Tensor | None, high: float | Tensor | None) -> Limits:
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return 0.0, 0.0  # bounds that vary: the paper's secant
+    value = max(0.0, low or 0.0) if low is not None else 0.0
+    value = min(value, high) if high is not None else value
+    return value, value
 
 
 def _spellings(name: str) -> Iterator[Function]:
@@ -90,12 +129,11 @@ def _options(function: Function) -> list[str]:
 
 def _register(names: str, treatment: Treatment) -> None:
     for name in names.split():
+        kept = treatments.sign_preserving(treatment) if name in SIGN_PRESERVING else treatment
         for function in _spellings(name):
             options = _options(function)
             optional = "inplace" in options
-            TREATMENTS[function] = (
-                treatments.optionally_in_place(treatment, options.index("inplace")) if optional else treatment
-            )
+            TREATMENTS[function] = optionally_in_place(kept, options.index("inplace")) if optional else kept
         _register_in_place(name, treatment)
 
 
@@ -104,25 +142,39 @@ def _register_in_place(name: str, treatment: Treatment) -> None:
     if operator:  # has no other spelling, or the other spelling is this name without the i
         plain = getattr(Tensor, name.replace("__i", "__", 1), None) or getattr(Tensor, name)
         for function in _spellings(name):
-            TREATMENTS[function] = treatments.in_place(treatment, plain)
+            TREATMENTS[function] = in_place(treatment, plain)
     elif treatment is not treatments.neutral:
         out_of_place = next(_spellings(name), None)
         for function in _spellings(f"{name}_"):
             assert out_of_place is not None
-            TREATMENTS[function] = treatments.in_place(treatment, out_of_place)
+            TREATMENTS[function] = in_place(treatment, out_of_place)
 
 
-for _names, _treatment in (
-    (NEUTRAL, treatments.neutral),
-    (ORDINARY, treatments.ordinary),
-    (SUMMED, treatments.summed),
-    (LAYER, treatments.layer),
-    (SECANT, treatments.secant),
-    ("relu", treatments.relu),
-    (LINEAR, treatments.linear),
-    (ADDED_PRODUCT, treatments.added_product),
-    (PRODUCT, treatments.product),
-    (ELEMENTWISE_PRODUCT, treatments.elementwise_product),
-    (QUOTIENT, treatments.quotient),
-):
-    _register(_names, _treatment)
+def _fill() -> None:
+    for names, treatment in (
+        (NEUTRAL, treatments.neutral),
+        (ORDINARY, treatments.ordinary),
+        (SUMMED, treatments.summed),
+        (LAYER, treatments.layer),
+        ("relu", elementwise.relu),
+        ("where", elementwise.selected),
+        ("stack", treatments.stacked),
+        (COMPARISON, elementwise.compared),
+        (CONVERSION, elementwise.converted),
+        (LINEAR, treatments.linear),
+        (ADDED_PRODUCT, treatments.added_product),
+        (PRODUCT, treatments.product),
+        (ELEMENTWISE_PRODUCT, treatments.elementwise_product),
+        (QUOTIENT, treatments.quotient),
+    ):
+        _register(names, treatment)
+    through_zero = dict.fromkeys(THROUGH_ZERO.split(), lambda *_, **__: (0.0, 0.0))
+    others = {name: limits for names, limits in AT_ZERO.items() for name in names.split()}
+    for name, limits in (through_zero | others).items():
+        _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE))
+    elementwise.PIECEWISE_CONSTANT.update(
+        function for name in PIECEWISE_CONSTANT.split() for function in _spellings(name)
+    )
+
+
+_fill()

@@ -59,8 +59,15 @@ class Reward(nn.Module):
         rewards = self.per_output(values, targets)
         scalar = credit.entering(rewards.sum(), outputs, _divided(rewards, values), size=size)
         if hasattr(outputs, "_pre_activation"):  # outputs of exactly 0: the reward enters undivided where they were computed
-            z, rest = outputs._pre_activation, rewards.masked_fill(values != 0, 0.0)
-            scalar = scalar + credit.entering(torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size)
+            rest = rewards.masked_fill(values != 0, 0.0)
+            if outputs._pre_activation is not None:
+                z = outputs._pre_activation
+                return scalar + credit.entering(torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size)
+            if rest.any():
+                raise FeedpropError(
+                    f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they were "
+                    f"computed from; write the last ReLU without inplace"
+                )
         return scalar
 
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -210,8 +217,9 @@ class CorrectnessReward(_ClassReward):
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return r_o, shaped like `outputs`."""
         outputs = outputs.detach()
+        onehot = self.onehot(outputs, targets)
         correct = (outputs.argmax(1) == targets).unsqueeze(1)
-        return self.onehot(outputs, targets) * _signs(outputs) * correct
+        return onehot * _signs(outputs) * correct
 
 
 class MisclassificationReward(_ClassReward):

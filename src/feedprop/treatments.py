@@ -19,15 +19,23 @@ from feedprop import credit
 Function = Callable[..., Any]
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
+Limits = tuple[float, float]  # of an activation at 0: from below, from above
 
 
 class LinearRule(Protocol):
     """An LRP rule as the treatments see it."""
 
-    epsilon: float
+    damping: float
 
     def __call__(self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float) -> Tensor:
         """Return operation(inputs, weight, bias) with the rule's backward pass."""
+
+
+class ActivationRule(Protocol):
+    """How activations pass credit, as the treatments see it."""
+
+    def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: Limits | None) -> Tensor:
+        """Return activation(z), whose limits at 0 are `at_zero` if known, with its backward pass."""
 
 
 class Context(Protocol):
@@ -38,6 +46,9 @@ class Context(Protocol):
 
     @property
     def magnitude_floor(self) -> float: ...  # noqa: D102
+
+    @property
+    def activation(self) -> ActivationRule: ...  # noqa: D102
 
 
 Treatment = Callable[[Context, Function, Arguments, Keywords], Any]
@@ -123,7 +134,8 @@ class Operands:
         return output
 
 
-def _used(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Operands, Arguments, Keywords]:
+def used(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Operands, Arguments, Keywords]:
+    """Return the arguments of a call as they take part in it, and who does."""
     operands = Operands(context)
     args = tuple([operands.use(value) for value in args])
     if kwargs:
@@ -138,13 +150,40 @@ def neutral(context: Context, function: Function, args: Arguments, kwargs: Keywo
 
 def ordinary(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Pass credit by the ordinary backward: shapes, selections, and maps whose derivative is the secant."""
-    operands, args, kwargs = _used(context, args, kwargs)
+    operands, args, kwargs = used(context, args, kwargs)
     return operands.mark(function(*args, **kwargs))
+
+
+def sign_preserving(treatment: Treatment) -> Treatment:
+    """Return a treatment that also knows: from inputs of which none is negative comes no negative output."""
+
+    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        output = treatment(context, function, args, kwargs)
+        parts = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
+        parts = parts if isinstance(parts, (tuple, list)) else (parts,)
+        if all(hasattr(part, "_non_negative") for part in parts) and isinstance(output, Tensor):
+            output._non_negative = True  # type: ignore[attr-defined]  # spares some rules half of their work
+        return output
+
+    return treat
+
+
+def stacked(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Put outputs together, as the steps of a spiking network: a reward on an output of 0 still enters where that was made."""
+    output = ordinary(context, function, args, kwargs)
+    parts = args[0] if args else kwargs.get("tensors", ())
+    if parts and all(getattr(part, "_pre_activation", None) is not None for part in parts):
+        output._pre_activation = function([part._pre_activation for part in parts], *args[1:], **_without_tensors(kwargs))
+    return output
+
+
+def _without_tensors(kwargs: Keywords) -> Keywords:
+    return {name: value for name, value in kwargs.items() if name != "tensors"}
 
 
 def summed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Pass credit by the ordinary backward of a sum, damped at its output (LRP-0, LRP-epsilon)."""
-    operands, args, kwargs = _used(context, args, kwargs)
+    operands, args, kwargs = used(context, args, kwargs)
     output = function(*args, **kwargs)
     if operands.carriers == 0:
         return operands.mark(output)
@@ -153,7 +192,7 @@ def summed(context: Context, function: Function, args: Arguments, kwargs: Keywor
 
 def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Treat a normalisation or a lookup like `summed`; its output is an activation even where its input carries nothing."""
-    _, args, kwargs = _used(context, args, kwargs)
+    _, args, kwargs = used(context, args, kwargs)
     return _damped(context, function(*args, **kwargs))
 
 
@@ -184,30 +223,8 @@ def added_product(context: Context, function: Function, args: Arguments, kwargs:
 
 def _damped(context: Context, output: Any) -> Any:
     if isinstance(output, Tensor):
-        return credit.damped(output, context.rule.epsilon)
+        return credit.damped(output, context.rule.damping)
     return type(output)(_damped(context, item) if isinstance(item, Tensor) else item for item in output)
-
-
-def secant(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass the reward of an elementwise activation on unchanged: credit times phi(z) / z."""
-    z = args[0] if args else kwargs.get("input")
-    if not isinstance(z, Tensor) or not z.requires_grad or is_weight(z):
-        return ordinary(context, function, args, kwargs)
-    rest = args[1:]
-    named = {name: value for name, value in kwargs.items() if name != "input"}
-    output = credit.secant(lambda values: function(values, *rest, **named), z)
-    output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
-    return output
-
-
-def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Rectify: the secant of ReLU is its derivative."""
-    z = args[0] if args else kwargs["input"]
-    if not z.requires_grad or is_weight(z):
-        return ordinary(context, function, args, kwargs)
-    output = credit.damped_relu(z)
-    output._pre_activation = z  # type: ignore[attr-defined]
-    return output
 
 
 def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
@@ -215,7 +232,7 @@ def product(context: Context, function: Function, args: Arguments, kwargs: Keywo
 
     Achtibat et al. 2024 (AttnLRP), eq. 11. With `adds`, products are added up (matmul, einsum), so that the sum is damped.
     """
-    operands, args, kwargs = _used(context, args, kwargs)
+    operands, args, kwargs = used(context, args, kwargs)
     if operands.carriers > 1:
         share = 1 / operands.carriers
         args = tuple(_scaled(value, share) for value in args)
@@ -246,43 +263,3 @@ def quotient(context: Context, function: Function, args: Arguments, kwargs: Keyw
         carries = isinstance(numerator, Tensor) and numerator.requires_grad
         denominator = denominator.detach() if carries else denominator
     return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
-
-
-def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
-    """Treat the in-place spelling of a function as `treatment` treats the other one; the target keeps its identity."""
-
-    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-        target = args[0]
-        if torch.compiler.is_compiling():  # compiled, a copy costs little
-            return _written(context, target, (target.clone(), *args[1:]), kwargs)
-        if treatment is relu and target.requires_grad:
-            return credit.relu_in_place(target)
-        credit.prepare_write(target)
-        if treatment is ordinary:
-            _, args, kwargs = _used(context, args, kwargs)
-            return function(*args, **kwargs)
-        if treatment is summed and target._base is None:
-            _, args, kwargs = _used(context, args, kwargs)
-            return credit.damped_in_place(function(*args, **kwargs), context.rule.epsilon)
-        return _written(context, target, (target.clone(), *args[1:]), kwargs)
-
-    def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
-        return target.copy_(treatment(context, out_of_place, args, kwargs))
-
-    return treat
-
-
-def optionally_in_place(treatment: Treatment, position: int) -> Treatment:
-    """Treat a function that has an argument `inplace`, at `position`, both ways."""
-
-    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-        asked = kwargs.get("inplace", args[position] if len(args) > position else False)
-        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
-        if not asked:
-            return treatment(context, function, args[:position] + args[position + 1 :], kwargs)
-        if treatment is ordinary and not torch.compiler.is_compiling():
-            return in_place(treatment, function)(context, function, args, kwargs | {"inplace": True})
-        target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
-        return in_place(treatment, function)(context, function, (target, *rest), kwargs)
-
-    return treat

@@ -42,8 +42,9 @@ def test_a_run_writes_what_it_promises(run):
 def test_evaluate_gives_the_figures_of_training(command, run):
     answer = command("evaluate", run, "--json")
     found, stored = json.loads(answer.out), _results(run)
-    for key in ("accuracy", "reward", "f1", "confusion"):
+    for key in ("accuracy", "reward", "f1"):
         assert found[key] == pytest.approx(stored["test"][key])
+    assert found["confusion"] == stored["test"]["confusion"]
     assert found["near_zero"] == stored["near_zero"]
     validation = json.loads(command("evaluate", run, "--split", "validation", "--json").out)
     assert validation["accuracy"] == pytest.approx(stored["validation"]["accuracy"])
@@ -76,9 +77,9 @@ def test_the_stored_configuration_repeats_the_run(command, tmp_path, method):
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in ("first", "second"))
     for name, value in first.items():
         assert torch.equal(value, second[name])
-    config = (tmp_path / "first/config.yaml").read_text()
-    assert config == (tmp_path / "second/config.yaml").read_text()
-    assert "output" not in yaml.safe_load(config)
+    config, again = (yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("first", "second"))
+    assert config == again
+    assert "output" not in config
 
 
 def test_another_seed_is_another_run(command, tmp_path):
@@ -163,9 +164,8 @@ def test_lfp_makes_weights_sparser_than_backprop(command, tmp_path):
     ],
 )
 def test_a_choice_of_components_trains(command, tmp_path, words):
-    answer = command(*BLOBS[:-2], "--epochs", 1, "--output", "run", *words.split())
-    if "--data" in words:
-        answer = command("train", "--epochs", 1, "--output", "run", *words.split())
+    data = [] if "--data" in words else BLOBS[1:]
+    answer = command("train", *data, "--epochs", 1, "--output", "run", *words.split())
     assert answer.code == 0, answer.err
     assert (tmp_path / "run/report.html").is_file()
     assert command("evaluate", "run").code == 0
@@ -187,3 +187,38 @@ def test_help_is_readable(command):
     for noise in ("known subclasses", ".name", "CONFIG", "print_config", ".help"):
         assert noise not in answer.out
     assert "--checkpoint {best,last}" in command("evaluate", "--help").out
+
+
+def test_a_terminal_gets_a_live_bar(monkeypatch, capsys):
+    from feedprop.training.progress import Watch
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with Watch(epochs=3, name="reward") as watch:
+        assert watch.live
+        watch.start(2, steps=5)
+        watch.step(0.25, 0.5)
+        watch.step(None, None)
+    shown = capsys.readouterr().out
+    assert "epoch 2/3" in shown
+    assert "2/5" in shown
+    assert "reward +0.2500  accuracy 0.5000" in shown
+
+
+def test_elsewhere_there_is_one_line_per_epoch(command):
+    lines = command(*BLOBS, "--epochs", 2).out.splitlines()
+    assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert len(lines) == 6  # two before, two after
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys):
+    from feedprop import cli
+
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="accelerate")
+
+    monkeypatch.setattr(cli.importlib, "import_module", missing)
+    assert cli.main(["train"]) == 2
+    assert (
+        "the command needs accelerate, which is not installed; pip install 'feedprop[train]'" in capsys.readouterr().err
+    )

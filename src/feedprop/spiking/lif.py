@@ -10,7 +10,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from feedprop import credit
 from feedprop.errors import FeedpropError
-from feedprop.spiking.scan import Dynamics, Number, Scan
+from feedprop.spiking.dynamics import Dynamics, Number
+from feedprop.spiking.scan import Scan
 from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
 
 
@@ -62,7 +63,7 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
     D is stabilised already and q_t is the credit at I_t as it is: the linear layer that made I_t is not damped again.
     """
     currents, start = args
-    settings = kwargs | {"epsilon": context.rule.epsilon}
+    settings = kwargs | {"epsilon": context.rule.damping}
     currents, _ = credit.undamped(currents)
     if isinstance(settings["beta"], Tensor):
         settings["beta"] = used_weight(settings["beta"], context.magnitude_floor)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
+from feedprop.spiking.dynamics import Number
 from feedprop.spiking.lif import lif
-from feedprop.spiking.scan import Number
 from feedprop.spiking.synapse import leaky_sum
 
 RESETS = ("subtract", "zero", "refractory", "none")

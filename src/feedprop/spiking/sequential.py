@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import overload
 
+import torch
 from torch import Tensor, nn
 
 from feedprop import credit
@@ -53,7 +54,7 @@ class SpikingSequential(nn.Module):
         steps = self.steps if steps is None else steps
         parts = iter(state.parts if state is not None else ())
         ends: list[State] = []
-        values = inputs
+        values = channels_last(inputs, time=steps is None)
         for layer in self.layers:
             if isinstance(layer, TIMED):
                 values, end = layer(values, next(parts, State()), steps=steps)
@@ -110,3 +111,10 @@ def at_every_step(layer: nn.Module, values: Tensor) -> Tensor:
     outputs = layer(values.flatten(0, 1))
     behind, epsilon = credit.undamped(outputs)  # a neuron takes the current before its damping, also through this view
     return credit.damped(behind.view(steps, batch, *behind.shape[1:]), epsilon)
+
+
+def channels_last(values: Tensor, *, time: bool) -> Tensor:
+    """Lay images out as the processor's convolutions and poolings are fastest; values and shape stay as they are."""
+    if values.device.type != "cpu" or values.ndim != 4 + time or torch.compiler.is_compiling():
+        return values
+    return values.movedim(-3, -1).contiguous().movedim(-1, -3)

@@ -6,6 +6,7 @@ while an attached model runs with gradients enabled, and is the neuron's own oth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MethodType
 from typing import Any
 
@@ -15,40 +16,43 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from feedprop.errors import FeedpropError
+from feedprop.spiking.dynamics import Number
 from feedprop.spiking.lif import lif
-from feedprop.spiking.scan import Number
 from feedprop.spiking.synapse import leaky_sum
 from feedprop.treatments import Arguments, Context, Function, Keywords, register
 
 Outputs = tuple[Tensor, ...]
 
 
-def take_over(neuron: nn.Module) -> None:
-    """Let `neuron` pass credit while an attached model runs.
+def take_over(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Let the neurons among `modules` pass credit while an attached model runs; return those that did not already.
 
     Raises:
-        FeedpropError: this neuron, or a setting of it, is none that feedprop knows.
+        FeedpropError: a neuron, or a setting of it, is none that feedprop knows; no neuron is touched then.
     """
+    neurons = [module for module in modules if isinstance(module, snntorch.SpikingNeuron)]
+    new = [neuron for neuron in neurons if not isinstance(neuron.__dict__.get("forward"), _NeuronForward)]
+    for neuron in new:
+        _check(neuron)
+    for neuron in new:
+        neuron.forward = _NeuronForward(neuron)
+    return new
+
+
+def _check(neuron: Any) -> None:
+    name = type(neuron).__name__
     if type(neuron) not in STEPS:
         known = ", ".join(kind.__name__ for kind in STEPS)
-        raise FeedpropError(f"feedprop knows snnTorch's {known}, not {type(neuron).__name__}: use one of them")
+        raise FeedpropError(f"feedprop knows snnTorch's {known}, not {name}: use one of them")
     settings = {
         "inhibition": neuron.inhibition,
         "state_quant": neuron.state_quant,
         "learn_threshold": isinstance(neuron.threshold, nn.Parameter),
         "graded_spikes_factor": bool((torch.as_tensor(neuron.graded_spikes_factor) != 1).any()),
     }
-    for name, used in settings.items():
+    for setting, used in settings.items():
         if used:
-            raise FeedpropError(
-                f"no rule says how credit passes a {type(neuron).__name__} with {name}: leave that setting at its default"
-            )
-    neuron.forward = _NeuronForward(neuron)
-
-
-def release(neuron: nn.Module) -> None:
-    """Give `neuron` its own forward back."""
-    del neuron.forward
+            raise FeedpropError(f"no rule says how credit passes a {name} with {setting}: leave that at its default")
 
 
 class _NeuronForward:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from feedprop.spiking.scan import Number
+from feedprop.spiking.dynamics import Number
 from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from feedprop.errors import FeedpropError
@@ -76,7 +77,7 @@ def parse_train(argv: Sequence[str]) -> Config:
         if kind in stored and stored[kind].get("name", DEFAULT_NAMES[kind]) != name:
             stored[kind] = {"name": name}  # another component: the options of the stored one are not its own
     parser = _parser(names, method)
-    parsed = parser.parse_args(words, _base(parser, stored))
+    parsed = parser.parse_args([*_stored_words(stored), *words])
     return _config(parsed, names)
 
 
@@ -108,7 +109,7 @@ def _parser(names: Mapping[str, str], method: str) -> ArgumentParser:
     parser = OneSentenceParser(
         prog="feedprop train", description=DESCRIPTION, usage="feedprop train [options]", allow_abbrev=False
     )
-    parser.add_argument("--config", type=str, metavar="FILE", help="YAML file with any of these options")
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_class_arguments(Settings, None, skip={"overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the output folder")
     for kind, name in names.items():
@@ -118,13 +119,13 @@ def _parser(names: Mapping[str, str], method: str) -> ArgumentParser:
     return parser
 
 
-def _base(parser: ArgumentParser, stored: Mapping[str, Any]) -> Namespace | None:
-    """Return the stored configuration as the parser's own, or None if nothing is stored."""
+def _stored_words(stored: Mapping[str, Any]) -> list[str]:
+    """Return the stored configuration as the parser's own --config option."""
     known = {field.name for field in fields(Settings)} | {*KINDS}
     for key in stored:
         if key not in known:
             raise FeedpropError(f"the configuration file has an unknown key {key!r}{nearest(str(key), known)}")
-    return parser.parse_object(dict(stored)) if stored else None
+    return [f"--config={yaml.safe_dump(dict(stored))}"] if stored else []
 
 
 def _config(parsed: Namespace, names: Mapping[str, str]) -> Config:

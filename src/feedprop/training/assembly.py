@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +70,13 @@ def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def attach(config: Config, model: nn.Module) -> None:
-    """Put the LFP rule under the model if the method is LFP."""
-    if config.settings.method == "lfp":
-        rule: Any = config.component("rule").make()
+def attach(config: Config, model: nn.Module) -> list[str]:
+    """Put the LFP rule under the model if the method is LFP; return what the library remarks on."""
+    if config.settings.method != "lfp":
+        return []
+    rule: Any = config.component("rule").make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         feedprop.attach(model, rule, magnitude_floor=config.settings.magnitude_floor)
+    remarks = (" ".join(str(warning.message).split()) for warning in caught)
+    return [remark.replace("attach(model, magnitude_floor=...)", "--magnitude_floor") for remark in remarks]

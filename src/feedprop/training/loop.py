@@ -84,8 +84,8 @@ def _prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accel
         "validation": loader(parts.data.validation, **options),
         "test": loader(parts.data.test, **options),
     }
-    attach(config, parts.model)
     model, prepared, *batches = accelerator.prepare(parts.model, optimizer, *loaders.values())
+    notes = attach(config, parts.model)  # outside of what accelerate put around the forward, and gone before it
     steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
     schedule = make_schedule(
         config.component("scheduler"),
@@ -95,6 +95,8 @@ def _prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accel
         epochs=settings.epochs,
     )
     watch = Watch(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
+    for note in notes:
+        watch.say(f"note: {note}")
     parts.objective.module.to(accelerator.device)
     named = dict(zip(loaders, batches, strict=True))
     return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch)
@@ -102,16 +104,15 @@ def _prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accel
 
 def _epochs(run: Run) -> None:
     """Train all epochs; after each, write its checkpoint and metrics."""
-    best = (-1.0, 0.0)
+    best = -1.0
     log: SummaryWriter | None = None
     try:
         with run.watch:
             for epoch in range(1, run.config.settings.epochs + 1):
                 row, validation = _epoch(run, epoch)
-                reached = (validation.accuracy, run.parts.objective.sign * -validation.objective)
-                better = reached > best
+                better = validation.accuracy > best
                 if better:
-                    best, run.best_epoch = reached, epoch
+                    best, run.best_epoch = validation.accuracy, epoch
                 if run.main:
                     log = log or _open(run)
                     _write(run, row, log, better=better)
@@ -127,7 +128,7 @@ def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
     train = _pass(run, epoch)
     rate = run.optimizer.param_groups[0]["lr"]
     validation = _evaluate(run, "validation")
-    run.schedule.after_epoch(run.parts.objective.sign * validation.objective)
+    run.schedule.after_epoch(error=1 - validation.accuracy)
     row = {
         "epoch": epoch,
         "step": run.step,
@@ -226,7 +227,8 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
     test = _evaluate(run, "test")
-    feedprop.detach(run.parts.model) if run.config.settings.method == "lfp" else None
+    if run.config.settings.method == "lfp":
+        feedprop.detach(run.parts.model)
     if not run.main:
         return
     name = run.parts.objective.name

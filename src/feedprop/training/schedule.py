@@ -28,12 +28,12 @@ class Schedule:
         if self.scheduler is not None and self.interval == "step":
             self.scheduler.step()
 
-    def after_epoch(self, objective: float) -> None:
-        """Move a schedule that moves with the epochs; `objective` is the validation data's, to be minimised."""
+    def after_epoch(self, error: float) -> None:
+        """Move a schedule that moves with the epochs; `error` is the share of validation data that is misclassified."""
         if self.scheduler is None or self.interval != "epoch":
             return
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(objective)
+            self.scheduler.step(error)
         else:
             self.scheduler.step()
 

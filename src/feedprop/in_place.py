@@ -1,0 +1,56 @@
+"""Treatments of the in-place spellings of functions: the same credit, and the target keeps its identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.elementwise import relu
+from feedprop.treatments import Arguments, Context, Function, Keywords, Treatment, ordinary, summed, used
+
+
+def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
+    """Treat the in-place spelling of a function as `treatment` treats the other one; the target keeps its identity."""
+
+    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        target = args[0]
+        if torch.compiler.is_compiling():  # compiled, a copy costs little
+            return _written(context, target, (target.clone(), *args[1:]), kwargs)
+        if treatment is relu and target.requires_grad:
+            return credit.relu_in_place(target)
+        credit.prepare_write(target)
+        if treatment is ordinary:
+            _, args, kwargs = used(context, args, kwargs)
+            return function(*args, **kwargs)
+        if treatment is summed and target._base is None:
+            _, args, kwargs = used(context, args, kwargs)
+            return credit.damped_in_place(function(*args, **kwargs), context.rule.damping)
+        return _written(context, target, (target.clone(), *args[1:]), kwargs)
+
+    def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
+        result = treatment(context, out_of_place, args, kwargs)
+        target.copy_(result)
+        if hasattr(result, "_pre_activation"):
+            target._pre_activation = result._pre_activation  # type: ignore[attr-defined]
+        return target
+
+    return treat
+
+
+def optionally_in_place(treatment: Treatment, position: int) -> Treatment:
+    """Treat a function that has an argument `inplace`, at `position`, both ways."""
+
+    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        asked = kwargs.get("inplace", args[position] if len(args) > position else False)
+        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
+        if not asked:
+            return treatment(context, function, args[:position] + args[position + 1 :], kwargs)
+        if treatment is ordinary and not torch.compiler.is_compiling():
+            return in_place(treatment, function)(context, function, args, kwargs | {"inplace": True})
+        target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
+        return in_place(treatment, function)(context, function, (target, *rest), kwargs)
+
+    return treat

@@ -1,0 +1,58 @@
+"""How an activation phi passes credit: by a secant of phi in the place of its derivative."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.errors import non_negative
+
+
+class Secant:
+    """Credit passes an activation as c_z = c_x (phi(z) - m) / (z + sign(z) e): the slope of the line from (0, m) to (z, phi(z)).
+
+    The paper hands the reward on unchanged, which is m = 0 and e = 0 (Weber et al. 2023, section 3.1). That slope is unbounded
+    near z = 0 wherever phi(0) is not 0 (sigmoid, softplus, cosine) or phi jumps there (step, sign), and there the published
+    method hardly trains. So by default m is phi(0), treated like a bias, the middle of the jump if phi jumps; and
+    e = `epsilon` rms(z) if phi jumps, else 0, since the slope is bounded without. For ReLU, tanh, GELU, SiLU, ELU and all others
+    with phi(0) = 0 that changes nothing.
+
+    Args:
+        epsilon: >= 0, in units of the root mean square of the pre-activations of a layer and batch. Used for
+            activations that jump at 0, and with `offset=False` for all whose phi(0) is not 0.
+        offset: treat phi(0) as a bias; False is the paper's m = 0.
+    """
+
+    def __init__(self, *, epsilon: float = 0.1, offset: bool = True) -> None:
+        self.epsilon, self.offset = non_negative("epsilon", epsilon), bool(offset)
+
+    @classmethod
+    def published(cls) -> Secant:
+        """Return the paper's treatment: phi(z) / z, stabilised by the epsilon of the linear rule alone."""
+        return cls(epsilon=0.0, offset=False)
+
+    def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
+        """Return activation(z) with this backward pass.
+
+        Args:
+            activation: elementwise.
+            z: pre-activations, any shape.
+            at_zero: the limits of phi at 0 from below and above, if known; else they are computed.
+        """
+        below, above = credit.limits_at_zero(activation, z) if at_zero is None else at_zero
+        if below == above == 0 or (not self.offset and not self.epsilon):
+            return credit.secant(activation, z)
+        if not self.offset:
+            return credit.offset_secant(activation, z, middle=0.0, epsilon=self.epsilon)
+        jump = above - below
+        epsilon = self.epsilon if jump else 0.0
+        return credit.offset_secant(activation, z, middle=(below + above) / 2, jump=jump, epsilon=epsilon)
+
+    def __repr__(self) -> str:
+        return f"Secant(epsilon={self.epsilon!r}, offset={self.offset!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))

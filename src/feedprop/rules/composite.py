@@ -1,0 +1,135 @@
+"""Which module gets which rule; refuses to guess.
+
+Patterns are tried in this order, and the first match wins: names, position (first, last), types, default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from feedprop.errors import FeedpropError
+from feedprop.rules.linear import Epsilon, Rule
+
+Types = type[nn.Module] | tuple[type[nn.Module], ...]
+
+CONVOLUTIONS: Types = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+LINEAR_LAYERS: Types = (nn.Linear, nn.Bilinear, *CONVOLUTIONS)  # type: ignore[misc]
+
+
+class Composite:
+    """Says which rule each module of a model gets; wherever one module matches several patterns, the first counts.
+
+    Args:
+        default: for what no pattern matches, and for what runs outside any module.
+        by_type: module type, or tuple of types, to rule; subclasses match.
+        by_name: glob over module paths as in `named_modules()`, "features.*", to rule; a match holds for all inside it.
+        first: for the first linear or convolution layer, in the order of `named_modules()`.
+        last: for the last one.
+        allow_unmatched: do not refuse patterns that match nothing; for presets.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> print(Composite(first=Epsilon(0.1)).describe(model))
+    0  Linear  Epsilon(epsilon=0.1)  first
+    2  Linear  Epsilon(epsilon=0.0)  default
+    """
+
+    def __init__(
+        self,
+        default: Rule | None = None,
+        *,
+        by_type: Mapping[Types, Rule] | None = None,
+        by_name: Mapping[str, Rule] | None = None,
+        first: Rule | None = None,
+        last: Rule | None = None,
+        allow_unmatched: bool = False,
+    ) -> None:
+        self.default = Epsilon() if default is None else default
+        self.by_type, self.by_name = dict(by_type or {}), dict(by_name or {})
+        self.first, self.last = first, last
+        self.allow_unmatched = allow_unmatched
+        for rule in (self.default, first, last, *self.by_type.values(), *self.by_name.values()):
+            if rule is not None and not isinstance(rule, Rule):
+                raise TypeError(f"a composite takes rules such as feedprop.rules.Epsilon(), not {rule!r}")
+
+    def assign(self, model: nn.Module) -> dict[str, tuple[Rule, str]]:
+        """Return path -> (rule, the pattern that matched) for every module that holds parameters or matches a pattern.
+
+        Raises:
+            FeedpropError: a pattern matches nothing in `model`.
+        """
+        self._refuse_unmatched(model)
+        linear = _linear_layers(model)
+        every: dict[str, tuple[Rule, str]] = {}
+        found = {}
+        for path, module in model.named_modules():
+            own = self._match(path, module, linear)
+            parent = every.get(path.rpartition(".")[0])
+            every[path] = own or (parent if parent and path else None) or (self.default, "default")
+            if own or any(True for _ in module.parameters(recurse=False)):
+                found[path] = every[path]
+        return found
+
+    def _match(self, path: str, module: nn.Module, linear: list[str]) -> tuple[Rule, str] | None:
+        for glob, rule in self.by_name.items():
+            if path and _matches(path, glob):
+                return rule, repr(glob)
+        for position, index in (("first", 0), ("last", -1)):
+            at_position: Rule | None = getattr(self, position)
+            if at_position is not None and linear and path == linear[index]:
+                return at_position, position
+        for types, rule in self.by_type.items():
+            if isinstance(module, types):
+                return rule, _type_name(types)
+        return None
+
+    def _refuse_unmatched(self, model: nn.Module) -> None:
+        paths = [path for path, _ in model.named_modules() if path]
+        unmatched = [repr(glob) for glob in self.by_name if not any(_matches(path, glob) for path in paths)]
+        unmatched += [
+            _type_name(types) for types in self.by_type if not any(isinstance(module, types) for module in model.modules())
+        ]
+        if not _linear_layers(model):
+            unmatched += [position for position in ("first", "last") if getattr(self, position) is not None]
+        if unmatched and not self.allow_unmatched:
+            raise FeedpropError(
+                f"no module of this {type(model).__name__} matches {', '.join(unmatched)}; its modules are {', '.join(paths)}"
+            )
+
+    def describe(self, model: nn.Module) -> str:
+        """Return a table, one line a module: path, type, rule, and the pattern that chose it."""
+        modules = dict(model.named_modules())
+        rows = [
+            (path or "(model)", type(modules[path]).__name__, repr(rule), reason)
+            for path, (rule, reason) in self.assign(model).items()
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else []
+        return "\n".join(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+        )
+
+    def __repr__(self) -> str:
+        return f"Composite({', '.join(f'{name}={value!r}' for name, value in vars(self).items() if value)})"
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    return [path for path, module in model.named_modules() if isinstance(module, LINEAR_LAYERS)]
+
+
+def _matches(path: str, glob: str) -> bool:
+    """Whether a glob matches a module or one that it is part of."""
+    parts = path.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1))
+
+
+def _type_name(types: Types) -> str:
+    return " | ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))

@@ -1,0 +1,244 @@
+"""The maths of each rule of Layer-wise Relevance Propagation for a linear operation; knows no hooks and no models.
+
+A rule says how a linear operation z_j = sum_i a_i w_ij + b_j shares the reward r_j of its outputs among its inputs, and with it
+the feedback of each weight: sign(w_ij) times the reward that flowed through the connection. Names and meanings as in zennit.
+
+In the credit form (c = r / z) each rule computes z as usual, and beside it z' = sum_i a'_i w'_ij from its own inputs and
+weights; the credit c z / z' then goes the ordinary way back through z'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.errors import FeedpropError, non_negative
+from feedprop.treatments import Function, used_weights
+
+
+class Rule:
+    """A way to share the reward of a linear operation among its inputs and weights.
+
+    Args:
+        epsilon: stabiliser >= 0, added to the size of what a reward is divided by, in the unit of pre-activations.
+        update: "rule" gives weights the feedback of the rule; "epsilon" gives them that of LRP-0 while rewards travel by
+            the rule.
+    """
+
+    damping = 0.0  # the epsilon of sums, normalisations and pooling around the linear operations
+
+    def __init__(self, *, epsilon: float = 1e-6, update: str = "rule") -> None:
+        self.epsilon = non_negative("epsilon", epsilon)
+        if update not in ("rule", "epsilon"):
+            raise FeedpropError(f'update has to be "rule" or "epsilon", not {update!r}')
+        self.update = update
+
+    def __call__(
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+    ) -> Any:
+        """Return operation(inputs, weight, bias) with this rule's backward pass.
+
+        Args:
+            operation: linear in its first argument, and in weight and bias together.
+            inputs: any shape that `operation` takes.
+            weight: a parameter, or computed from parameters.
+            bias: likewise, or None.
+            floor: what |w| is at least in the feedback of a weight.
+        """
+        own = self.update == "rule"
+        with torch.set_grad_enabled(not own):
+            z = operation(inputs.detach(), *used_weights(weight, bias, floor))
+        part = _Part(operation, weight, bias, floor if own else None)
+        shares = self.shares(part, z.detach(), inputs)
+        return credit.substituted(z, *shares, epsilon=self.epsilon)
+
+    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+        """Return (factor, z') for each z' that the reward is shared by: it receives factor times the reward of z."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+
+class _Part:
+    """Computes z' from modified inputs and weights; the weights take the feedback of what flows through z'."""
+
+    def __init__(self, operation: Function, weight: Tensor, bias: Tensor | None, floor: float | None) -> None:
+        self.operation, self.weight, self.bias, self.floor = operation, weight, bias, floor
+
+    def __call__(self, inputs: Tensor, modify: Function, *, with_bias: bool = True) -> Tensor:
+        bias = self.bias if with_bias else None
+        used = self._modified(self.weight, modify)
+        output: Tensor = self.operation(inputs, used, None if bias is None else self._modified(bias, modify))
+        return output
+
+    def _modified(self, weight: Tensor, modify: Function) -> Tensor:
+        with torch.no_grad():
+            modified = modify(weight.detach())
+        if self.floor is None or not weight.requires_grad:
+            return modified
+        return credit.modified_weight(weight, modified, floor=self.floor)
+
+
+class Epsilon(Rule):
+    """LRP-epsilon: r_(i<-j) = a_i w_ij / (z_j + epsilon sign z_j) r_j (Bach et al. 2015, eq. 58; Weber et al. 2023, eq. 5).
+
+    Args:
+        epsilon: stabiliser >= 0, in the unit of pre-activations. With 0, the default, this is LRP-0, and the feedback of a
+            ReLU network is -|w| times the gradient. Credit divides by no sum, so that 0 is stable, and free; the published
+            implementation has 1e-6.
+    """
+
+    def __init__(self, epsilon: float = 0.0) -> None:
+        super().__init__(epsilon=epsilon)
+        self.damping = self.epsilon
+
+    def __call__(
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+    ) -> Any:
+        """Return operation(inputs, weight, bias): the ordinary backward, damped at the output."""
+        return credit.damped(operation(inputs, *used_weights(weight, bias, floor)), self.epsilon)
+
+    def __repr__(self) -> str:
+        return f"Epsilon(epsilon={self.epsilon!r})"
+
+
+class Gamma(Rule):
+    """LRP-gamma: what agrees in sign with z_j counts 1 + gamma times (Montavon et al. 2019, table 1).
+
+    z' = sum_i a_i (w_ij + gamma w_ij^+) for a_i, z_j > 0; in general every contribution a_i w_ij of the sign of z_j gets the
+    factor 1 + gamma (zennit's extension to inputs and outputs of any sign).
+
+    Args:
+        gamma: > 0; infinity would be ZPlus.
+        epsilon: see `Rule`.
+        update: see `Rule`.
+    """
+
+    def __init__(self, gamma: float = 0.25, *, epsilon: float = 1e-6, update: str = "rule") -> None:
+        super().__init__(epsilon=epsilon, update=update)
+        self.gamma = non_negative("gamma", gamma)
+
+    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+        """Return the shares of positive and of negative pre-activations."""
+
+        def more_positive(w: Tensor) -> Tensor:
+            return w + self.gamma * w.clamp(min=0)
+
+        def more_negative(w: Tensor) -> Tensor:
+            return w + self.gamma * w.clamp(max=0)
+
+        up, down = _both_signs(part, inputs, more_positive, more_negative)
+        return [((z > 0).to(z.dtype), up), ((z < 0).to(z.dtype), down)]
+
+
+class AlphaBeta(Rule):
+    """LRP-alpha-beta: alpha times the share of the positive contributions minus beta times that of the negative ones.
+
+    r_(i<-j) = (alpha (a_i w_ij)^+ / z_j^+ - beta (a_i w_ij)^- / z_j^-) r_j (Bach et al. 2015, eq. 60).
+
+    Args:
+        alpha: alpha - beta has to be 1, so that reward is conserved.
+        beta: >= 0.
+        epsilon: see `Rule`.
+        update: see `Rule`.
+    """
+
+    def __init__(
+        self, alpha: float = 2.0, beta: float = 1.0, *, epsilon: float = 1e-6, update: str = "rule"
+    ) -> None:
+        super().__init__(epsilon=epsilon, update=update)
+        self.alpha, self.beta = non_negative("alpha", alpha), non_negative("beta", beta)
+        if abs(self.alpha - self.beta - 1) > 1e-9:
+            raise FeedpropError(f"alpha - beta has to be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}")
+
+    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+        """Return the shares of positive and of negative contributions."""
+        if self.beta == 0:
+            return [(self.alpha, _one_sign(part, inputs, _positive, _negative))]
+        up, down = _both_signs(part, inputs, _positive, _negative)
+        return [(self.alpha, up), (-self.beta, down)]
+
+
+class ZPlus(Rule):
+    """LRP-z+: positive contributions only, alpha-beta with alpha = 1 and beta = 0 (Montavon et al. 2017, eq. 19)."""
+
+    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+        """Return the share of the positive contributions."""
+        return [(1.0, _one_sign(part, inputs, _positive, _negative))]
+
+
+def _positive(w: Tensor) -> Tensor:
+    return w.clamp(min=0)
+
+
+def _negative(w: Tensor) -> Tensor:
+    return w.clamp(max=0)
+
+
+def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
+    """z' from positive inputs with one modification of the weights, and negative inputs with the other."""
+    if credit.known_non_negative(inputs):
+        return part(inputs, on_positive)
+    return part(inputs.clamp(min=0), on_positive) + part(inputs.clamp(max=0), on_negative, with_bias=False)
+
+
+def _both_signs(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> tuple[Tensor, Tensor]:
+    """The same, and the other way round."""
+    return _one_sign(part, inputs, on_positive, on_negative), _one_sign(part, inputs, on_negative, on_positive)
+
+
+class _FirstLayer(Rule):
+    """A rule whose shares do not depend on the inputs, so that no credit can express them beyond the first layer."""
+
+    def __call__(
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+    ) -> Any:
+        """Return operation(inputs, weight, bias); the inputs receive reward / input."""
+        if credit.follows_weights(inputs):
+            raise FeedpropError(
+                f"{type(self).__name__} shares rewards regardless of the inputs, which is defined for first layers only; "
+                f"give it to the first layer, Composite(default, first={type(self).__name__}())"
+            )
+        return super().__call__(operation, inputs, weight, bias, floor=floor)
+
+    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+        """Return the only share; the inputs count as 1."""
+        return [(1.0, part(credit.as_ones(inputs), self.importance, with_bias=self.counts_bias))]
+
+    counts_bias = True
+
+    @staticmethod
+    def importance(w: Tensor) -> Tensor:
+        """Return what a weight counts."""
+        raise NotImplementedError
+
+
+class WSquare(_FirstLayer):
+    """LRP-w^2: r_(i<-j) = w_ij^2 / sum_i w_ij^2 r_j, first layers only (Montavon et al. 2017, eq. 12)."""
+
+    @staticmethod
+    def importance(w: Tensor) -> Tensor:
+        """Return w^2."""
+        return w.square()
+
+
+class Flat(_FirstLayer):
+    """LRP-flat: r_(i<-j) = r_j / (number of inputs), first layers only (Lapuschkin et al. 2019)."""
+
+    counts_bias = False
+
+    @staticmethod
+    def importance(w: Tensor) -> Tensor:
+        """Return 1."""
+        return torch.ones_like(w)

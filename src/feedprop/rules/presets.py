@@ -1,0 +1,48 @@
+"""Ready composites: functions that return a Composite, each with where it comes from. Names as in zennit."""
+
+from __future__ import annotations
+
+from feedprop.rules.composite import CONVOLUTIONS, Composite
+from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
+
+
+def published() -> Composite:
+    """Return LRP-epsilon everywhere, epsilon = 1e-6 (Weber et al. 2023, section 4.1)."""
+    return Composite(Epsilon(1e-6))
+
+
+def epsilon_plus(epsilon: float = 1e-6) -> Composite:
+    """Return ZPlus for convolutions, Epsilon for the rest (Lapuschkin et al. 2017; zennit's EpsilonPlus)."""
+    return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: ZPlus()}, allow_unmatched=True)
+
+
+def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
+    """Return epsilon_plus with Flat in the first layer (Kohlbrenner et al. 2020; zennit's EpsilonPlusFlat)."""
+    return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: ZPlus()}, first=Flat(), allow_unmatched=True)
+
+
+def epsilon_gamma(epsilon: float = 1e-6, gamma: float = 0.25) -> Composite:
+    """Return Gamma for convolutions, Epsilon for the rest (Montavon et al. 2019, section 10.3, without its lowest layers)."""
+    return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: Gamma(gamma)}, allow_unmatched=True)
+
+
+def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Composite:
+    """Return AlphaBeta(2, 1) for convolutions, Epsilon for the rest (zennit's EpsilonAlpha2Beta1)."""
+    return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: AlphaBeta(2.0, 1.0)}, allow_unmatched=True)
+
+
+def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Composite:
+    """Return epsilon_alpha2_beta1 with Flat in the first layer (Lapuschkin et al. 2019; zennit's EpsilonAlpha2Beta1Flat)."""
+    return Composite(
+        Epsilon(epsilon), by_type={CONVOLUTIONS: AlphaBeta(2.0, 1.0)}, first=Flat(), allow_unmatched=True
+    )
+
+
+def gamma_everywhere(gamma: float = 0.25) -> Composite:
+    """Return Gamma for every linear operation."""
+    return Composite(Gamma(gamma))
+
+
+def deep_taylor() -> Composite:
+    """Return ZPlus everywhere and WSquare in the first layer (Montavon et al. 2017, deep Taylor decomposition)."""
+    return Composite(ZPlus(), first=WSquare())

@@ -1,0 +1,106 @@
+"""The reward of spiking neurons, backwards in time; the formulas stand in `feedprop.spiking.scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from feedprop.spiking.dynamics import Dynamics, Number, subtract
+
+
+class Backwards:
+    """One pass backwards in time; the work is done in place, in as few passes over a step as there are terms."""
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        beta: Number,
+        spikes: Sequence[Tensor],
+        before: Sequence[Tensor],
+        start: Tensor | None,
+        at_beta: Tensor | None,
+    ) -> None:
+        self.dynamics, self.beta, self.start, self.at_beta = dynamics, beta, start, at_beta
+        self.spikes, self.before = spikes, before
+        self.credit: Tensor | None = None  # q_(t+1)
+        self.left: Tensor | None = None  # 0 where the reset at t+1 cut u_t off
+        self.denominator, self.scratch = (torch.empty_like(before[0]) for _ in range(2))
+
+    def run(self, at_spikes: Sequence[Tensor | None], at_membranes: Sequence[Tensor | None], *, out: Tensor) -> None:
+        """Write the credit at the currents to `out`: (T, B, ...), or (B, ...) if they are the same at all steps."""
+        steps, constant = len(self.before), self.dynamics.steps is not None
+        rows = [torch.empty_like(self.denominator) for _ in range(2)] if constant else out.unbind(0)
+        for t in reversed(range(steps)):
+            reward = rows[t % len(rows)]
+            self._reward(t, at_spikes[t], at_membranes[t], out=reward)
+            self._share(t, reward, silent_too=at_membranes[t] is not None)
+            if constant and t == steps - 1:
+                out.copy_(reward)
+            elif constant:
+                out.add_(reward)
+
+    def _membrane(self, t: int) -> Tensor | None:
+        if t < 0:
+            return self.start
+        return self.before[t] * (1 - self.spikes[t]) if self.dynamics.empties_at_once else self.before[t]
+
+    def carried(self) -> Tensor:
+        """beta q_(t+1), the credit at u_t."""
+        assert self.credit is not None
+        carried = self.credit * self.beta
+        return carried if self.left is None else carried.mul_(self.left)
+
+    def _reward(self, t: int, at_spike: Tensor | None, at_membrane: Tensor | None, *, out: Tensor) -> None:
+        """R_t."""
+        membrane = self._membrane(t)
+        assert membrane is not None
+        if at_spike is not None:
+            torch.mul(self.spikes[t], at_spike, out=out)
+        else:
+            out.zero_()
+        if at_membrane is not None:
+            out.addcmul_(membrane, at_membrane)
+        if self.credit is None:
+            return
+        if isinstance(self.beta, Tensor) or self.left is not None:
+            out.addcmul_(membrane, self.carried())
+        else:
+            out.addcmul_(membrane, self.credit, value=self.beta)
+
+    def _fired(self, t: int) -> Tensor | None:
+        """Which neurons begin step t with a reset."""
+        last = self._membrane(t - 1)
+        if last is None or not self.dynamics.fires:
+            return None
+        return self.spikes[t - 1] if t > 0 and self.dynamics.reset_delay else self.dynamics.fired(last)
+
+    def _share(self, t: int, reward: Tensor, *, silent_too: bool) -> None:
+        """q_t = R_t / (D_t + epsilon), in the place of R_t."""
+        kept, fired, dynamics = self._membrane(t - 1), self._fired(t), self.dynamics
+        self.left = 1 - fired if fired is not None and dynamics.reset in ("zero", "refractory") else None
+        if kept is None:
+            torch.abs(self.before[t], out=self.denominator)
+        else:
+            if self.left is not None and dynamics.reset == "zero":
+                kept = kept * self.left
+            torch.sub(self.before[t], kept, out=self.denominator)
+            if fired is not None and dynamics.reset == "subtract":
+                subtract(self.denominator, fired, dynamics.threshold, sign=-1.0)
+            torch.abs(kept, out=self.scratch)
+            self.denominator.abs_().add_(self.scratch)
+        self._divide(reward, silent_too=silent_too)
+        if self.left is not None and dynamics.reset == "refractory":
+            reward.mul_(self.left)
+        if self.at_beta is not None and kept is not None:
+            self.at_beta += (kept * reward).sum_to_size(self.at_beta.shape)
+        self.credit = reward
+
+    def _divide(self, reward: Tensor, *, silent_too: bool) -> None:
+        epsilon = self.dynamics.epsilon
+        empty = self.denominator == 0 if silent_too and not epsilon else None
+        # a reward of 0 on a denominator of 0 stays 0; tiny changes no other denominator
+        reward.div_(self.denominator.add_(epsilon or torch.finfo(reward.dtype).tiny))
+        if empty is not None:
+            reward.masked_fill_(empty, 0.0)

@@ -1,0 +1,59 @@
+"""Spiking networks of the literature, as builders: images (B, C, H, W) shown as a constant current at each step."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+from feedprop.spiking.neuron import LIF
+from feedprop.spiking.sequential import SpikingSequential
+
+
+def lif_mlp(
+    sizes: tuple[int, ...] = (784, 1000, 10), *, steps: int | None = 15, beta: float = 0.9, reset_delay: bool = True
+) -> SpikingSequential:
+    """Return linear layers, each followed by LIF neurons (Weber et al. 2023: 784-1000-10, 15 steps).
+
+    Args:
+        sizes: inputs, hidden neurons, outputs.
+        steps: how often an image is shown; None if inputs have time already, (T, B, ...).
+        beta: decay of the membrane per step.
+        reset_delay: see LIF.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inner, outer in pairwise(sizes):
+        layers += [nn.Linear(inner, outer), LIF(beta, reset_delay=reset_delay)]
+    return SpikingSequential(*layers, steps=steps)
+
+
+def lif_cnn(
+    classes: int = 10, *, channels: int = 1, size: int = 28, steps: int | None = 15, beta: float = 0.9
+) -> SpikingSequential:
+    """Return conv 12 - LIF - pool - conv 64 - LIF - pool - linear - LIF with kernels of 5 (snnTorch's tutorial network)."""
+    left = ((size - 4) // 2 - 4) // 2
+    return SpikingSequential(
+        *(nn.Conv2d(channels, 12, 5), LIF(beta), nn.MaxPool2d(2)),
+        *(nn.Conv2d(12, 64, 5), LIF(beta), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64 * left * left, classes), LIF(beta)),
+        steps=steps,
+    )
+
+
+def lif_cnn5(
+    classes: int = 10, *, channels: int = 3, size: int = 32, steps: int | None = 25, beta: float = 0.9
+) -> SpikingSequential:
+    """Return five 3x3 convolutions of 30, 150, 250, 200 and 100 channels and a linear layer, without biases.
+
+    LIF neurons after each, maximum pooling after the first four (Weber et al. 2023: CIFAR-10, 25 steps).
+    """
+    layers: list[nn.Module] = []
+    for inner, outer, padding in ((channels, 30, 2), (30, 150, 1), (150, 250, 1), (250, 200, 2), (200, 100, 2)):
+        layers += [nn.Conv2d(inner, outer, 3, padding=padding, bias=False), LIF(beta)]
+        size += 2 * padding - 2
+        if outer != 100:
+            layers.append(nn.MaxPool2d(2))
+            size //= 2
+    return SpikingSequential(
+        *layers, nn.Flatten(), nn.Linear(100 * size * size, classes, bias=False), LIF(beta), steps=steps
+    )

@@ -1,0 +1,290 @@
+"""Putting rules under a model and taking them away again leaves nothing behind."""
+
+import copy
+import inspect
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import feedprop
+from feedprop import FeedpropError, UnknownOperationError, attach, attached, detach, rewards, rules
+from feedprop.treatments import TREATMENTS
+from propagation import CLOSE, Call, Residual, feedback_of, propagate, randomised
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def _network() -> nn.Sequential:
+    block = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(inplace=True))
+    tail = (nn.Dropout(0.2, inplace=True), nn.Flatten(), nn.Linear(48, 4))
+    return randomised(nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(inplace=True), Residual(block), *tail))
+
+
+def _everything(model: nn.Module) -> dict:
+    """All that can be found on a model, by identity where identity counts."""
+    return {
+        path: {
+            key: dict(value) if isinstance(value, dict) else value
+            for key, value in module.__dict__.items()
+        } | {"class": type(module)}
+        for path, module in model.named_modules()
+    }  # fmt: skip
+
+
+def _train_once(model: nn.Module) -> None:
+    rewards.SoftmaxReward()(model(torch.randn(5, 1, 4, 4)), torch.randint(4, (5,))).backward()
+
+
+def _train_and_fail(model: nn.Module) -> None:
+    _train_once(model)
+    raise ZeroDivisionError
+
+
+def test_detach_restores_everything() -> None:
+    model = _network().eval()
+    model[2].train()
+    before, state = _everything(model), copy.deepcopy(model.state_dict())
+    assert attach(model, rules.Epsilon(0.1), unknown="gradient", magnitude_floor=0.1) is model
+    rewards.SoftmaxReward()(model.eval()(torch.randn(5, 1, 4, 4)), torch.randint(4, (5,))).backward()
+    model[2].train()
+    assert detach(model) is model
+    assert _everything(model) == before
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert "forward" not in model.__dict__
+
+
+def test_attached_restores_after_an_exception() -> None:
+    model = _network()
+    before = _everything(model)
+    with pytest.raises(ZeroDivisionError), attached(model):
+        _train_and_fail(model)
+    with pytest.raises(RuntimeError), attached(model):
+        model(torch.randn(5, 2, 4, 4))
+    assert _everything(model) == before
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_gradients_are_ordinary_again_afterwards() -> None:
+    model = _network().eval()
+    plain, inputs, targets = copy.deepcopy(model), torch.randn(5, 1, 4, 4), torch.randint(4, (5,))
+    with attached(model):
+        rewards.SoftmaxReward()(model(inputs), targets).backward()
+    model.zero_grad()
+    for one in (model, plain):
+        F.cross_entropy(one(inputs), targets).backward()
+    torch.testing.assert_close(feedback_of(model), feedback_of(plain), **CLOSE)
+
+
+def test_an_instance_forward_comes_back() -> None:
+    model = nn.Linear(3, 2)
+    own = lambda x: F.linear(x, model.weight)  # noqa: E731
+    model.forward = own
+    with attached(model):
+        assert model.forward is not own
+        torch.testing.assert_close(model(torch.ones(1, 3)), own(torch.ones(1, 3)))
+    assert model.forward is own
+
+
+def test_hooks_stay_and_run() -> None:
+    model, calls = _network(), []
+    handle = model[0].register_forward_hook(lambda *_: calls.append("hook"))
+    model.register_full_backward_hook(lambda *_: calls.append("backward"))
+    with attached(model):
+        _train_once(model)
+    assert calls == ["hook", "backward"]
+    handle.remove()
+
+
+def test_state_dict_is_the_same_attached() -> None:
+    model = _network()
+    keys = list(model.state_dict())
+    with attached(model):
+        assert list(model.state_dict()) == keys
+        model.load_state_dict(copy.deepcopy(model.state_dict()))
+        assert [m.training for m in model.modules()] == [True] * len(list(model.modules()))
+        assert model.eval().training is False
+    assert model.training is False
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "torch.save": lambda model: _saved(model),
+}
+
+
+def _saved(model: nn.Module) -> nn.Module:
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_are_attached_and_independent(name: str) -> None:
+    model = attach(_network().eval(), rules.Epsilon(0.1))
+    inputs, given = torch.randn(5, 1, 4, 4), torch.randn(5, 4)
+
+    def run(one: nn.Module) -> dict[str, Tensor]:
+        one.zero_grad()
+        rewards.GivenReward()(one(inputs), given).backward()
+        return {key: f.clone() for key, f in feedback_of(one).items()}
+
+    expected = run(model)
+    other = COPIES[name](model)
+    torch.testing.assert_close(run(other), expected, **CLOSE)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    model.zero_grad()
+    torch.testing.assert_close(run(other), expected, **CLOSE)
+    assert not feedback_of(model)
+    detach(model)
+    torch.testing.assert_close(run(other), expected, **CLOSE)
+    detach(other)
+    assert "forward" not in other.__dict__
+
+
+def test_signature_and_name_of_forward_are_kept() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor, *, scale: float = 2.0) -> Tensor:
+            return x * scale
+
+    model = Named()
+    before = inspect.signature(model.forward)
+    with attached(model):
+        assert inspect.signature(model.forward) == before
+        assert model(torch.ones(1), scale=3.0) == 3
+
+
+def test_with_gradients_off_nothing_is_intercepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = attach(_network().eval())
+    inputs = torch.randn(2, 1, 4, 4)
+    expected = model(inputs).detach()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("intercepted")
+
+    monkeypatch.setattr(feedprop.attach.__globals__["Propagation"], "__torch_function__", refuse)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            torch.testing.assert_close(model(inputs), expected)
+    with pytest.raises(AssertionError, match="intercepted"):
+        model(inputs)
+
+
+def test_no_grad_inside_an_attached_forward() -> None:
+    layer = nn.Linear(3, 3)
+
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                mask = (torch.special.bessel_j0(self.layer(x)) > 0).to(x.dtype)
+            return self.layer(x) * mask
+
+    assert propagate(Partly(), torch.randn(2, 3), torch.randn(2, 3)).feedback
+
+
+def test_an_attached_model_inside_an_attached_model() -> None:
+    inner, reference = randomised(nn.Sequential(nn.Linear(4, 4), nn.Tanh())), None
+    outer = nn.Sequential(randomised(nn.Linear(4, 4)), inner, randomised(nn.Linear(4, 2)))
+    reference = copy.deepcopy(outer)
+    inputs, given = torch.randn(3, 4), torch.randn(3, 2)
+    expected = propagate(reference, inputs, given, rules.Epsilon(0.1))
+    with attached(inner, rules.Epsilon(0.1)):
+        found = propagate(outer, inputs, given, rules.Epsilon(0.1))
+    torch.testing.assert_close(found.feedback, expected.feedback, **CLOSE)
+    with attached(inner, rules.Epsilon(5.0)):  # the inner model has its own rule
+        other = propagate(outer, inputs, given, rules.Epsilon(0.1))
+    assert not torch.allclose(other.feedback["0.weight"], expected.feedback["0.weight"])
+    torch.testing.assert_close(other.feedback["2.weight"], expected.feedback["2.weight"], **CLOSE)
+
+
+class Unusual(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_unknown_function_is_named_with_its_module_and_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), Unusual()))
+    monkeypatch.setattr(torch.special, "bessel_j0", torch.special.i1)  # bessel_j0 has no derivative; stands for any
+    function = torch.special.i1
+    monkeypatch.delitem(TREATMENTS, function, raising=False)
+    with attached(model), pytest.raises(UnknownOperationError) as caught:
+        model(torch.randn(1, 2))
+    text = str(caught.value)
+    assert "torch.special.i1" in text or "special_i1" in text
+    assert "'1.1' (Unusual)" in text
+    line = text[text.index("feedprop.rules.register") :].split(" if ")[0]
+    try:
+        exec(line, {"feedprop": feedprop, "torch": torch})  # as a user would paste it
+        inputs, given = torch.randn(1, 2), torch.randn(1, 2)
+        found = propagate(model, inputs, given)
+    finally:
+        TREATMENTS.pop(function, None)
+    z = F.relu(model[0](inputs)).detach()
+    assert found.output.equal(function(z))
+    assert (found.feedback["0.weight"] != 0).any()
+
+
+def test_unknown_gradient_takes_the_gradient() -> None:
+    x = torch.randn(3, requires_grad=True)
+    with attached(Call(lambda x: torch.special.i1(x * 1.0)), unknown="gradient") as model:
+        model(x).sum().backward()
+    (expected,) = torch.autograd.grad(torch.special.i1(x).sum(), x)
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_register_is_a_decorator_too() -> None:
+    function = torch.special.i1e
+    try:
+
+        @rules.register(function)
+        def halved(context, function, args, kwargs):
+            return rules.ordinary(context, function, args, kwargs)
+
+        assert TREATMENTS[function] is halved
+    finally:
+        TREATMENTS.pop(function, None)
+    with pytest.raises(TypeError, match="torch function"):
+        rules.register("i0")
+
+
+def test_wrong_use_is_answered_with_a_sentence() -> None:
+    model = attach(nn.Linear(2, 2))
+    with pytest.raises(FeedpropError, match="attached already"):
+        attach(model)
+    model.forward = lambda x: x
+    with pytest.raises(FeedpropError, match="forward replaced"):
+        detach(model)
+    with pytest.raises(FeedpropError, match="not attached"):
+        detach(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"torch.nn.Module, not function"):
+        attach(lambda x: x)
+    with pytest.raises(TypeError, match="a rule"):
+        attach(nn.Linear(2, 2), "epsilon")
+    with pytest.raises(FeedpropError, match='"error" or "gradient"'):
+        attach(nn.Linear(2, 2), unknown="ignore")
+    for wrong in (-1.0, float("nan"), float("inf"), "much"):
+        with pytest.raises(FeedpropError, match="magnitude_floor"):
+            attach(nn.Linear(2, 2), magnitude_floor=wrong)
+        with pytest.raises(FeedpropError, match="epsilon"):
+            rules.Epsilon(wrong)
+
+
+def test_parameters_that_cannot_move_are_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.warns(UserWarning, match=r"1 parameters are 0 .*1\.bias"):
+        attach(model)
+    detach(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach(model, magnitude_floor=0.01)

@@ -1,0 +1,72 @@
+"""The named models have the published layers, whatever the shape of the data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from feedprop.errors import FeedpropError
+from feedprop.training.evaluation import near_zero_share
+from feedprop.training.models import MLP, VGG, LeNet, check_fit
+
+
+def _shapes(model):
+    return [tuple(weight.shape) for weight in model.parameters() if weight.ndim > 1]
+
+
+def test_lenet():
+    model = LeNet((1, 28, 28), 10)
+    assert _shapes(model) == [(16, 1, 5, 5), (16, 16, 5, 5), (120, 256), (84, 120), (10, 84)]
+    assert [layer.p for layer in model if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
+
+
+def test_vgg():
+    model = VGG((3, 32, 32), 10)
+    widths = [shape[0] for shape in _shapes(model)]
+    assert widths == [32, 64, 128, 128, 256, 256, 1024, 512, 10]
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in VGG((3, 32, 32), 10, batch_norm=True)) == 6
+
+
+def test_mlp():
+    model = MLP((2,), 3, hidden=(32, 16), activation="torch.nn.Tanh")
+    assert _shapes(model) == [(32, 2), (16, 32), (3, 16)]
+    assert sum(isinstance(layer, nn.Tanh) for layer in model) == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 17, 40), (1, 16, 16)])
+@pytest.mark.parametrize("make", [MLP, LeNet, VGG])
+def test_any_image_that_is_large_enough_fits(make, shape):
+    outputs = check_fit(make(shape, 7), torch.randn(2, *shape), classes=7, name="model")
+    assert outputs.shape == (2, 7)
+
+
+def test_the_check_leaves_no_trace():
+    model, inputs = VGG((3, 8, 8), 2, batch_norm=True), torch.randn(2, 3, 8, 8)
+    before = torch.get_rng_state()
+    check_fit(model, inputs, classes=2, name="model")
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(int(layer.num_batches_tracked) == 0 for layer in model if isinstance(layer, nn.BatchNorm2d))
+
+
+def test_lazy_layers_take_their_size_from_the_data():
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+    check_fit(model, torch.randn(2, 3, 5), classes=4, name="lazy")
+    assert model[1].weight.shape == (4, 15)
+
+
+def test_errors_of_the_package_pass_unchanged():
+    class Refusing(nn.Module):
+        def forward(self, inputs):
+            raise FeedpropError("mend this")
+
+    with pytest.raises(FeedpropError, match=r"^mend this$"):
+        check_fit(Refusing(), torch.zeros(2, 2), classes=2, name="refusing")
+
+
+def test_share_of_near_zero_weights_by_hand():
+    model = nn.Linear(4, 1)
+    model.weight.data = torch.tensor([[4.0, 0.9, -0.9, -1.0]])  # a quarter of the largest is 1
+    assert near_zero_share(model) == 0.5
+    assert near_zero_share(nn.ReLU()) == 0.0
