@@ -32,8 +32,8 @@ for _shape, _names in (
 ):
     SHAPES |= dict.fromkeys(_names.split(), _shape)
 
-POSITIVE = ["log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "acosh"]
-FRACTION = ["acos", "asin", "atanh", "logit"]
+POSITIVE = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "acosh", "arccosh"}
+FRACTION = {"acos", "arccos", "asin", "arcsin", "atanh", "arctanh", "logit"}
 
 
 def domain(name: str, x: Tensor) -> Tensor:
@@ -41,6 +41,10 @@ def domain(name: str, x: Tensor) -> Tensor:
     if name in POSITIVE:
         return x.abs() + 1.1
     return x.tanh().mul(0.8).add(1).div(2) if name in FRACTION else x
+
+
+def _each(names: str, value: Any) -> dict[str, Any]:
+    return dict.fromkeys(names.split(), value)
 
 
 def _lowered(x: Tensor) -> Tensor:
@@ -51,80 +55,34 @@ INDEX = torch.tensor([1, 0])
 GRID = torch.linspace(-0.9, 0.9, 18, dtype=torch.float64).view(1, 3, 3, 2).expand(2, 3, 3, 2)
 
 ORDINARY: dict[str, Any] = {
-    **dict.fromkeys(
-        [
-            "adjoint",
-            "clone",
-            "contiguous",
-            "cpu",
-            "double",
-            "flatten",
-            "H",
-            "mH",
-            "mT",
-            "T",
-            "positive",
-            "ravel",
-            "resolve_conj",
-            "resolve_neg",
-            "real",
-            "squeeze",
-            "t",
-            "neg",
-            "negative",
-            "fliplr",
-            "flipud",
-            "atleast_1d",
-            "atleast_2d",
-            "atleast_3d",
-            "diag",
-            "nan_to_num",
-            "sort",
-            "msort",
-            "median",
-            "aminmax",
-            "leaky_relu",
-            "rrelu",
-            "std",
-            "var",
-            "var_mean",
-            "std_mean",
-            "tril",
-            "triu",
-            "zero_",
-            "max",
-            "min",
-            "amax",
-            "amin",
-            "diag_embed",
-            "diagonal",
-            "unbind",
-            "rot90",
-            "mode",
-        ],
+    **_each(
+        """adjoint clone contiguous cpu flatten H mH mT T positive ravel resolve_conj resolve_neg real squeeze t
+        neg negative fliplr flipud atleast_1d atleast_2d atleast_3d diag nan_to_num sort msort median aminmax
+        leaky_relu rrelu std var var_mean std_mean tril triu zero_ max min amax amin diag_embed diagonal unbind
+        rot90 mode""",
         (),
     ),
-    **dict.fromkeys(["chunk", "dsplit", "hsplit", "vsplit", "split", "tensor_split", "pixel_unshuffle"], (2,)),
-    **dict.fromkeys(["float", "bfloat16", "half", "cuda", "pin_memory", "resize"], "elsewhere"),
-    **dict.fromkeys(["softmax", "log_softmax", "softmin", "cummax", "cummin"], (1,)),
-    **dict.fromkeys(["dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"], (0.4, True)),
-    **dict.fromkeys(["dropout1d", "dropout2d", "dropout3d"], (0.4, True)),
-    **dict.fromkeys(["maximum", "minimum", "fmax", "fmin"], lambda x: (x, x.flip(0) * 0.9)),
-    **dict.fromkeys(
-        ["cat", "concat", "concatenate", "column_stack", "dstack", "hstack", "vstack", "stack"],
+    **_each("chunk dsplit hsplit vsplit split tensor_split pixel_unshuffle", (2,)),
+    **_each("cuda pin_memory resize", "elsewhere"),
+    **_each("softmax log_softmax softmin cummax cummin", (1,)),
+    **_each("dropout alpha_dropout feature_dropout feature_alpha_dropout", (0.4, True)),
+    **_each("dropout1d dropout2d dropout3d", (0.4, True)),
+    **_each("maximum minimum fmax fmin", lambda x: (x, x.flip(0) * 0.9)),
+    **_each(
+        "cat concat concatenate column_stack dstack hstack vstack stack",
         lambda x: ([x, x.flip(0) * 2],),
     ),
-    **dict.fromkeys(["max_pool1d", "max_pool2d", "max_pool3d"], (2,)),
-    **dict.fromkeys(["max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"], (2,)),
-    **dict.fromkeys(["adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"], (2,)),
-    **dict.fromkeys(
-        ["adaptive_max_pool1d_with_indices", "adaptive_max_pool2d_with_indices", "adaptive_max_pool3d_with_indices"],
+    **_each("max_pool1d max_pool2d max_pool3d", (2,)),
+    **_each("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices", (2,)),
+    **_each("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", (2,)),
+    **_each(
+        """adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices""",
         (2,),
     ),
-    **dict.fromkeys(["movedim", "moveaxis", "swapaxes", "swapdims", "transpose"], (1, 2)),
-    **dict.fromkeys(["permute", "tile", "repeat"], lambda x: (x, (0, 2, 1, 3))),
-    **dict.fromkeys(["broadcast_to", "expand", "reshape", "view"], lambda x: (x, (2, 3, 4, 4))),
-    **dict.fromkeys(["expand_as", "reshape_as", "view_as", "type_as", "copy_"], lambda x: (x, torch.ones(2, 3, 4, 4))),
+    **_each("movedim moveaxis swapaxes swapdims transpose", (1, 2)),
+    **_each("permute tile repeat", lambda x: (x, (0, 2, 1, 3))),
+    **_each("broadcast_to expand reshape view", lambda x: (x, (2, 3, 4, 4))),
+    **_each("expand_as reshape_as view_as copy_", lambda x: (x, torch.ones(2, 3, 4, 4))),
     "as_strided": ((3, 4), (4, 1)),
     "block_diag": lambda x: (x, x * 2),
     "broadcast_tensors": lambda x: (x, x[:1] * 2),
@@ -151,12 +109,9 @@ ORDINARY: dict[str, Any] = {
     "split_with_sizes": ((1, 1),),
     "take": (torch.tensor([0, 5, 7]),),
     "take_along_dim": (torch.zeros(1, 3, 4, 4, dtype=torch.long), 0),
-    "to": (torch.float64,),
-    "type": (torch.float64,),
     "unflatten": (1, (3, 1)),
     "unfold": lambda x: (x, 2, 2, 1),
     "unsqueeze": (1,),
-    "where": lambda x: (_lowered(x), x, x * 2),
     "__getitem__": ((0, slice(1, None), ..., 2),),
     "__setitem__": lambda x: (x, (0, 1), x[1, 0] * 3),
     "pad": ((1, 2),),
@@ -172,21 +127,21 @@ ORDINARY: dict[str, Any] = {
     "gumbel_softmax": (1.0, False, 1e-10, 1),
     "cross_entropy": lambda x: (x, torch.tensor([0, 1, 3])),
     "nll_loss": lambda x: (x, torch.tensor([0, 1, 3])),
-    **dict.fromkeys(
-        ["binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"],
+    **_each(
+        "binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss",
         lambda x: (x, torch.full((2, 3, 4, 4), 0.25)),
     ),
 }
 
 SUMMED: dict[str, Any] = {
-    **dict.fromkeys(["add", "sub", "subtract"], lambda x: (x, x.flip(0) * 2)),
-    **dict.fromkeys(["__rsub__", "rsub", "__iadd__", "__isub__"], lambda x: (x, x.flip(0) * 2)),
-    **dict.fromkeys(["sum", "mean", "nansum", "nanmean", "trace"], ()),
-    **dict.fromkeys(["cumsum", "logcumsumexp"], (1,)),
+    **_each("add sub subtract", lambda x: (x, x.flip(0) * 2)),
+    **_each("__rsub__ rsub __iadd__ __isub__", lambda x: (x, x.flip(0) * 2)),
+    **_each("sum mean nansum nanmean trace", ()),
+    **_each("cumsum logcumsumexp", (1,)),
     "lerp": lambda x: (x, x.flip(0) * 2, 0.3),
-    **dict.fromkeys(["avg_pool1d", "avg_pool2d", "avg_pool3d"], (2,)),
-    **dict.fromkeys(["adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"], (2,)),
-    **dict.fromkeys(["interpolate", "upsample", "upsample_nearest"], ((8, 8),)),
+    **_each("avg_pool1d avg_pool2d avg_pool3d", (2,)),
+    **_each("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", (2,)),
+    **_each("interpolate upsample upsample_nearest", ((8, 8),)),
     "upsample_bilinear": ((8, 8),),
     "grid_sample": lambda x: (x, GRID, "bilinear", "zeros", True),
     "index_add": lambda x: (x, 0, INDEX, x * 2),
@@ -195,73 +150,26 @@ SUMMED: dict[str, Any] = {
     "segment_reduce": lambda x: ((x, "sum"), {"lengths": torch.tensor([1, 3])}),
 }  # fmt: skip
 
+SELECTED: dict[str, Any] = {"where": lambda x: (_lowered(x), x, x * 2)}
+CONVERSION: dict[str, Any] = {
+    "double": (),
+    **_each("to type", (torch.float64,)),
+    "type_as": lambda x: (x, torch.ones(2, 3, 4, 4)),
+    **_each("float bfloat16 half", "elsewhere"),
+}
+
 SECANT: dict[str, Any] = {
-    **dict.fromkeys(
-        [
-            "tanh",
-            "sigmoid",
-            "elu",
-            "selu",
-            "celu",
-            "gelu",
-            "silu",
-            "mish",
-            "softplus",
-            "softsign",
-            "tanhshrink",
-            "softshrink",
-            "hardshrink",
-            "hardtanh",
-            "relu6",
-            "hardswish",
-            "hardsigmoid",
-            "logsigmoid",
-            "abs",
-            "absolute",
-            "square",
-            "sqrt",
-            "rsqrt",
-            "exp",
-            "exp2",
-            "expm1",
-            "log",
-            "log1p",
-            "log2",
-            "log10",
-            "erf",
-            "erfc",
-            "sin",
-            "cos",
-            "tan",
-            "sinh",
-            "cosh",
-            "asinh",
-            "acosh",
-            "atan",
-            "arctan",
-            "asin",
-            "acos",
-            "atanh",
-            "sinc",
-            "sign",
-            "sgn",
-            "round",
-            "floor",
-            "ceil",
-            "trunc",
-            "fix",
-            "frac",
-            "reciprocal",
-            "logit",
-            "expit",
-            "i0",
-        ],
+    **_each(
+        """tanh sigmoid elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink hardtanh relu6
+        hardswish hardsigmoid logsigmoid abs absolute square sqrt rsqrt exp exp2 expm1 log log1p log2 log10 erf erfc
+        sin cos tan sinh cosh asinh arcsinh acosh arccosh atan arctan asin arcsin acos arccos atanh arctanh sinc sign sgn round floor ceil trunc fix frac
+        reciprocal logit expit i0""",
         (),
     ),
-    **dict.fromkeys(["threshold", "_threshold"], (0.1, 0.0)),
-    **dict.fromkeys(["clamp", "clip"], (-0.5, 0.7)),
-    **dict.fromkeys(["clamp_min", "clamp_max"], (0.2,)),
-    **dict.fromkeys(["pow", "__pow__"], (2,)),
+    **_each("threshold _threshold", (0.1, 0.0)),
+    **_each("clamp clip", (-0.5, 0.7)),
+    **_each("clamp_min clamp_max", (0.2,)),
+    **_each("pow __pow__", (2,)),
     "heaviside": lambda x: (x, torch.zeros(())),
 }
 

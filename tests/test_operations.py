@@ -16,7 +16,17 @@ pytestmark = [
 ]
 
 EPSILON = 0.3
-TABLES = {"ORDINARY": calls.ORDINARY, "SUMMED": calls.SUMMED, "SECANT": calls.SECANT}
+TABLES = {
+    "ORDINARY": calls.ORDINARY | calls.SELECTED | calls.CONVERSION,
+    "SUMMED": calls.SUMMED,
+    "SECANT": calls.SECANT,
+}
+NAMES = {
+    "ORDINARY": [*operations.ORDINARY.split(), "where", *operations.CONVERSION.split()],
+    "SUMMED": operations.SUMMED.split(),
+    "SECANT": [*operations.THROUGH_ZERO.split(), *" ".join(operations.AT_ZERO).split()],
+}
+PUBLISHED = rules.Secant.published()
 HERE = [(kind, name) for kind, table in TABLES.items() for name, value in table.items() if value != "elsewhere"]
 
 
@@ -65,20 +75,61 @@ def _expected(kind: str, function, x: Tensor, credits: list[Tensor]) -> tuple[li
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_name_of_the_table_is_called(kind: str) -> None:
-    assert set(TABLES[kind]) == set(getattr(operations, kind).split())
+    assert set(TABLES[kind]) == set(NAMES[kind])
 
 
 @pytest.mark.parametrize(("kind", "name"), HERE, ids=[f"{kind.lower()}-{name}" for kind, name in HERE])
 def test_credit_passes(kind: str, name: str) -> None:
     for spelling, function in _spellings(kind, name):
         x = _inputs(name)
-        with attached(Call(function), rules.Epsilon(EPSILON)) as model:
+        with attached(Call(function), rules.Epsilon(EPSILON), activation=PUBLISHED) as model:
             found = _run(model, x)
         credits = [torch.randn_like(y) for y in found]
         outputs, expected = _expected(kind, function, x, credits)
         torch.testing.assert_close(found, outputs, **CLOSE, msg=lambda text, s=spelling: f"{s}: {text}")
         credit = _credit(found, x, credits)
         torch.testing.assert_close(credit, expected, **CLOSE, msg=lambda text, s=spelling: f"{s}: {text}")
+
+
+@pytest.mark.parametrize("name", [name for kind, name in HERE if kind == "SECANT"])
+def test_default_secant_starts_at_the_limits_of_the_activation(name: str) -> None:
+    """(phi(z) - m) / (z + sign(z) e), with m the middle and e = 0.1 rms(z) where phi jumps at 0."""
+    for _, function in _spellings("SECANT", name):
+        x = _inputs(name)
+        with attached(Call(function)) as model:
+            (found,) = _run(model, x)
+        tiny = torch.finfo(torch.float64).tiny
+        below, above = (function(torch.full((1,), side)).item() for side in (-tiny, tiny))
+        if not (abs(below) < 1e100 and abs(above) < 1e100):
+            below = above = 0.0
+        z, y = x.detach(), found.detach()
+        epsilon = 0.1 * z.square().mean().sqrt() if below != above else 0.0
+        credit = torch.randn_like(y)
+        expected = credit * (y - (below + above) / 2) / (z + z.sign() * epsilon)
+        torch.testing.assert_close(_credit([found], x, [credit]), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("function", "values"),
+    [
+        (lambda z: (z > 0).float(), (0.0, 1.0)),
+        (lambda z: (z > 0).to(z.dtype), (0.0, 1.0)),
+        (lambda z: (z.ge(0.5)).double(), (0.0, 1.0)),
+        (lambda z: torch.lt(z, 0.5).type_as(z), (1.0, 0.0)),
+        (lambda z: (z <= 0).to(torch.float64), (1.0, 0.0)),
+        (lambda z: torch.where(z > 0.5, 1.0, -1.0), (-1.0, 1.0)),
+    ],
+)
+def test_a_comparison_that_becomes_a_number_is_a_step(function, values: tuple[float, float]) -> None:
+    x = torch.randn(40, requires_grad=True)
+    with attached(Call(lambda x: function(x * 1.0)), activation=PUBLISHED) as model:
+        output = model(x)
+    assert set(output.unique().tolist()) == set(values)
+    credit = torch.randn(40)
+    output.backward(credit.to(output.dtype))
+    edge = 0.5 if any(name in function.__code__.co_consts for name in (0.5,)) else 0.0
+    expected = credit * output.detach() / (x.detach() - edge)
+    torch.testing.assert_close(x.grad, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("convert", ["float", "half", "bfloat16"])
@@ -134,7 +185,7 @@ def test_questions_about_a_tensor_change_nothing() -> None:
         assert not x.is_leaf
         assert x.dtype is torch.float64
         assert x.argmax().item() >= 0
-        keep = (x > -9).to(x.dtype) * torch.ones_like(x) * (x.detach() == x.detach())
+        keep = (x.detach() > -9).to(x.dtype) * torch.ones_like(x) * (x.detach() == x.detach())
         x.register_hook(lambda credit: None)
         return x * keep
 
@@ -144,7 +195,7 @@ def test_questions_about_a_tensor_change_nothing() -> None:
     torch.testing.assert_close(x.grad, torch.full((3, 4), 2.0))
 
 
-@pytest.mark.parametrize("name", operations.NEUTRAL.split() + operations.ORDINARY.split())
+@pytest.mark.parametrize("name", operations.NEUTRAL.split() + operations.COMPARISON.split() + sum(NAMES.values(), []))
 def test_no_name_of_the_table_is_dead(name: str) -> None:
     if name == "names":  # gone from torch 2.15 on
         return

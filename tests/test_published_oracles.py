@@ -32,7 +32,7 @@ def test_engine_meets_published_feedback(case: Case) -> None:
     expected, model = case.tensors(), case.model()
     reward = REWARDS[case.settings["reward"]](reduction="sum")
     inputs = expected["input"].clone().requires_grad_()
-    with attached(model, rules.Epsilon(case.settings["epsilon"])):
+    with attached(model, rules.Epsilon(case.settings["epsilon"]), activation=rules.Secant.published()):
         output = model(inputs)
         value = reward(output, expected["target"])
         value.backward()

@@ -125,7 +125,7 @@ def test_outputs_of_exactly_zero_are_rewarded_at_their_pre_activation(activation
     assert z[0, 0] < 0 < z[0, 1]
     shares, feedback = oracles.backward(model, inputs, given, epsilon)
     leaf = inputs.clone().requires_grad_()
-    with attached(model, rules.Epsilon(epsilon)):
+    with attached(model, rules.Epsilon(epsilon), activation=rules.Secant.published()):
         output = model(leaf)
         assert output[0, 0] == 0
         rewards.GivenReward(reduction="sum")(output, given).backward()

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from feedprop.spiking.backwards import Backwards
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
 
-BLOCK = 2**15  # elements of one step
+BLOCK = 2**16  # elements of one step
 
 
 class Scan(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,10 @@ def at_every_step(layer: nn.Module, values: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):  # takes any leading dimensions
         return layer(values)  # type: ignore[no-any-return]
     steps, batch = values.shape[:2]
-    outputs = layer(values.flatten(0, 1))
+    rows = values.flatten(0, 1)
+    if isinstance(layer, nn.Flatten) and rows.ndim == 4 and rows.device.type == "cpu":
+        rows = _ChannelsFirst.apply(rows)
+    outputs = layer(rows)
     behind, epsilon = credit.undamped(outputs)  # a neuron takes the current before its damping, also through this view
     return credit.damped(behind.view(steps, batch, *behind.shape[1:]), epsilon)
 
@@ -117,4 +120,20 @@ def channels_last(values: Tensor, *, time: bool) -> Tensor:
     """Lay images out as the processor's convolutions and poolings are fastest; values and shape stay as they are."""
     if values.device.type != "cpu" or values.ndim != 4 + time or torch.compiler.is_compiling():
         return values
-    return values.movedim(-3, -1).contiguous().movedim(-1, -3)
+    laid = values.movedim(-3, -1).contiguous().movedim(-1, -3)
+    if laid.shape[-3] > 1:
+        return laid
+    strides = laid.stride()  # one channel is in either order; the strides tell the convolution which one to go on with
+    return laid.as_strided(laid.shape, (*strides[:-3], 1, *strides[-2:]))
+
+
+class _ChannelsFirst(torch.autograd.Function):
+    """Values in the usual layout; the credit goes back in that of `channels_last`, which a pooling would else copy."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> Tensor:
+        return credit.contiguous(memory_format=torch.channels_last)

@@ -55,8 +55,9 @@ def curves(
                 "best",
                 (mark, 1),
                 xycoords=("data", "axes fraction"),
-                xytext=(4, -9),
+                xytext=(0, 3),
                 textcoords="offset points",
+                ha="center",
                 color=MUTED,
                 fontsize=9,
             )

@@ -6,7 +6,6 @@ Data that fits is held as one tensor and indexed by the batch: reading MNIST sam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,39 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from feedprop.errors import FeedpropError
+from feedprop.training.checked import usable
 from feedprop.training.components import Component
+from feedprop.training.memory import Batch, TensorData
 
-Batch = tuple[Tensor, Tensor]
-
-
-class TensorData(Dataset[Batch]):
-    """Inputs and labels in memory; a selection of them is another view of the same tensors.
-
-    Args:
-        inputs: one row per sample
-        targets: the label of each sample
-        indices: which samples belong to the data; all of them unless given
-    """
-
-    def __init__(self, inputs: Tensor, targets: Tensor, indices: Tensor | None = None) -> None:
-        self.inputs, self.targets = inputs, targets
-        self.indices = torch.arange(len(targets)) if indices is None else indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Batch:
-        position = self.indices[index]
-        return self.inputs[position], self.targets[position]
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """Return a whole batch at once; the data loader prefers this to one call per sample."""
-        positions = self.indices[torch.as_tensor(indices)]
-        return self.inputs[positions], self.targets[positions]
-
-    def select(self, chosen: Tensor) -> TensorData:
-        """Return the chosen samples, without a copy."""
-        return TensorData(self.inputs, self.targets, self.indices[chosen])
+__all__ = ["Normalisation", "Source", "Splits", "TensorData", "load", "loader", "measure", "split_off"]
 
 
 @dataclass(frozen=True)
@@ -172,30 +143,6 @@ def measure(data: Dataset[Any], *, samples: int = 10000) -> Normalisation:
     return Normalisation(tuple(channels.mean(dim=1).tolist()), tuple(deviation.tolist()))
 
 
-class _Checked(Dataset[Batch]):
-    """Samples that are read one by one, with an answer to those that cannot be used."""
-
-    def __init__(self, data: Dataset[Any], part: str, classes: int) -> None:
-        self.data, self.part, self.classes = data, part, classes
-
-    def __len__(self) -> int:
-        return len(self.data)  # type: ignore[arg-type]  # _source has seen that it has a length
-
-    def __getitem__(self, index: int) -> Batch:
-        try:
-            inputs, target = self.data[index]
-        except OSError as error:
-            raise FeedpropError(f"sample {index} of the {self.part} data cannot be read: {error}") from error
-        if not isinstance(inputs, Tensor):
-            raise FeedpropError(f"sample {index} of the {self.part} data is a {type(inputs).__name__}, not a tensor")
-        if not 0 <= int(target) < self.classes:
-            raise FeedpropError(
-                f"the label {int(target)} of sample {index} of the {self.part} data is out of range: the classes are 0 "
-                f"to {self.classes - 1}"
-            )
-        return inputs, torch.as_tensor(target)
-
-
 class _Normalised(Dataset[Batch]):
     """Samples that are read one by one and normalised when read."""
 
@@ -230,42 +177,6 @@ def _source(component: Component, seed: int) -> Source:
         )
     return replace(
         source,
-        train=_usable(source.train, "training", classes=source.classes, name=component.name),
-        test=_usable(source.test, "test", classes=source.classes, name=component.name),
+        train=usable(source.train, "training", classes=source.classes, name=component.name),
+        test=usable(source.test, "test", classes=source.classes, name=component.name),
     )
-
-
-def _usable(data: Dataset[Any], part: str, *, classes: Sequence[str], name: str) -> Dataset[Any]:
-    """Check what lies in memory now, and the rest when it is read."""
-    if not hasattr(data, "__len__") or len(data) == 0:
-        raise FeedpropError(f"the {part} data of {name} is empty")
-    if not isinstance(data, TensorData):
-        return _Checked(data, part, len(classes))
-    _check_labels(data, part, classes=classes, name=name)
-    _check_finite(data, part)
-    return data
-
-
-def _check_labels(data: TensorData, part: str, *, classes: Sequence[str], name: str) -> None:
-    """Refuse labels that are no class number; data that is read one by one is checked when read."""
-    targets = data.targets[data.indices]
-    if len(data.inputs) != len(data.targets):
-        raise FeedpropError(f"{name} has {len(data.inputs)} inputs but {len(data.targets)} labels")
-    if targets.is_floating_point() or targets.ndim != 1:
-        raise FeedpropError(f"the {part} labels of {name} must be whole numbers, one per sample")
-    bad = (targets < 0) | (targets >= len(classes))
-    if bad.any():
-        raise FeedpropError(
-            f"the {part} labels of {name} are out of range: found {int(targets[bad][0])}, but there are "
-            f"{len(classes)} classes, 0 to {len(classes) - 1}"
-        )
-
-
-def _check_finite(data: TensorData, part: str) -> None:
-    """Refuse NaN and infinity in the inputs."""
-    bad = ~data.inputs.flatten(1).isfinite().all(dim=1)
-    positions = torch.nonzero(bad[data.indices]).flatten()
-    if len(positions):
-        raise FeedpropError(
-            f"sample {int(positions[0])} of the {part} data holds NaN or infinity; training cannot begin"
-        )

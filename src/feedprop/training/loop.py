@@ -4,54 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
-from accelerate.utils import set_seed  # type: ignore[import-untyped]  # as above
-from torch import nn
-from torch.optim import Optimizer
+from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
-from feedprop.training.assembly import Parts, assemble, attach, make_optimizer
+from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOARD, RunFolder
 from feedprop.training.config import Config
-from feedprop.training.data import loader
 from feedprop.training.devices import make_accelerator
 from feedprop.training.environment import describe
-from feedprop.training.evaluation import Evaluation, evaluate, near_zero_share
+from feedprop.training.evaluation import Evaluation, near_zero_share
 from feedprop.training.health import Health
-from feedprop.training.progress import Watch
 from feedprop.training.report import write_report
-from feedprop.training.schedule import Schedule, make_schedule
+from feedprop.training.run import Run, prepare
 
 _SHOWN_EVERY_SECONDS = 0.2
-
-
-@dataclass
-class Run:
-    """A run on its way: its parts as prepared for the devices, and what was measured so far."""
-
-    config: Config
-    folder: RunFolder
-    parts: Parts
-    accelerator: Accelerator
-    model: nn.Module  # as accelerate prepared it; parts.model is the network itself
-    optimizer: Any
-    schedule: Schedule
-    loaders: dict[str, Any]
-    watch: Watch
-    step: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-
-    @property
-    def main(self) -> bool:
-        """Say whether this process is the one that writes."""
-        return bool(self.accelerator.is_main_process)
 
 
 def train(config: Config, *, command: str) -> RunFolder:
@@ -60,11 +31,12 @@ def train(config: Config, *, command: str) -> RunFolder:
     settings = config.settings
     folder = RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
     accelerator = make_accelerator(settings.device, precision=settings.precision, accumulate=settings.accumulate)
+    folder = RunFolder(broadcast_object_list([str(folder.path)])[0])  # one folder for all processes
     set_seed(settings.seed)
-    run = _prepare(config, folder, assemble(config), accelerator)
+    run = prepare(config, folder, assemble(config), accelerator)
     if run.main:
         folder.claim()
-    run.watch.say(_introduction(run))
+    run.watch.say(run.introduction())
     try:
         _epochs(run)
         _finish(run, command=command, started=started)
@@ -72,34 +44,6 @@ def train(config: Config, *, command: str) -> RunFolder:
         _say_what_is_kept(run, error)
         raise
     return folder
-
-
-def _prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Run:
-    """Make optimizer, loaders and schedule, and hand them to accelerate."""
-    settings = config.settings
-    optimizer: Optimizer = make_optimizer(config, parts.model.to(accelerator.device))
-    options: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers}
-    loaders = {
-        "train": loader(parts.data.train, shuffle_seed=settings.seed, **options),
-        "validation": loader(parts.data.validation, **options),
-        "test": loader(parts.data.test, **options),
-    }
-    model, prepared, *batches = accelerator.prepare(parts.model, optimizer, *loaders.values())
-    notes = attach(config, parts.model)  # outside of what accelerate put around the forward, and gone before it
-    steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
-    schedule = make_schedule(
-        config.component("scheduler"),
-        optimizer,
-        interval=settings.scheduler_interval,
-        steps=steps,
-        epochs=settings.epochs,
-    )
-    watch = Watch(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
-    for note in notes:
-        watch.say(f"note: {note}")
-    parts.objective.module.to(accelerator.device)
-    named = dict(zip(loaders, batches, strict=True))
-    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch)
 
 
 def _epochs(run: Run) -> None:
@@ -127,7 +71,7 @@ def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
     started, name = time.monotonic(), run.parts.objective.name
     train = _pass(run, epoch)
     rate = run.optimizer.param_groups[0]["lr"]
-    validation = _evaluate(run, "validation")
+    validation = run.evaluate("validation")
     run.schedule.after_epoch(error=1 - validation.accuracy)
     row = {
         "epoch": epoch,
@@ -182,17 +126,6 @@ def _update(run: Run) -> None:
     run.optimizer.zero_grad()
 
 
-def _evaluate(run: Run, split: str) -> Evaluation:
-    return evaluate(
-        run.model,
-        run.loaders[split],
-        objective=run.parts.objective,
-        classes=len(run.parts.data.classes),
-        device=run.accelerator.device,
-        gather=run.accelerator.gather_for_metrics,
-    )
-
-
 def _open(run: Run) -> SummaryWriter:
     """Replace what an earlier run left, now that there is something to put in its place."""
     run.folder.clear()
@@ -226,7 +159,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     """Test the best model once, and write results and report."""
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
-    test = _evaluate(run, "test")
+    test = run.evaluate("test")
     if run.config.settings.method == "lfp":
         feedprop.detach(run.parts.model)
     if not run.main:
@@ -245,18 +178,6 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     run.watch.say(
         f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
         f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
-    )
-
-
-def _introduction(run: Run) -> str:
-    """Say in two lines what is about to be trained."""
-    data, config = run.parts.data, run.config
-    sizes = ", ".join(f"{len(data[part])} {part}" for part in ("train", "validation", "test"))  # type: ignore[arg-type]
-    count = sum(parameter.numel() for parameter in run.parts.model.parameters())
-    names = {kind: part.name.rpartition(".")[2] for kind, part in config.components.items()}
-    return (
-        f"{config.settings.method}: {names['model']} ({count:,} parameters) on {names['data']} ({sizes}), "
-        f"{run.accelerator.device}\n{names['optimizer']}, {run.schedule.description}; writing to {run.folder.path}"
     )
 
 

@@ -63,6 +63,6 @@ class Watch:
         self.say(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"{self.name} {train[self.name]:+.4f}  accuracy {train['accuracy']:.4f}  "
-            f"validation {validation['accuracy']:.4f}  near zero {row['near_zero']:.2f}  "
+            f"validation {validation['accuracy']:.4f}  near zero {row['near_zero']:.3f}  "
             f"lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s{'  best' if best else ''}"
         )

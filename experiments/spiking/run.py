@@ -1,0 +1,151 @@
+"""Trains one spiking network by feedback or by snnTorch's atan surrogate gradient and appends the result to a file.
+
+    python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3 --seed 0            # scored on a validation split
+    python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3 --seed 0 --test     # the last run: trained on all, tested
+
+The validation split is drawn from the training data with a seed of its own. Data is read from $FEEDPROP_DATA (default ./data).
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import snntorch
+import torch
+import torchvision
+from snntorch import functional
+from torch import Tensor, nn
+
+import feedprop
+from feedprop.spiking import LIF, SpikeRateReward, SpikeSoftmaxReward, SpikingSequential, models
+from feedprop.spiking.timeseries import japanese_vowels
+
+DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
+HELD_OUT = {"mnist-mlp": 10000, "mnist-cnn": 10000, "fashion-cnn": 10000, "vowels": 54}
+EPOCHS = {"mnist-mlp": 3, "mnist-cnn": 3, "fashion-cnn": 5, "vowels": 60}
+BATCH = {"mnist-mlp": 128, "mnist-cnn": 128, "fashion-cnn": 128, "vowels": 32}
+
+
+class Surrogate(nn.Module):
+    """The layers of a feedprop network with snnTorch's neurons (atan surrogate by default), stepped in a loop."""
+
+    def __init__(self, network: SpikingSequential) -> None:
+        super().__init__()
+        self.steps = network.steps
+        self.layers = nn.ModuleList(
+            snntorch.Leaky(beta=layer.beta) if isinstance(layer, LIF) else layer for layer in network.layers
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        membranes = {id(neuron): neuron.reset_mem() for neuron in self.layers if isinstance(neuron, snntorch.Leaky)}
+        outputs = []
+        for step in range(self.steps or len(inputs)):
+            values = inputs if self.steps else inputs[step]
+            for layer in self.layers:
+                if isinstance(layer, snntorch.Leaky):
+                    values, membranes[id(layer)] = layer(values, membranes[id(layer)])
+                else:
+                    values = layer(values)
+            outputs.append(values)
+        return torch.stack(outputs)
+
+
+def network(task: str, beta: float) -> SpikingSequential:
+    if task == "mnist-mlp":
+        return models.lif_mlp(beta=beta)
+    if task == "vowels":
+        return SpikingSequential(nn.Linear(12, 256), LIF(beta), nn.Linear(256, 256), LIF(beta), nn.Linear(256, 9), LIF(beta))
+    return models.lif_cnn(beta=beta)
+
+
+def load(task: str, *, test: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return inputs and labels to train on and to score on."""
+    if task == "vowels":
+        (inputs, labels), (other, other_labels) = (japanese_vowels(DATA, train=train) for train in (True, False))
+    else:
+        kind = torchvision.datasets.FashionMNIST if task.startswith("fashion") else torchvision.datasets.MNIST
+        train_set, test_set = kind(DATA, train=True), kind(DATA, train=False)
+        inputs, labels = train_set.data.unsqueeze(1) / 255, train_set.targets
+        other, other_labels = test_set.data.unsqueeze(1) / 255, test_set.targets
+    if test:
+        return inputs, labels, other, other_labels
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(1234))
+    kept, held = order[HELD_OUT[task] :], order[: HELD_OUT[task]]
+    return inputs[kept], labels[kept], inputs[held], labels[held]
+
+
+def criterion(settings: argparse.Namespace) -> nn.Module:
+    if settings.method == "surrogate":
+        return {"rate": functional.ce_rate_loss(), "count": functional.ce_count_loss()}[settings.loss]
+    if settings.reward == "rate":
+        return SpikeRateReward()
+    return SpikeSoftmaxReward(sharpness=settings.sharpness)
+
+
+def shown(task: str, inputs: Tensor) -> Tensor:
+    return inputs.transpose(0, 1).contiguous() if task == "vowels" else inputs
+
+
+def score(model: nn.Module, task: str, inputs: Tensor, labels: Tensor) -> float:
+    with torch.no_grad():
+        right = [
+            (model(shown(task, x)).sum(0).argmax(1) == y).sum().item()
+            for x, y in zip(inputs.split(500), labels.split(500), strict=True)
+        ]
+    return sum(right) / len(labels)
+
+
+def train(settings: argparse.Namespace) -> dict[str, object]:
+    task = settings.task
+    inputs, labels, scored, scored_labels = load(task, test=settings.test)
+    if settings.train_on:
+        inputs, labels = inputs[: settings.train_on], labels[: settings.train_on]
+    torch.manual_seed(settings.seed)
+    made = network(task, settings.beta)
+    model = Surrogate(made) if settings.method == "surrogate" else feedprop.attach(made, feedprop.rules.Epsilon(settings.epsilon))
+    signal = criterion(settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    size, epochs = BATCH[task], settings.epochs or EPOCHS[task]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.lr, total_steps=epochs * (len(inputs) // size), pct_start=0.2
+    )
+    begin, history = time.time(), []
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs))[: len(inputs) // size * size].view(-1, size):
+            optimizer.zero_grad()
+            signal(model(shown(task, inputs[batch])), labels[batch]).backward()
+            optimizer.step()
+            schedule.step()
+        if not settings.test:
+            history.append(score(model, task, scored, scored_labels))
+    accuracy = score(model, task, scored, scored_labels)
+    return vars(settings) | {"accuracy": accuracy, "history": history, "seconds": round(time.time() - begin, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=sorted(EPOCHS))
+    parser.add_argument("method", choices=["feedback", "surrogate"])
+    parser.add_argument("--reward", choices=["rate", "softmax"], default="softmax")
+    parser.add_argument("--loss", choices=["rate", "count"], default="rate")
+    parser.add_argument("--sharpness", type=float, default=1.0)
+    parser.add_argument("--epsilon", type=float, default=1e-6)
+    parser.add_argument("--beta", type=float, default=0.9)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=0, help="0: as in the table of this file")
+    parser.add_argument("--train-on", type=int, default=0, help="only so many samples, for a first look")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--test", action="store_true")
+    parser.add_argument("--results", default=str(Path(__file__).with_name("results.jsonl")))
+    settings = parser.parse_args()
+    result = train(settings)
+    result.pop("results")
+    with open(settings.results, "a") as file:
+        file.write(json.dumps(result) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Data held in memory and indexed by the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Batch = tuple[Tensor, Tensor]
+
+
+class TensorData(Dataset[Batch]):
+    """Inputs and labels in memory; a selection of them is another view of the same tensors.
+
+    Args:
+        inputs: one row per sample
+        targets: the label of each sample
+        indices: which samples belong to the data; all of them unless given
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, indices: Tensor | None = None) -> None:
+        self.inputs, self.targets = inputs, targets
+        self.indices = torch.arange(len(targets)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Batch:
+        position = self.indices[index]
+        return self.inputs[position], self.targets[position]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return a whole batch at once; the data loader prefers this to one call per sample."""
+        positions = self.indices[torch.as_tensor(indices)]
+        return self.inputs[positions], self.targets[positions]
+
+    def select(self, chosen: Tensor) -> TensorData:
+        """Return the chosen samples, without a copy."""
+        return TensorData(self.inputs, self.targets, self.indices[chosen])

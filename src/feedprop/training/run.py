@@ -1,0 +1,92 @@
+"""A run before its first step: its parts put together and prepared for the devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
+from torch import nn
+from torch.optim import Optimizer
+
+from feedprop.training.assembly import Parts, attach, make_optimizer
+from feedprop.training.checkpoints import RunFolder
+from feedprop.training.config import Config
+from feedprop.training.data import loader
+from feedprop.training.evaluation import Evaluation, evaluate
+from feedprop.training.progress import Watch
+from feedprop.training.schedule import Schedule, make_schedule
+
+
+@dataclass
+class Run:
+    """A run on its way: its parts as prepared for the devices, and what was measured so far."""
+
+    config: Config
+    folder: RunFolder
+    parts: Parts
+    accelerator: Accelerator
+    model: nn.Module  # as accelerate prepared it; parts.model is the network itself
+    optimizer: Any
+    schedule: Schedule
+    loaders: dict[str, Any]
+    watch: Watch
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Say whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Evaluate the model as it is now on this part of the data."""
+        return evaluate(
+            self.model,
+            self.loaders[split],
+            objective=self.parts.objective,
+            classes=len(self.parts.data.classes),
+            device=self.accelerator.device,
+            gather=self.accelerator.gather_for_metrics,
+        )
+
+    def introduction(self) -> str:
+        """Say in two lines what is about to be trained."""
+        data, config = self.parts.data, self.config
+        sizes = ", ".join(f"{len(data[part])} {part}" for part in ("train", "validation", "test"))  # type: ignore[arg-type]
+        count = sum(parameter.numel() for parameter in self.parts.model.parameters())
+        names = {kind: part.name.rpartition(".")[2] for kind, part in config.components.items()}
+        return (
+            f"{config.settings.method}: {names['model']} ({count:,} parameters) on {names['data']} ({sizes}), "
+            f"{self.accelerator.device}\n"
+            f"{names['optimizer']}, {self.schedule.description}; writing to {self.folder.path}"
+        )
+
+
+def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Run:
+    """Make optimizer, loaders and schedule, and hand them to accelerate."""
+    settings = config.settings
+    optimizer: Optimizer = make_optimizer(config, parts.model.to(accelerator.device))
+    options: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers}
+    loaders = {
+        "train": loader(parts.data.train, shuffle_seed=settings.seed, **options),
+        "validation": loader(parts.data.validation, **options),
+        "test": loader(parts.data.test, **options),
+    }
+    model, prepared, *batches = accelerator.prepare(parts.model, optimizer, *loaders.values())
+    notes = attach(config, parts.model)  # outside of what accelerate put around the forward, and gone before it
+    steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
+    schedule = make_schedule(
+        config.component("scheduler"),
+        optimizer,
+        interval=settings.scheduler_interval,
+        steps=steps,
+        epochs=settings.epochs,
+    )
+    watch = Watch(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
+    for note in notes:
+        watch.say(f"note: {note}")
+    parts.objective.module.to(accelerator.device)
+    named = dict(zip(loaders, batches, strict=True))
+    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch)
