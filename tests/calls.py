@@ -162,8 +162,8 @@ SECANT: dict[str, Any] = {
     **_each(
         """tanh sigmoid elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink hardtanh relu6
         hardswish hardsigmoid logsigmoid abs absolute square sqrt rsqrt exp exp2 expm1 log log1p log2 log10 erf erfc
-        sin cos tan sinh cosh asinh arcsinh acosh arccosh atan arctan asin arcsin acos arccos atanh arctanh sinc sign sgn round floor ceil trunc fix frac
-        reciprocal logit expit i0""",
+        sin cos tan sinh cosh asinh arcsinh acosh arccosh atan arctan asin arcsin acos arccos atanh arctanh sinc
+        sign sgn round floor ceil trunc fix frac reciprocal logit expit i0""",
         (),
     ),
     **_each("threshold _threshold", (0.1, 0.0)),

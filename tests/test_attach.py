@@ -95,7 +95,7 @@ def test_hooks_stay_and_run() -> None:
     handle = model[0].register_forward_hook(lambda *_: calls.append("hook"))
     model.register_full_backward_hook(lambda *_: calls.append("backward"))
     with attached(model):
-        _train_once(model)
+        model(torch.randn(5, 1, 4, 4, requires_grad=True)).sum().backward()
     assert calls == ["hook", "backward"]
     handle.remove()
 

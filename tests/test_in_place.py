@@ -216,6 +216,26 @@ def test_inplace_flags_of_a_network() -> None:
     torch.testing.assert_close(found.input_reward, expected.input_reward, **CLOSE)
 
 
+@pytest.mark.parametrize("rule", [rules.ZPlus(), rules.AlphaBeta(), rules.Gamma(0.5)], ids=repr)
+def test_what_was_written_to_is_no_longer_known_to_be_positive(rule: rules.Rule) -> None:
+    """After relu some rules spare half of their work; not so where rectified memory was written to, if through a view."""
+    layer, x = nn.Linear(4, 3).double(), torch.randn(5, 4)
+
+    def written(x: Tensor) -> Tensor:
+        h = F.relu(x).clone()
+        view = h.view(5, 4)
+        h -= 0.5
+        return layer(view)
+
+    found = []
+    for function in (written, lambda x: layer(F.relu(x) - 0.5)):
+        leaf = x.clone().requires_grad_()
+        with attached(Call(function), rule) as model:
+            model(leaf).backward(torch.ones(5, 3))
+        found.append(leaf.grad)
+    torch.testing.assert_close(*found, **CLOSE)
+
+
 def test_every_in_place_method_of_the_table_is_named_here() -> None:
     """So that a name added to the table is tested in place too."""
     tables = (operations.ORDINARY, operations.SUMMED, operations.THROUGH_ZERO, " ".join(operations.AT_ZERO))

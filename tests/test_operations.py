@@ -103,7 +103,7 @@ def test_default_secant_starts_at_the_limits_of_the_activation(name: str) -> Non
         if not (abs(below) < 1e100 and abs(above) < 1e100):
             below = above = 0.0
         z, y = x.detach(), found.detach()
-        epsilon = 0.1 * z.square().mean().sqrt() if below != above else 0.0
+        epsilon = 0.1 * z.square().mean().sqrt() if abs(above - below) > 1e-9 else 0.0
         credit = torch.randn_like(y)
         expected = credit * (y - (below + above) / 2) / (z + z.sign() * epsilon)
         torch.testing.assert_close(_credit([found], x, [credit]), expected, rtol=1e-7, atol=1e-9)
@@ -195,7 +195,9 @@ def test_questions_about_a_tensor_change_nothing() -> None:
     torch.testing.assert_close(x.grad, torch.full((3, 4), 2.0))
 
 
-@pytest.mark.parametrize("name", operations.NEUTRAL.split() + operations.COMPARISON.split() + sum(NAMES.values(), []))
+@pytest.mark.parametrize(
+    "name", [*operations.NEUTRAL.split(), *operations.COMPARISON.split(), *NAMES["ORDINARY"], *NAMES["SECANT"]]
+)
 def test_no_name_of_the_table_is_dead(name: str) -> None:
     if name == "names":  # gone from torch 2.15 on
         return

@@ -1,7 +1,7 @@
 """Train PyTorch networks by Layer-wise Feedback Propagation instead of gradients."""
 
 from feedprop import discrete, rewards, rules
-from feedprop.attach import UnknownOperationError, attach, attached, detach
+from feedprop.attach import UnknownOperationError, attach, attached, detach, recomputation
 from feedprop.errors import FeedpropError
 
-__all__ = ["FeedpropError", "UnknownOperationError", "attach", "attached", "detach", "discrete", "rewards", "rules"]
+__all__ = ["FeedpropError", "UnknownOperationError", "attach", "attached", "detach", "discrete", "recomputation", "rewards", "rules"]

@@ -287,6 +287,15 @@ def detach(model: nn.Module) -> nn.Module:
     return model
 
 
+def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
+    """Let activation checkpointing recompute with the rules: `checkpoint(f, x, use_reentrant=False, context_fn=recomputation)`.
+
+    Returns the contexts of the first computation and of the recomputation, as torch.utils.checkpoint takes them.
+    """
+    running = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Propagation) and not mode.suspended]
+    return contextlib.nullcontext(), running[-1] if running else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def attached(model: nn.Module, composite: Rule | Composite | None = None, **settings: Any) -> Iterator[nn.Module]:
     """Attach for the length of a `with` block, also when it ends in an exception. Arguments as for `attach`."""

@@ -160,9 +160,15 @@ def follows_weights(x: Tensor) -> bool:
     return False
 
 
-def known_non_negative(x: Tensor) -> bool:
-    """Whether an operation before has made sure that no value is negative."""
-    return hasattr(x, "_non_negative")
+def mark_non_negative(x: Tensor) -> None:
+    """Remember that no value of `x` is negative, until something writes to its memory."""
+    if not torch.compiler.is_compiling():
+        x._non_negative = x._version  # type: ignore[attr-defined]
+
+
+def known_non_negative(x: Any) -> bool:
+    """Whether an operation before has made sure that no value is negative (not known under torch.compile: False)."""
+    return not torch.compiler.is_compiling() and hasattr(x, "_non_negative") and x._non_negative == x._version
 
 
 class _Damped(torch.autograd.Function):

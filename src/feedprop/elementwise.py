@@ -31,7 +31,7 @@ def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords
         return ordinary(context, function, args, kwargs)
     output = credit.damped_relu(z)
     output._pre_activation = z  # type: ignore[attr-defined]
-    output._non_negative = True  # type: ignore[attr-defined]
+    credit.mark_non_negative(output)
     return output
 
 
@@ -68,7 +68,7 @@ PIECEWISE_CONSTANT: set[Function] = set()  # their derivative is 0, so that late
 def _answered(output: Tensor, z: Tensor, *, non_negative: bool = False) -> Tensor:
     output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
     if non_negative:
-        output._non_negative = True  # type: ignore[attr-defined]
+        credit.mark_non_negative(output)
     return output
 
 

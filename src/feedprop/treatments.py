@@ -161,8 +161,8 @@ def sign_preserving(treatment: Treatment) -> Treatment:
         output = treatment(context, function, args, kwargs)
         parts = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
         parts = parts if isinstance(parts, (tuple, list)) else (parts,)
-        if all(hasattr(part, "_non_negative") for part in parts) and isinstance(output, Tensor):
-            output._non_negative = True  # type: ignore[attr-defined]  # spares some rules half of their work
+        if all(credit.known_non_negative(part) for part in parts) and isinstance(output, Tensor):
+            credit.mark_non_negative(output)  # spares some rules half of their work
         return output
 
     return treat

@@ -73,7 +73,7 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
 def _scan(
     currents: Tensor, start: Tensor | None, *, steps: int | None, beta: Number, **settings: Any
 ) -> tuple[Tensor, Tensor]:
-    _check_currents(currents, steps)
+    check_currents(currents, steps)
     kind = currents.dtype
     if kind in (torch.float16, torch.bfloat16):  # a membrane that sums in half precision loses small currents
         currents = currents.float()
@@ -84,7 +84,8 @@ def _scan(
     return spikes, membranes
 
 
-def _check_currents(currents: Tensor, steps: int | None) -> None:
+def check_currents(currents: Tensor, steps: int | None) -> None:
+    """Raise FeedpropError for currents that no neuron can be run on."""
     if not currents.is_floating_point():
         raise FeedpropError(f"a spiking neuron takes floating-point currents, not {currents.dtype}")
     if steps is None and currents.ndim < 2:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
 from feedprop.spiking.dynamics import Number
-from feedprop.spiking.lif import lif
+from feedprop.spiking.lif import check_currents, lif
 from feedprop.spiking.synapse import leaky_sum
 
 RESETS = ("subtract", "zero", "refractory", "none")
@@ -28,7 +28,8 @@ class State:
 
     def detach(self) -> State:
         """Return the same state, through which no credit passes back."""
-        return State(tuple(tensor.detach() for tensor in self.tensors), tuple(part.detach() for part in self.parts))
+        tensors = tuple(tensor.detach().clone() for tensor in self.tensors)  # a view would keep all steps in memory
+        return State(tensors, tuple(part.detach() for part in self.parts))
 
 
 class Neuron(nn.Module):
@@ -86,6 +87,7 @@ class Neuron(nn.Module):
             state: of the last call.
             steps: how often a constant current is shown.
         """
+        check_currents(currents, steps)
         start = state.tensors if state is not None else ()
         expected = currents.shape[1:] if steps is None else currents.shape
         for tensor in start:
@@ -247,8 +249,7 @@ class Recurrent(LIF):
         spike, membrane = start or (torch.zeros_like(inflow[0]), None)
         fired, held = [], []
         for current in inflow:
-            total = current + self.connection(spike)
-            spikes, membranes = self.scan(total.unsqueeze(0), membrane)
+            spikes, membranes = self.scan(current + self.connection(spike), membrane, steps=1)
             spike, membrane = spikes[0], membranes[0]
             fired.append(spike)
             held.append(membrane)

@@ -52,17 +52,26 @@ class SpikingSequential(nn.Module):
             steps: overrides the number of steps for a constant input.
         """
         steps = self.steps if steps is None else steps
-        parts = iter(state.parts if state is not None else ())
+        parts = iter(self._parts(state))
         ends: list[State] = []
         values = channels_last(inputs, time=steps is None)
         for layer in self.layers:
             if isinstance(layer, TIMED):
-                values, end = layer(values, next(parts, State()), steps=steps)
+                values, end = layer(values, next(parts), steps=steps)
                 ends.append(end)
                 steps = None
             else:
                 values = layer(values) if steps is not None else at_every_step(layer, values)
         return values if state is None else (values, State(parts=tuple(ends)))
+
+    def _parts(self, state: State | None) -> tuple[State, ...]:
+        timed = sum(isinstance(layer, TIMED) for layer in self.layers)
+        parts = state.parts if state is not None else ()
+        if parts and len(parts) != timed:
+            raise FeedpropError(
+                f"the state of {type(self).__name__} has {len(parts)} parts, but it has {timed} layers with a state"
+            )
+        return parts or (State(),) * timed
 
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self.layers)
@@ -70,7 +79,7 @@ class SpikingSequential(nn.Module):
     def __len__(self) -> int:
         return len(self.layers)
 
-    def __getitem__(self, index: int) -> nn.Module:
+    def __getitem__(self, index: int | slice) -> nn.Module | nn.ModuleList:
         return self.layers[index]
 
 

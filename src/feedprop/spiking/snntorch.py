@@ -1,7 +1,7 @@
 """Lets an attached model be built from snnTorch's neurons; the only file that imports snntorch.
 
-`attach` gives each `Leaky`, `RLeaky`, `Synaptic` and `Lapicque` a forward that does the same steps by `feedprop.spiking.lif`
-while an attached model runs with gradients enabled, and is the neuron's own otherwise.
+`attach` gives each `Leaky`, `RLeaky`, `Synaptic` and `Lapicque` a forward that does the same steps by
+`feedprop.spiking.lif` while an attached model runs with gradients enabled, and is the neuron's own otherwise.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from types import MethodType
 from typing import Any
 
-import snntorch
+import snntorch  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from feedprop import credit
 from feedprop.errors import FeedpropError
 from feedprop.spiking.dynamics import Number
 from feedprop.spiking.lif import lif
@@ -78,7 +79,7 @@ def _it_does(context: Context, function: Function, args: Arguments, kwargs: Keyw
 
 
 def _step(neuron: Any, input_: Tensor, given: dict[str, Tensor | None]) -> Any:
-    """Do one step as the neuron's forward does: take the state that is given, or its own; keep and return the new one."""
+    """Do one step as the neuron's forward does: from the state given or its own to a new one, kept and returned."""
     kind = type(neuron)
     if neuron.init_hidden and any(value is not None for value in given.values()):
         raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
@@ -102,7 +103,7 @@ def _fire(neuron: Any, current: Tensor, *, beta: Number, zero: str) -> Outputs:
         steps=1,
     )
     spike, neuron.mem = spikes[0], membranes[0]
-    spike._pre_activation = neuron.mem
+    spike._pre_activation = neuron.mem  # type: ignore[attr-defined]
     return spike, neuron.mem
 
 
@@ -135,7 +136,8 @@ def _synaptic(neuron: Any, input_: Tensor) -> Outputs:
 def _lapicque(neuron: Any, input_: Tensor) -> Outputs:
     """u_t = (1 - dt / RC) u_(t-1) + (dt / C) I_t: leaky integrate-and-fire of a scaled current."""
     share = float(neuron.time_step / neuron.C)
-    return _fire(neuron, input_ * share, beta=1 - share / float(neuron.R), zero="refractory")
+    current, _ = credit.undamped(input_)  # as where a neuron takes it directly
+    return _fire(neuron, current * share, beta=1 - share / float(neuron.R), zero="refractory")
 
 
 STEPS = {

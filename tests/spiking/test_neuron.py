@@ -1,0 +1,234 @@
+"""Neurons by hand, their states, kinds of numbers, and what they refuse."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from feedprop import FeedpropError, attach, attached
+from feedprop.rewards import GivenReward
+from feedprop.spiking import IF, LIF, LeakyIntegrator, Neuron, Recurrent, State, Synaptic, lif
+from torch import Tensor, nn
+
+NEURONS = {
+    "LIF": lambda: LIF(0.8),
+    "zero": lambda: LIF(0.8, reset="zero"),
+    "at once": lambda: LIF(0.8, reset_delay=False),
+    "zero at once": lambda: LIF(0.8, reset="zero", reset_delay=False),
+    "refractory": lambda: LIF(0.8, reset="refractory"),
+    "none": lambda: LIF(0.8, reset="none"),
+    "IF": IF,
+    "integrator": lambda: LeakyIntegrator(0.8),
+    "synaptic": lambda: Synaptic(0.5, 0.8),
+    "recurrent": lambda: Recurrent(nn.Linear(4, 4), 0.8),
+}
+every_neuron = pytest.mark.parametrize("build", NEURONS.values(), ids=NEURONS)
+
+
+@pytest.mark.usefixtures("float64")
+def test_by_hand() -> None:
+    currents = torch.tensor([0.8, 0.6, 0.5]).view(3, 1, 1).requires_grad_()
+    spikes, membranes = lif(currents, beta=0.5, epsilon=0.0)
+    # u1 = .8; u2 = .4 + .6 = 1.0, not above 1; u3 = .5 + .5 = 1.0
+    assert membranes.flatten().tolist() == [0.8, 1.0, 1.0]
+    assert spikes.sum() == 0
+    # a reward of 2 at s3 enters at u3: R3 = 2, D3 = |1.0| + |1.0 - 1.0| = 1, q3 = 2
+    # R2 = u2 .5 q3 = 1, D2 = .8 + |1.0 - .8| = 1, q2 = 1;  R1 = u1 .5 q2 = .4, D1 = .8, q1 = .5
+    GivenReward(reduction="sum")(spikes, torch.tensor([0.0, 0.0, 2.0]).view(3, 1, 1)).backward()
+    torch.testing.assert_close(-currents.grad.flatten(), torch.tensor([0.5, 1.0, 2.0]))
+
+
+@pytest.mark.usefixtures("float64")
+def test_by_hand_across_a_spike() -> None:
+    currents = torch.tensor([1.5, 0.5]).view(2, 1, 1).requires_grad_()
+    spikes, membranes = lif(currents, beta=0.5, epsilon=0.0)
+    # u1 = 1.5 fires; u2 = .75 + .5 - 1 = .25
+    assert membranes.flatten().tolist() == [1.5, 0.25]
+    # R2 = 1, D2 = 1.5 + |.25 + 1 - 1.5| = 1.75; R1 = 3 + 1.5 * .5 / 1.75, D1 = 1.5
+    GivenReward(reduction="sum")(spikes, torch.tensor([3.0, 1.0]).view(2, 1, 1)).backward()
+    torch.testing.assert_close(-currents.grad.flatten(), torch.tensor([(3 + 0.75 / 1.75) / 1.5, 1 / 1.75]))
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_reward_of_a_membrane() -> None:
+    currents = torch.tensor([0.4, 0.4]).view(2, 1, 1).requires_grad_()
+    membranes = LeakyIntegrator(0.5)(currents)
+    membranes[1].backward(torch.ones(1, 1))  # credit 1 at u2 = .6: R2 = .6, D2 = .4 + .2; R1 = .4 * .5, D1 = .4
+    torch.testing.assert_close(currents.grad.flatten(), torch.tensor([0.5, 1.0]), rtol=1e-5, atol=0)  # epsilon is 1e-6
+
+
+@pytest.mark.usefixtures("float64")
+@every_neuron
+def test_a_sequence_may_be_continued(build) -> None:
+    neuron = build()
+    currents = torch.rand(9, 3, 4).mul(2).requires_grad_()
+    with attached(neuron):
+        whole = neuron(currents)
+        whole.sum().backward()
+        wanted, currents.grad = currents.grad, None
+        first, state = neuron(currents[:4], State())
+        second, _ = neuron(currents[4:], state)
+    assert torch.equal(torch.cat([first, second]), whole)
+    torch.cat([first, second]).sum().backward()
+    torch.testing.assert_close(currents.grad, wanted)
+
+
+@every_neuron
+def test_a_detached_state_cuts_the_propagation(build) -> None:
+    neuron = build()
+    currents = torch.rand(6, 3, 4).mul(2).requires_grad_()
+    _, state = neuron(currents[:3], State())
+    outputs, _ = neuron(currents[3:], state.detach())
+    outputs.sum().backward()
+    assert currents.grad[:3].abs().sum() == 0
+    assert currents.grad[3:].abs().sum() > 0
+
+
+@every_neuron
+def test_nothing_leaks_from_batch_to_batch(build) -> None:
+    neuron = build()
+    currents = torch.rand(6, 3, 4) * 2
+    with torch.no_grad():
+        first = neuron(currents)
+        neuron(torch.rand(6, 5, 4) * 9)
+        assert torch.equal(neuron(currents), first)
+
+
+@pytest.mark.usefixtures("float64")
+@every_neuron
+def test_a_constant_current_is_the_same_as_repeating_it(build) -> None:
+    neuron = build()
+    current = torch.rand(3, 4).requires_grad_()
+    with attached(neuron):
+        once = neuron(current, steps=7)
+        again = neuron(current.expand(7, 3, 4))
+    assert torch.equal(once, again)
+    credit = torch.randn_like(once)
+    (wanted,) = torch.autograd.grad(again, current, credit)
+    (found,) = torch.autograd.grad(once, current, credit)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("reset_delay", [True, False])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "refractory", "none"])
+def test_blocks_of_the_batch_change_nothing(monkeypatch, reset: str, reset_delay: bool) -> None:
+    neuron = LIF(torch.tensor([0.5, 0.7, 0.9]), reset=reset, reset_delay=reset_delay, learn_beta=True)
+    currents = torch.rand(6, 7, 3).mul(2).requires_grad_()
+    start = torch.rand(7, 3).requires_grad_()
+    found = []
+    for block in (2**16, 6, 1):
+        monkeypatch.setattr("feedprop.spiking.scan.BLOCK", block)
+        spikes, _ = neuron(currents, State((start,)))
+        found.append([spikes, *torch.autograd.grad(spikes.square().sum(), [currents, start, neuron.beta])])
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two)
+
+
+def test_any_layout_in_memory() -> None:
+    images = torch.rand(4, 2, 3, 5, 6).requires_grad_()
+    laid = images.movedim(2, -1).contiguous().movedim(-1, 2)
+    for steps, values in ((None, laid), (4, laid[0])):
+        spikes = LIF()(values * 2, steps=steps)
+        assert spikes[0].stride() == laid[0].stride()
+        assert torch.equal(spikes, LIF()(values.contiguous() * 2, steps=steps))
+
+
+@every_neuron
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_kinds_of_numbers(build, kind: torch.dtype) -> None:
+    neuron = build().to(kind)
+    currents = torch.rand(5, 3, 4).mul(2).to(kind).requires_grad_()
+    with attached(neuron):
+        outputs = neuron(currents)
+    outputs.sum().backward()
+    assert currents.grad.dtype is kind
+    assert currents.grad.isfinite().all()
+    if not isinstance(neuron, LeakyIntegrator):
+        assert outputs.dtype is kind
+
+
+def test_membranes_of_half_precision_currents_are_kept_in_single_precision() -> None:
+    currents = torch.full((300, 1, 1), 0.01, dtype=torch.bfloat16)
+    _, membranes = lif(currents, beta=1.0, threshold=9.0)
+    assert membranes[-1].item() == pytest.approx(300 * currents[0].item(), rel=1e-4)
+
+
+def test_the_graph_is_freed_with_its_outputs() -> None:
+    currents = torch.rand(3, 2, 4, requires_grad=True)
+    spikes, membranes = lif(currents)
+    watched = weakref.ref(membranes)
+    gc.disable()
+    try:
+        del spikes, membranes
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+def test_feedback_accumulates_and_a_shared_neuron_gets_that_of_both_uses() -> None:
+    neuron = LIF(0.5, learn_beta=True)
+    attach(neuron)
+    currents = torch.rand(5, 3, 4) * 2
+
+    def step(values: Tensor) -> None:
+        neuron(values).sum().backward()
+
+    step(currents)
+    once = neuron.beta.grad.clone()
+    step(currents)
+    torch.testing.assert_close(neuron.beta.grad, 2 * once)
+
+
+@every_neuron
+def test_a_copy_and_its_state_dict(build) -> None:
+    neuron, other = build(), build()
+    other.load_state_dict(neuron.state_dict())
+    currents = torch.rand(5, 3, 4) * 2
+    assert torch.equal(other(currents), neuron(currents))
+    assert type(neuron).__name__ in repr(neuron)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"beta": 1.5}, r"beta has to be in \[0, 1\], got 1.5"),
+        ({"beta": float("nan")}, r"beta has to be in \[0, 1\], got nan"),
+        ({"beta": torch.tensor([0.5, -0.1])}, r"beta has to be in \[0, 1\]"),
+        ({"threshold": 0.0}, "threshold has to be > 0, got 0.0"),
+        ({"threshold": -1.0}, "threshold has to be > 0, got -1.0"),
+        ({"reset": "soft"}, "reset has to be one of 'subtract', 'zero', 'refractory', 'none', not 'soft'"),
+    ],
+)
+def test_settings_out_of_range(arguments: dict, message: str) -> None:
+    with pytest.raises(FeedpropError, match=message):
+        LIF(**arguments)
+    if "beta" in arguments:
+        with pytest.raises(FeedpropError, match="alpha"):
+            Synaptic(arguments["beta"])
+
+
+@pytest.mark.parametrize(
+    ("currents", "message"),
+    [
+        (torch.zeros(5), r"takes time-first currents \(T, B, ...\), got shape \(5,\)"),
+        (torch.zeros(0, 2, 3), "at least one step, got T = 0"),
+        (torch.zeros(4, 2, 3, dtype=torch.long), "floating-point currents, not torch.int64"),
+        (torch.zeros(4, 2, 3).index_fill(0, torch.tensor(1), float("nan")), "6 of 6 membranes are NaN or infinite"),
+        (torch.zeros(4, 2, 3).index_fill(2, torch.tensor(1), float("inf")), "2 of 6 membranes are NaN or infinite"),
+    ],
+    ids=["no time", "no steps", "integers", "nan", "inf"],
+)
+@every_neuron
+def test_inputs_that_cannot_be_run(build, currents: Tensor, message: str) -> None:
+    neuron: Neuron = build()
+    if isinstance(neuron, Recurrent):
+        neuron.connection = nn.Identity()
+    with pytest.raises(FeedpropError, match=message):
+        neuron(currents)
+
+
+def test_a_state_of_another_batch() -> None:
+    _, state = LIF()(torch.zeros(4, 2, 3), State())
+    with pytest.raises(FeedpropError, match=r"state of LIF has shape \(2, 3\), but the currents are \(5, 3\)"):
+        LIF()(torch.zeros(4, 5, 3), state)

@@ -1,0 +1,155 @@
+"""SpikingSequential: one batch of all steps gives what a loop over the steps gives."""
+
+import copy
+
+import pytest
+import torch
+from feedprop import FeedpropError, attach, attached
+from feedprop.rewards import GivenReward
+from feedprop.spiking import LIF, LeakyIntegrator, SpikingResidual, SpikingSequential, State
+from feedprop.spiking.models import lif_cnn, lif_cnn5, lif_mlp
+from torch import nn
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+
+
+def convolutional(*, steps: int | None = None) -> SpikingSequential:
+    return SpikingSequential(
+        *(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), LIF(0.8), nn.MaxPool2d(2)),
+        SpikingResidual(nn.Conv2d(3, 3, 3, padding=1), LIF(0.8), shortcut=nn.Conv2d(3, 3, 1)),
+        SpikingResidual(nn.Conv2d(3, 3, 3, padding=1), LIF(0.8)),
+        *(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), LIF(0.8)),
+        steps=steps,
+    )
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.8 + 0.2)
+    return network.eval()
+
+
+@pytest.mark.usefixtures("float64")
+def test_all_steps_at_once_are_as_one_by_one() -> None:
+    network = randomised(convolutional())
+    inputs, rewards = torch.rand(6, 3, 2, 8, 8), torch.randn(6, 3, 4)
+    found = []
+    for at_once in (True, False):
+        network.zero_grad()
+        values = inputs.clone().requires_grad_()
+        with attached(network):
+            if at_once:
+                spikes = network(values)
+            else:
+                state, outputs = State(), []
+                for step in range(6):
+                    output, state = network(values[step : step + 1], state)
+                    outputs.append(output)
+                spikes = torch.cat(outputs)
+        spikes.backward(rewards)
+        found.append([spikes, values.grad, *(p.grad for p in network.parameters())])
+    assert 0.05 < found[0][0].mean() < 0.95
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_constant_input_is_the_same_as_repeating_it(channels: int) -> None:
+    once = randomised(SpikingSequential(nn.Conv2d(channels, 3, 3), LIF(0.8), nn.Flatten(), nn.Linear(108, 4), LIF(), steps=5))
+    again = copy.deepcopy(once)
+    again.steps = None
+    image, rewards = torch.rand(3, channels, 8, 8), torch.randn(5, 3, 4)
+    found = []
+    for network, inputs in ((once, image), (again, image.expand(5, -1, -1, -1, -1))):
+        values = inputs.clone().requires_grad_()
+        with attached(network):
+            spikes = network(values)
+        GivenReward(reduction="sum")(spikes, rewards).backward()
+        at_image = values.grad if network is once else values.grad.sum(0)
+        found.append([spikes, at_image, *(p.grad for p in network.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_batch_normalisation_sees_all_steps() -> None:
+    norm = nn.BatchNorm1d(3, momentum=1.0)
+    inputs = torch.rand(4, 5, 3)
+    SpikingSequential(norm, LIF())(inputs)
+    torch.testing.assert_close(norm.running_mean, inputs.mean((0, 1)))
+
+
+def test_a_thousand_steps_in_bounded_memory() -> None:
+    """Truncated propagation: what is kept does not grow with the sequence."""
+    network = attach(SpikingSequential(nn.Linear(16, 64), LIF(), nn.Linear(64, 4), LIF()))
+    rewards, peaks, state = GivenReward(), [], State()
+    for _ in range(1000 // 50):
+        with torch.autograd.graph.saved_tensors_hooks(lambda kept: (sizes.append(kept.numel()), kept)[1], lambda kept: kept):
+            sizes: list[int] = []
+            spikes, state = network((torch.rand(50, 8, 16) < 0.3).float(), state.detach())
+            rewards(spikes, torch.ones_like(spikes)).backward()
+        peaks.append(sum(sizes))
+    assert max(peaks[1:]) == min(peaks[1:])
+    assert state.parts[0].tensors[0].detach().untyped_storage().nbytes() <= 50 * 8 * 64 * 4
+    cut = state.detach().parts[0].tensors[0]
+    assert cut.untyped_storage().nbytes() == 8 * 64 * 4
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_memory_grows_with_the_steps_by_spikes_and_membranes_only() -> None:
+    network = attach(SpikingSequential(nn.Linear(5, 6), LIF(), steps=10))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    found = []
+    for steps in (10, 20):
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            spikes = network(torch.rand(3, 5), steps=steps)  # noqa: F841  keeps the graph alive
+        found.append(sum(kept.values()))
+    assert found[1] - found[0] == 2 * 10 * 3 * 6 * 4  # spikes and membranes, 10 steps, 3 samples, 6 neurons, 4 bytes
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [(lif_mlp, torch.rand(2, 1, 28, 28)), (lif_cnn, torch.rand(2, 1, 28, 28)), (lif_cnn5, torch.rand(2, 3, 32, 32))],
+)
+def test_models_of_the_literature(build, inputs: torch.Tensor) -> None:
+    network = attach(build(steps=3))
+    spikes = network(inputs)
+    assert spikes.shape == (3, 2, 10)
+    GivenReward()(spikes, torch.ones_like(spikes)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    with torch.no_grad():
+        timed = build(steps=None)
+        timed.load_state_dict(network.state_dict())
+        assert torch.equal(timed(inputs.expand(3, *inputs.shape)), network(inputs))
+
+
+def test_readout_by_membrane() -> None:
+    network = SpikingSequential(nn.Linear(3, 4), LIF(), nn.Linear(4, 2), LeakyIntegrator(0.9))
+    outputs = network(torch.rand(5, 2, 3) * 3)
+    assert outputs.shape == (5, 2, 2)
+    assert ((outputs != 0) & (outputs != 1)).any()
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(FeedpropError, match="at least one spiking neuron"):
+        SpikingSequential(nn.Linear(2, 3))
+    with pytest.raises(FeedpropError, match="steps has to be at least 1, got 0"):
+        SpikingSequential(LIF(), steps=0)
+    with pytest.raises(FeedpropError, match=r"time-first inputs \(T, B, ...\), got shape \(3,\)"):
+        SpikingSequential(nn.Linear(3, 2), LIF())(torch.zeros(3))
+    with pytest.raises(FeedpropError, match="state of SpikingSequential has 1 parts, but it has 2 layers with a state"):
+        SpikingSequential(LIF(), LIF())(torch.zeros(3, 1, 2), State(parts=(State(),)))
+
+
+def test_its_layers() -> None:
+    network = SpikingSequential(nn.Linear(3, 2), LIF())
+    assert len(network) == 2
+    assert network[1] is list(network)[1]
+    assert [type(layer) for layer in network[:1]] == [nn.Linear]

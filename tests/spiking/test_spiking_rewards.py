@@ -1,0 +1,100 @@
+"""Rewards on spikes: published numbers, entry at silent neurons, what is refused, and that they teach."""
+
+import pytest
+import torch
+from feedprop import FeedpropError, attach, attached
+from feedprop.rewards import GivenReward
+from feedprop.spiking import LIF, SpikeRateReward, SpikeSoftmaxReward, SpikingSequential, lif
+from published import cases
+from torch import nn
+
+every_reward = pytest.mark.parametrize("build", [SpikeRateReward, SpikeSoftmaxReward])
+
+
+@pytest.mark.parametrize("case", cases("snn"), ids=lambda case: case.name)
+def test_published_rewards(case) -> None:
+    given = case.tensors()
+    torch.testing.assert_close(SpikeRateReward().per_output(given["output"], given["target"]), given["reward"])
+
+
+def test_spike_rate_by_hand() -> None:
+    spikes = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]).unsqueeze(1)  # 4 steps, 2 classes
+    rewards = SpikeRateReward().per_output(spikes, torch.tensor([0])).squeeze(1)
+    # true class: n = 2, 1 - sigmoid(2 - 2) = .5 at each step; other: n = 3, -s (1 - sigmoid(4 - 3 - 2)) = -s * .7311
+    torch.testing.assert_close(rewards[:, 0], torch.full((4,), 0.5))
+    torch.testing.assert_close(rewards[:, 1], torch.tensor([0.0, -0.7311, -0.7311, -0.7311]), atol=1e-4, rtol=0)
+
+
+def test_spike_softmax_by_hand() -> None:
+    spikes = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]).unsqueeze(1)
+    rewards = SpikeSoftmaxReward(sharpness=0.5).per_output(spikes, torch.tensor([0])).squeeze(1)
+    # p1 = e^1.5 / (e^1 + e^1.5) = .6225
+    torch.testing.assert_close(rewards[:, 0], torch.full((4,), 0.6225), atol=1e-4, rtol=0)
+    torch.testing.assert_close(rewards[:, 1], torch.tensor([0.0, -0.6225, -0.6225, -0.6225]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_reward_on_a_silent_neuron_arrives_in_full() -> None:
+    currents = torch.full((1, 1, 3), 0.25).requires_grad_()
+    spikes, _ = lif(currents, epsilon=0.0)
+    assert spikes.sum() == 0
+    rewards = torch.tensor([2.0, -1.0, 0.0])
+    GivenReward(reduction="sum")(spikes, rewards.view(1, 1, 3)).backward()
+    torch.testing.assert_close((-currents.grad * currents.detach()).flatten(), rewards)
+
+
+@every_reward
+def test_a_list_of_steps_is_as_good_as_a_tensor(build) -> None:
+    targets, found = torch.tensor([0, 2]), []
+    for as_list in (False, True):
+        torch.manual_seed(0)
+        currents = torch.rand(5, 2, 3).requires_grad_()
+        spikes, membranes = lif(currents)
+        assert (spikes.sum(0) == 0).any()
+        rows = list(spikes)
+        for row, membrane in zip(rows, membranes, strict=True):  # as each step of snnTorch's neurons has it
+            row._pre_activation = membrane
+        build()(rows if as_list else spikes, targets).backward()
+        found.append(currents.grad)
+    torch.testing.assert_close(*found)
+
+
+@every_reward
+def test_the_mean_is_over_samples_not_steps(build) -> None:
+    spikes = (torch.rand(6, 4, 3) < 0.5).float()
+    targets = torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(build()(spikes, targets) * 4, build(reduction="sum")(spikes, targets))
+
+
+@every_reward
+def test_what_is_refused(build) -> None:
+    spikes = torch.zeros(6, 4, 3)
+    with pytest.raises(FeedpropError, match=r"time-first spikes \(steps, batch, classes\).*got \(4, 6, 3\) and \(4,\)"):
+        build()(spikes.transpose(0, 1), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(FeedpropError, match="classes as integers, not torch.float32"):
+        build()(spikes, torch.zeros(4))
+    with pytest.raises(FeedpropError, match="label 3 is out of range: the model has 3 outputs, so labels go from 0 to 2"):
+        build()(spikes, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(FeedpropError, match="sharpness has to be > 0, got 0"):
+        SpikeSoftmaxReward(sharpness=0.0)
+
+
+@every_reward
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_a_network_that_is_silent_at_first_learns(build, reset: str) -> None:
+    network = SpikingSequential(nn.Linear(8, 32), LIF(reset=reset), nn.Linear(32, 2), LIF(reset=reset), steps=10)
+    with torch.no_grad():
+        network[2].weight.abs_().mul_(0.05)
+        network[2].bias.fill_(1e-3)
+    labels = torch.arange(64) % 2
+    inputs = torch.stack([torch.arange(8) < 4, torch.arange(8) >= 4]).float()[labels] + 0.1 * torch.rand(64, 8)
+    with torch.no_grad():
+        assert network(inputs).sum() == 0
+    optimizer, reward = torch.optim.Adam(network.parameters(), lr=1e-2), build()
+    with attached(network):
+        for _ in range(60):
+            optimizer.zero_grad()
+            reward(network(inputs), labels).backward()
+            optimizer.step()
+    with torch.no_grad():
+        assert (network(inputs).sum(0).argmax(1) == labels).float().mean() > 0.95
