@@ -1,10 +1,10 @@
-"""Time of one training step of spiking networks: feedprop over snnTorch's atan surrogate (and lfprop, if it is installed).
+"""Time of one training step of spiking networks: feedprop over snnTorch's atan surrogate (and lfprop, if installed).
 
     python benchmarks/spiking.py [--rounds 40] [--compiled] [--json benchmarks/spiking.json]
 
-The networks of Weber et al. 2023 (784-1000-10 and the LIF CNN, batch 128, 15 steps), the same data and optimizer. A step is
-forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is the median over
-rounds of the ratio within a round, so that a machine that changes speed does not change it.
+The networks of Weber et al. 2023 (784-1000-10 and the LIF CNN, batch 128, 15 steps), the same data and optimizer. A
+step is forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is the
+median over rounds of the ratio within a round, so that a machine that changes speed does not change it.
 """
 
 import argparse

@@ -177,7 +177,7 @@ def test_with_gradients_off_nothing_is_intercepted(monkeypatch: pytest.MonkeyPat
         model(inputs)
 
 
-def test_no_grad_inside_an_attached_forward() -> None:
+def test_no_grad_inside_an_attached_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Linear(3, 3)
 
     class Partly(nn.Module):
@@ -187,9 +187,13 @@ def test_no_grad_inside_an_attached_forward() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             with torch.no_grad():
-                mask = (torch.special.bessel_j0(self.layer(x)) > 0).to(x.dtype)
+                mask = (torch.special.i1(self.layer(x)) > 0).to(x.dtype)
             return self.layer(x) * mask
 
+    def refuse(*_: object) -> None:
+        raise AssertionError("treated without gradients")
+
+    monkeypatch.setitem(TREATMENTS, torch.special.i1, refuse)
     assert propagate(Partly(), torch.randn(2, 3), torch.randn(2, 3)).feedback
 
 

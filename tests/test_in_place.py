@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import calls
-from feedprop import attached, operations, rules
+from feedprop import attached, operations, rewards, rules
 from propagation import CLOSE, Call, Residual, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -149,7 +149,7 @@ def test_functional_inplace_equals_out_of_place(name: str, source: str) -> None:
         (lambda h, x: h.div_(x), lambda h, x: h.div(x)),
         (lambda h, x: h.mul_(2.0), lambda h, x: h * 2.0),
         (lambda h, x: h.zero_(), lambda h, x: h * 0.0),
-        (lambda h, x: h.copy_(x), lambda h, x: h * 0.0 + x if False else x.clone()),
+        (lambda h, x: h.copy_(x), lambda h, x: x.clone()),
         (lambda h, x: h[0].add_(x[0]), lambda h, x: torch.stack([h[0] + x[0], *h[1:]])),
         (lambda h, x: h.__setitem__(0, x[1]), lambda h, x: torch.stack([x[1], *h[1:]])),
         (lambda h, x: h.__setitem__((slice(None), 0), 0.0), lambda h, x: torch.cat([h[:, :1] * 0.0, h[:, 1:]], 1)),
@@ -218,7 +218,7 @@ def test_inplace_flags_of_a_network() -> None:
 
 @pytest.mark.parametrize("rule", [rules.ZPlus(), rules.AlphaBeta(), rules.Gamma(0.5)], ids=repr)
 def test_what_was_written_to_is_no_longer_known_to_be_positive(rule: rules.Rule) -> None:
-    """After relu some rules spare half of their work; not so where rectified memory was written to, if through a view."""
+    """After relu some rules spare half of their work; not so where rectified memory was written to, be it by a view."""
     layer, x = nn.Linear(4, 3).double(), torch.randn(5, 4)
 
     def written(x: Tensor) -> Tensor:
@@ -234,6 +234,32 @@ def test_what_was_written_to_is_no_longer_known_to_be_positive(rule: rules.Rule)
             model(leaf).backward(torch.ones(5, 3))
         found.append(leaf.grad)
     torch.testing.assert_close(*found, **CLOSE)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "write", [lambda h: h.mul_(2.0), lambda h: h.neg_(), lambda h: h.tanh_(), lambda h: h[:2].add_(1.0)]
+)
+def test_what_follows_a_write_sees_the_write(source: str, write) -> None:
+    def written(x: Tensor) -> Tensor:
+        h = SOURCES[source](x)
+        write(h)
+        return torch.tanh(h)
+
+    def copied(x: Tensor) -> Tensor:
+        h = SOURCES[source](x).clone()
+        write(h)
+        return torch.tanh(h)
+
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(_credit(written, x), _credit(copied, x), **CLOSE)
+
+
+def test_a_reward_does_not_enter_before_a_later_write() -> None:
+    z, given = torch.tensor([[-1.0, 2.0]], requires_grad=True), torch.tensor([[1.0, 1.0]])
+    with attached(Call(lambda z: torch.tanh(z * 1.0).mul_(0.0))) as model:
+        rewards.GivenReward()(model(z), given).backward()
+    assert z.grad.tolist() == [[0.0, 0.0]]
 
 
 def test_every_in_place_method_of_the_table_is_named_here() -> None:

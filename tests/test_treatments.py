@@ -198,6 +198,29 @@ def test_tied_weights_get_the_feedback_of_every_use() -> None:
     torch.testing.assert_close(found.feedback["encode.weight"], both, **CLOSE)
 
 
+COMPUTED = {
+    "a sum": lambda a, b: a + b,
+    "a difference, scaled": lambda a, b: (a - 2 * b) * 0.5,
+    "a mean": lambda a, b: torch.stack([a, b]).mean(0),
+    "an elementwise product": lambda a, b: a * b,
+    "a low-rank product": lambda a, b: a @ b.t() @ a,
+    "a smooth function": lambda a, b: torch.tanh(a) + b,
+    "a part": lambda a, b: torch.cat([a[:1], b[1:]]),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_weight_computed_from_parameters_is_a_weight(name: str) -> None:
+    """It takes no share and is not damped; each parameter has the gradient times its own size."""
+    compute, (a, b), x = COMPUTED[name], torch.randn(2, 3, 4), torch.randn(5, 4)
+    output, credit, (at_x,), (grad_a, grad_b) = _backward(lambda x, a, b: F.linear(x, compute(a, b)), x, a=a, b=b)
+    leaves = [value.clone().requires_grad_() for value in (x, a, b)]
+    plain = torch.autograd.grad(F.linear(leaves[0], compute(*leaves[1:])), leaves, credit * _damping(output))
+    torch.testing.assert_close(at_x, plain[0], **CLOSE)
+    torch.testing.assert_close(grad_a, plain[1] * a.abs(), **CLOSE)
+    torch.testing.assert_close(grad_b, plain[2] * b.abs(), **CLOSE)
+
+
 def test_several_inputs_and_outputs_some_without_gradient() -> None:
     class Fork(nn.Module):
         def __init__(self) -> None:

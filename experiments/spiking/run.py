@@ -1,9 +1,10 @@
 """Trains one spiking network by feedback or by snnTorch's atan surrogate gradient and appends the result to a file.
 
-    python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3 --seed 0            # scored on a validation split
-    python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3 --seed 0 --test     # the last run: trained on all, tested
+    python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3          # scored on a validation split
+    python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3 --test   # the last run: trained on all, tested
 
-The validation split is drawn from the training data with a seed of its own. Data is read from $FEEDPROP_DATA (default ./data).
+The validation split is drawn from the training data with a seed of its own. Data is read from $FEEDPROP_DATA (default
+./data).
 """
 
 import argparse
@@ -19,7 +20,7 @@ from snntorch import functional
 from torch import Tensor, nn
 
 import feedprop
-from feedprop.spiking import LIF, SpikeRateReward, SpikeSoftmaxReward, SpikingSequential, models
+from feedprop.spiking import LIF, SpikeRateReward, SpikeTargetReward, SpikingSequential, models
 from feedprop.spiking.timeseries import japanese_vowels
 
 DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
@@ -56,7 +57,9 @@ def network(task: str, beta: float) -> SpikingSequential:
     if task == "mnist-mlp":
         return models.lif_mlp(beta=beta)
     if task == "vowels":
-        return SpikingSequential(nn.Linear(12, 256), LIF(beta), nn.Linear(256, 256), LIF(beta), nn.Linear(256, 9), LIF(beta))
+        return SpikingSequential(
+            nn.Linear(12, 256), LIF(beta), nn.Linear(256, 256), LIF(beta), nn.Linear(256, 9), LIF(beta)
+        )
     return models.lif_cnn(beta=beta)
 
 
@@ -81,7 +84,7 @@ def criterion(settings: argparse.Namespace) -> nn.Module:
         return {"rate": functional.ce_rate_loss(), "count": functional.ce_count_loss()}[settings.loss]
     if settings.reward == "rate":
         return SpikeRateReward()
-    return SpikeSoftmaxReward(sharpness=settings.sharpness)
+    return SpikeTargetReward(share=settings.share)
 
 
 def shown(task: str, inputs: Tensor) -> Tensor:
@@ -104,7 +107,11 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
         inputs, labels = inputs[: settings.train_on], labels[: settings.train_on]
     torch.manual_seed(settings.seed)
     made = network(task, settings.beta)
-    model = Surrogate(made) if settings.method == "surrogate" else feedprop.attach(made, feedprop.rules.Epsilon(settings.epsilon))
+    model = (
+        Surrogate(made)
+        if settings.method == "surrogate"
+        else feedprop.attach(made, feedprop.rules.Epsilon(settings.epsilon))
+    )
     signal = criterion(settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     size, epochs = BATCH[task], settings.epochs or EPOCHS[task]
@@ -128,10 +135,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=sorted(EPOCHS))
     parser.add_argument("method", choices=["feedback", "surrogate"])
-    parser.add_argument("--reward", choices=["rate", "softmax"], default="softmax")
+    parser.add_argument("--reward", choices=["rate", "target"], default="target")
     parser.add_argument("--loss", choices=["rate", "count"], default="rate")
-    parser.add_argument("--sharpness", type=float, default=1.0)
-    parser.add_argument("--epsilon", type=float, default=1e-6)
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--epsilon", type=float, default=1.0)
     parser.add_argument("--beta", type=float, default=0.9)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--epochs", type=int, default=0, help="0: as in the table of this file")

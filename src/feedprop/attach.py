@@ -38,11 +38,33 @@ class Propagation(TorchFunctionMode):
         self.model, self.scopes = model, scopes
         self.activation, self.unknown, self.magnitude_floor = activation, unknown, magnitude_floor
         self.suspended = False
+        self._last: tuple[Tensor, Tensor] | None = None  # activation and its pre-activation
 
     @property
     def rule(self) -> Rule:
         """The rule of the innermost module that runs."""
         return self.scopes[-1]
+
+    def remember(self, output: Tensor, pre_activation: Tensor) -> None:
+        """Note that `output` is the activation of `pre_activation`. One is enough: the last may be what the model returns."""
+        self._last = output, pre_activation
+
+    def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
+        """Note that `target` was written to, and perhaps now holds what another tensor held."""
+        if self._last is not None and successor_of is self._last[0]:
+            self._last = target, self._last[1]
+        elif self._last is not None and target is self._last[0]:
+            self._last = None
+
+    def finish(self, result: Any) -> Any:
+        """Let rewards know the pre-activation of what the model returns, if it ends in an activation."""
+        if self._last is not None:
+            output, z = self._last
+            parts = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else (result,)
+            if any(part is output for part in parts):
+                output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
+            self._last = None
+        return result
 
     def __torch_function__(
         self, function: Function, types: Any, args: Arguments = (), kwargs: Keywords | None = None
@@ -130,9 +152,11 @@ class _Forward:
     def __init__(self, model: nn.Module, composite: Composite, **settings: Any) -> None:
         self.model, self.composite, self.settings = model, composite, settings
         self.scopes: list[Rule] = [composite.default]
+        assigned = composite.assign(model)
+        self.neurons = _take_over_neurons(model)
         self.replaced = model.__dict__.get("forward")
         modules = dict(model.named_modules())
-        for path, (rule, reason) in composite.assign(model).items():
+        for path, (rule, reason) in assigned.items():
             if reason != "default":
                 modules[path].register_forward_pre_hook(_Enter(self, rule))
                 modules[path].register_forward_hook(_Leave(self), always_call=True)
@@ -159,13 +183,13 @@ class _Forward:
         propagation = Propagation(self.model, self.scopes, **self.settings)
         if torch.compiler.is_compiling():
             with propagation:
-                return self._call(*args, **kwargs)
+                return propagation.finish(self._call(*args, **kwargs))
         outer = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Propagation) and not mode.suspended]
         for mode in outer:  # an attached model inside an attached model: one of the two treats a function, the inner one
             mode.suspended = True
         try:
             with propagation:
-                return self._call(*args, **kwargs)
+                return propagation.finish(self._call(*args, **kwargs))
         finally:
             for mode in outer:
                 mode.suspended = False
@@ -236,13 +260,11 @@ def attach(
     floor = non_negative("magnitude_floor", magnitude_floor)
     if isinstance(model.__dict__.get("forward"), _Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
-    neurons = _take_over_neurons(model)
     if floor == 0:
         _warn_of_zeros(model)
-    model.forward = forward = _Forward(
+    model.forward = _Forward(
         model, composite, activation=activation or Secant(), unknown=unknown, magnitude_floor=floor
     )
-    forward.neurons = neurons
     return model
 
 

@@ -30,7 +30,7 @@ def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords
     if not z.requires_grad or is_weight(z):
         return ordinary(context, function, args, kwargs)
     output = credit.damped_relu(z)
-    output._pre_activation = z  # type: ignore[attr-defined]
+    context.remember(output, z)
     credit.mark_non_negative(output)
     return output
 
@@ -56,7 +56,7 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
 
         if is_weight(z):
             return _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
-        return _answered(context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
+        return _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
 
     return treat
 
@@ -65,8 +65,8 @@ secant = activation(None)  # what users register for an activation of their own
 PIECEWISE_CONSTANT: set[Function] = set()  # their derivative is 0, so that latent weights would not learn
 
 
-def _answered(output: Tensor, z: Tensor, *, non_negative: bool = False) -> Tensor:
-    output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
+def _answered(context: Context, output: Tensor, z: Tensor, *, non_negative: bool = False) -> Tensor:
+    context.remember(output, z)
     if non_negative:
         credit.mark_non_negative(output)
     return output
@@ -111,7 +111,7 @@ def _step(context: Context, answer: Tensor, yes: float, no: float, convert: cred
 
     rising = compare in (operator.gt, operator.ge)
     output = context.activation(phi, difference, at_zero=(no, yes) if rising else (yes, no))
-    return _answered(output, difference, non_negative=min(yes, no) >= 0)
+    return _answered(context, output, difference, non_negative=min(yes, no) >= 0)
 
 
 def converted(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

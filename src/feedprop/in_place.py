@@ -17,6 +17,7 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
 
     def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         target = args[0]
+        context.forget(target)
         if torch.compiler.is_compiling():  # compiled, a copy costs little
             return _written(context, target, (target.clone(), *args[1:]), kwargs)
         if treatment is relu and target.requires_grad:
@@ -33,8 +34,7 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = treatment(context, out_of_place, args, kwargs)
         target.copy_(result)
-        if hasattr(result, "_pre_activation"):
-            target._pre_activation = result._pre_activation  # type: ignore[attr-defined]
+        context.forget(target, successor_of=result)
         return target
 
     return treat

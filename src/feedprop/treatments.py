@@ -50,6 +50,12 @@ class Context(Protocol):
     @property
     def activation(self) -> ActivationRule: ...  # noqa: D102
 
+    def remember(self, output: Tensor, pre_activation: Tensor) -> None:
+        """Note that `output` is the activation of `pre_activation`: should the model return it, rewards on 0 enter there."""
+
+    def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
+        """Note that `target` was written to, and perhaps now holds what another tensor held."""
+
 
 Treatment = Callable[[Context, Function, Arguments, Keywords], Any]
 TREATMENTS: dict[Function, Treatment] = {}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from feedprop import FeedpropError
 from feedprop.spiking import encoding
 from feedprop.spiking.timeseries import japanese_vowels, read_ts
@@ -57,7 +58,7 @@ def test_reading_a_series(tmp_path: Path) -> None:
 
 
 def test_a_series_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FeedpropError, match="no file .*nowhere.ts: set FEEDPROP_DATA"):
+    with pytest.raises(FeedpropError, match=r"no file .*nowhere\.ts: set FEEDPROP_DATA"):
         read_ts(tmp_path / "nowhere.ts")
     file = tmp_path / "task.ts"
     file.write_text("@classLabel true a b\n@data\n1,2:c\n")

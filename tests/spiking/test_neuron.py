@@ -5,10 +5,11 @@ import weakref
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from feedprop import FeedpropError, attach, attached
 from feedprop.rewards import GivenReward
-from feedprop.spiking import IF, LIF, LeakyIntegrator, Neuron, Recurrent, State, Synaptic, lif
-from torch import Tensor, nn
+from feedprop.spiking import IF, LIF, LeakyIntegrator, Neuron, Recurrent, State, Synaptic, leaky_sum, lif
 
 NEURONS = {
     "LIF": lambda: LIF(0.8),
@@ -178,6 +179,28 @@ def test_feedback_accumulates_and_a_shared_neuron_gets_that_of_both_uses() -> No
     once = neuron.beta.grad.clone()
     step(currents)
     torch.testing.assert_close(neuron.beta.grad, 2 * once)
+
+
+class Bare(nn.Module):
+    """The pure functions with parameters of the caller's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.beta = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(0.8))
+
+    def forward(self, currents: Tensor) -> Tensor:
+        return lif(leaky_sum(currents, alpha=self.alpha), beta=self.beta)[0]
+
+
+def test_the_functions_take_parameters_as_weights() -> None:
+    bare, neuron = Bare(), Synaptic(0.5, 0.8, learn_alpha=True, learn_beta=True)
+    currents = torch.rand(6, 3, 4)
+    for model in (bare, neuron):
+        with attached(model):
+            model(currents).sum().backward()
+    assert bare.beta.grad != 0
+    torch.testing.assert_close(bare.beta.grad, neuron.beta.grad)
+    torch.testing.assert_close(bare.alpha.grad, neuron.alpha.grad)
 
 
 @every_neuron

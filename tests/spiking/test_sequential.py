@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from feedprop import FeedpropError, attach, attached
 from feedprop.rewards import GivenReward
 from feedprop.spiking import LIF, LeakyIntegrator, SpikingResidual, SpikingSequential, State
 from feedprop.spiking.models import lif_cnn, lif_cnn5, lif_mlp
-from torch import nn
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -57,7 +58,9 @@ def test_all_steps_at_once_are_as_one_by_one() -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_constant_input_is_the_same_as_repeating_it(channels: int) -> None:
-    once = randomised(SpikingSequential(nn.Conv2d(channels, 3, 3), LIF(0.8), nn.Flatten(), nn.Linear(108, 4), LIF(), steps=5))
+    once = randomised(
+        SpikingSequential(nn.Conv2d(channels, 3, 3), LIF(0.8), nn.Flatten(), nn.Linear(108, 4), LIF(), steps=5)
+    )
     again = copy.deepcopy(once)
     again.steps = None
     image, rewards = torch.rand(3, channels, 8, 8), torch.randn(5, 3, 4)
@@ -84,9 +87,15 @@ def test_a_thousand_steps_in_bounded_memory() -> None:
     """Truncated propagation: what is kept does not grow with the sequence."""
     network = attach(SpikingSequential(nn.Linear(16, 64), LIF(), nn.Linear(64, 4), LIF()))
     rewards, peaks, state = GivenReward(), [], State()
+    sizes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
     for _ in range(1000 // 50):
-        with torch.autograd.graph.saved_tensors_hooks(lambda kept: (sizes.append(kept.numel()), kept)[1], lambda kept: kept):
-            sizes: list[int] = []
+        sizes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             spikes, state = network((torch.rand(50, 8, 16) < 0.3).float(), state.detach())
             rewards(spikes, torch.ones_like(spikes)).backward()
         peaks.append(sum(sizes))

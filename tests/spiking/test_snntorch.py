@@ -1,15 +1,16 @@
-"""Models of snnTorch's neurons, stepped in a loop as its tutorials do: attached, they give the numbers of our own neurons."""
+"""Models of snnTorch's neurons, stepped in a loop as its tutorials do: attached, they give our own neurons' numbers."""
 
 import copy
 
 import pytest
 import snntorch as snn
 import torch
+from torch import Tensor, nn
+
 from feedprop import FeedpropError, attach, attached, detach, rules
 from feedprop.rewards import GivenReward
-from feedprop.spiking import LIF, Recurrent, SpikeSoftmaxReward, SpikingSequential, Synaptic, stacked
+from feedprop.spiking import LIF, Recurrent, SpikeTargetReward, SpikingSequential, Synaptic, stacked
 from published import cases
-from torch import Tensor, nn
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -49,6 +50,12 @@ def feedback(model: nn.Module, inputs: Tensor, rewards: Tensor, epsilon: float) 
     return spikes, [-p.grad for p in model.parameters()] + [-inputs.grad * inputs.detach()]
 
 
+@torch.no_grad()
+def their_own(tutorial: Tutorial, inputs: Tensor) -> Tensor:
+    """Spikes by snnTorch's own forward, which fires in single precision whatever the membranes are."""
+    return copy.deepcopy(tutorial).float()(inputs.float()).double()
+
+
 def compare(theirs: nn.Module, ours: nn.Module, *, sizes: tuple[int, int] = (5, 4)) -> None:
     """One hidden layer of each neuron between the same linear layers."""
     first, last = nn.Linear(sizes[0], sizes[1]), nn.Linear(sizes[1], 3)
@@ -60,9 +67,11 @@ def compare(theirs: nn.Module, ours: nn.Module, *, sizes: tuple[int, int] = (5, 
     tutorial = Tutorial(nn.ModuleList([first, theirs, last, snn.Leaky(beta=0.7)]))
     network = SpikingSequential(first, ours, last, LIF(0.7))
     inputs, rewards = torch.rand(9, 6, sizes[0]), torch.randn(9, 6, 3)
+    before = their_own(tutorial, inputs)
     spikes, wanted = feedback(network, inputs, rewards, 1e-6)
     found_spikes, found = feedback(tutorial, inputs, rewards, 1e-6)
     assert torch.equal(found_spikes, spikes)
+    assert torch.equal(before, spikes)
     assert 0.05 < spikes.mean() < 0.95
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
@@ -116,7 +125,10 @@ def test_lapicque(reset: str) -> None:
         scaled.weight.div_(capacity)
         scaled.bias.div_(capacity)
     inputs, rewards = torch.rand(9, 6, 5), torch.randn(9, 6, 4)
-    spikes, found = feedback(Tutorial(nn.ModuleList([first, theirs])), inputs, rewards, 1e-6)
+    tutorial = Tutorial(nn.ModuleList([first, theirs]))
+    before = their_own(tutorial, inputs)
+    spikes, found = feedback(tutorial, inputs, rewards, 1e-6)
+    assert torch.equal(before, spikes)
     wanted_spikes, wanted = feedback(SpikingSequential(scaled, ours), inputs, rewards, 1e-6)
     assert torch.equal(spikes, wanted_spikes)
     for one, other in zip(found, wanted, strict=True):
@@ -213,7 +225,7 @@ def test_a_tutorial_network_learns() -> None:
     """Two patterns of input spikes, told apart in a few steps."""
     model = Tutorial(nn.ModuleList([nn.Linear(8, 16), snn.Leaky(beta=0.8), nn.Linear(16, 2), snn.Leaky(beta=0.8)]))
     attach(model)
-    optimizer, reward = torch.optim.Adam(model.parameters(), lr=1e-2), SpikeSoftmaxReward()
+    optimizer, reward = torch.optim.Adam(model.parameters(), lr=1e-2), SpikeTargetReward()
     labels = torch.arange(32) % 2
     patterns = torch.stack([torch.arange(8) < 4, torch.arange(8) >= 4]).float()[labels]
     for _ in range(20):

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from feedprop import FeedpropError, attach, attached
-from feedprop.rewards import GivenReward
-from feedprop.spiking import LIF, SpikeRateReward, SpikeSoftmaxReward, SpikingSequential, lif
-from published import cases
 from torch import nn
 
-every_reward = pytest.mark.parametrize("build", [SpikeRateReward, SpikeSoftmaxReward])
+from feedprop import FeedpropError, attached
+from feedprop.rewards import GivenReward
+from feedprop.spiking import LIF, SpikeRateReward, SpikeTargetReward, SpikingSequential, lif
+from published import cases
+
+every_reward = pytest.mark.parametrize("build", [SpikeRateReward, SpikeTargetReward])
 
 
 @pytest.mark.parametrize("case", cases("snn"), ids=lambda case: case.name)
@@ -25,12 +26,12 @@ def test_spike_rate_by_hand() -> None:
     torch.testing.assert_close(rewards[:, 1], torch.tensor([0.0, -0.7311, -0.7311, -0.7311]), atol=1e-4, rtol=0)
 
 
-def test_spike_softmax_by_hand() -> None:
+def test_spike_target_by_hand() -> None:
     spikes = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]).unsqueeze(1)
-    rewards = SpikeSoftmaxReward(sharpness=0.5).per_output(spikes, torch.tensor([0])).squeeze(1)
-    # p1 = e^1.5 / (e^1 + e^1.5) = .6225
-    torch.testing.assert_close(rewards[:, 0], torch.full((4,), 0.6225), atol=1e-4, rtol=0)
-    torch.testing.assert_close(rewards[:, 1], torch.tensor([0.0, -0.6225, -0.6225, -0.6225]), atol=1e-4, rtol=0)
+    rewards = SpikeTargetReward(share=0.75).per_output(spikes, torch.tensor([0])).squeeze(1)
+    # true class: sigmoid(.75 * 4 - 2) = .7311 at each step; other: -s sigmoid(3) = -s * .9526
+    torch.testing.assert_close(rewards[:, 0], torch.full((4,), 0.7311), atol=1e-4, rtol=0)
+    torch.testing.assert_close(rewards[:, 1], torch.tensor([0.0, -0.9526, -0.9526, -0.9526]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.usefixtures("float64")
@@ -48,7 +49,7 @@ def test_a_list_of_steps_is_as_good_as_a_tensor(build) -> None:
     targets, found = torch.tensor([0, 2]), []
     for as_list in (False, True):
         torch.manual_seed(0)
-        currents = torch.rand(5, 2, 3).requires_grad_()
+        currents = torch.rand(5, 2, 3).mul(0.7).requires_grad_()
         spikes, membranes = lif(currents)
         assert (spikes.sum(0) == 0).any()
         rows = list(spikes)
@@ -71,12 +72,14 @@ def test_what_is_refused(build) -> None:
     spikes = torch.zeros(6, 4, 3)
     with pytest.raises(FeedpropError, match=r"time-first spikes \(steps, batch, classes\).*got \(4, 6, 3\) and \(4,\)"):
         build()(spikes.transpose(0, 1), torch.zeros(4, dtype=torch.long))
-    with pytest.raises(FeedpropError, match="classes as integers, not torch.float32"):
+    with pytest.raises(FeedpropError, match=r"classes as integers, not torch\.float32"):
         build()(spikes, torch.zeros(4))
-    with pytest.raises(FeedpropError, match="label 3 is out of range: the model has 3 outputs, so labels go from 0 to 2"):
+    with pytest.raises(
+        FeedpropError, match=r"label 3 is out of range: the model has 3 outputs, so labels go from 0 to 2"
+    ):
         build()(spikes, torch.tensor([0, 1, 2, 3]))
-    with pytest.raises(FeedpropError, match="sharpness has to be > 0, got 0"):
-        SpikeSoftmaxReward(sharpness=0.0)
+    with pytest.raises(FeedpropError, match=r"share has to be in \(0, 1\], got 0"):
+        SpikeTargetReward(share=0.0)
 
 
 @every_reward

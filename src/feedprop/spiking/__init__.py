@@ -2,10 +2,11 @@
 
 from feedprop.spiking import encoding
 from feedprop.spiking.lif import lif
-from feedprop.spiking.neuron import IF, LIF, LeakyIntegrator, Neuron, Recurrent, State, Synaptic
-from feedprop.spiking.rewards import SpikeRateReward, SpikeSoftmaxReward, stacked
+from feedprop.spiking.neuron import IF, LIF, LeakyIntegrator, Neuron, State
+from feedprop.spiking.recurrent import Recurrent
+from feedprop.spiking.rewards import SpikeRateReward, SpikeTargetReward, stacked
 from feedprop.spiking.sequential import SpikingResidual, SpikingSequential
-from feedprop.spiking.synapse import leaky_sum
+from feedprop.spiking.synapse import Synaptic, leaky_sum
 
 __all__ = [
     "IF",
@@ -14,7 +15,7 @@ __all__ = [
     "Neuron",
     "Recurrent",
     "SpikeRateReward",
-    "SpikeSoftmaxReward",
+    "SpikeTargetReward",
     "SpikingResidual",
     "SpikingSequential",
     "State",

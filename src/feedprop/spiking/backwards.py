@@ -35,7 +35,7 @@ class Backwards:
         for t in reversed(range(steps)):
             reward = rows[t % len(rows)]
             self._reward(t, at_spikes[t], at_membranes[t], out=reward)
-            self._share(t, reward, silent_too=at_membranes[t] is not None)
+            self._share(t, reward)
             if constant and t == steps - 1:
                 out.copy_(reward)
             elif constant:
@@ -76,7 +76,7 @@ class Backwards:
             return None
         return self.spikes[t - 1] if t > 0 and self.dynamics.reset_delay else self.dynamics.fired(last)
 
-    def _share(self, t: int, reward: Tensor, *, silent_too: bool) -> None:
+    def _share(self, t: int, reward: Tensor) -> None:
         """q_t = R_t / (D_t + epsilon), in the place of R_t."""
         kept, fired, dynamics = self._membrane(t - 1), self._fired(t), self.dynamics
         self.left = 1 - fired if fired is not None and dynamics.reset in ("zero", "refractory") else None
@@ -90,17 +90,10 @@ class Backwards:
                 subtract(self.denominator, fired, dynamics.threshold, sign=-1.0)
             torch.abs(kept, out=self.scratch)
             self.denominator.abs_().add_(self.scratch)
-        self._divide(reward, silent_too=silent_too)
+        # where D is 0 so is R, and stays 0: the least number changes no other denominator
+        reward.div_(self.denominator.add_(dynamics.epsilon or torch.finfo(reward.dtype).tiny))
         if self.left is not None and dynamics.reset == "refractory":
             reward.mul_(self.left)
         if self.at_beta is not None and kept is not None:
             self.at_beta += (kept * reward).sum_to_size(self.at_beta.shape)
         self.credit = reward
-
-    def _divide(self, reward: Tensor, *, silent_too: bool) -> None:
-        epsilon = self.dynamics.epsilon
-        empty = self.denominator == 0 if silent_too and not epsilon else None
-        # a reward of 0 on a denominator of 0 stays 0; tiny changes no other denominator
-        reward.div_(self.denominator.add_(epsilon or torch.finfo(reward.dtype).tiny))
-        if empty is not None:
-            reward.masked_fill_(empty, 0.0)

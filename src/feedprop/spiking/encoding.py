@@ -21,7 +21,7 @@ def rate(values: Tensor, *, steps: int, generator: torch.Generator | None = None
 
 
 def latency(values: Tensor, *, steps: int) -> Tensor:
-    """Fire once, the earlier the larger: step round((1 - value) (steps - 1)); 0 does not fire. (B, ...) to (steps, B, ...)."""
+    """Fire once, at step round((1 - value) (steps - 1)); 0 does not fire. (B, ...) in [0, 1] to (steps, B, ...)."""
     _check_unit(values)
     when = ((1 - values) * (_checked(steps) - 1)).round().long()
     spikes = values.new_zeros((steps, *values.shape))

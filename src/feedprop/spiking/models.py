@@ -30,7 +30,7 @@ def lif_mlp(
 def lif_cnn(
     classes: int = 10, *, channels: int = 1, size: int = 28, steps: int | None = 15, beta: float = 0.9
 ) -> SpikingSequential:
-    """Return conv 12 - LIF - pool - conv 64 - LIF - pool - linear - LIF with kernels of 5 (snnTorch's tutorial network)."""
+    """Return conv 12 - LIF - pool - conv 64 - LIF - pool - linear - LIF, kernels of 5 (snnTorch's tutorial network)."""
     left = ((size - 4) // 2 - 4) // 2
     return SpikingSequential(
         *(nn.Conv2d(channels, 12, 5), LIF(beta), nn.MaxPool2d(2)),

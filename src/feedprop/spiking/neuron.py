@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from feedprop.errors import FeedpropError
 from feedprop.spiking.dynamics import Number
 from feedprop.spiking.lif import check_currents, lif
-from feedprop.spiking.synapse import leaky_sum
 
 RESETS = ("subtract", "zero", "refractory", "none")
 
@@ -188,71 +187,3 @@ class LeakyIntegrator(LIF):
         """Return (membranes, (last membrane,))."""
         _, membranes = self.scan(currents, *start, steps=steps)
         return membranes, (membranes[-1],)
-
-
-class Synaptic(LIF):
-    """Second-order neurons: the current decays too (snnTorch `Synaptic`).
-
-    i_t = alpha i_(t-1) + I_t is shared out like any sum; u_t and s_t follow from i_t as in LIF.
-
-    Args:
-        alpha: decay of the synaptic current per step in [0, 1].
-        beta: decay of the membrane per step in [0, 1].
-        threshold: as in LIF; so are `reset` and `reset_delay`.
-        learn_alpha: make alpha a parameter.
-        learn_beta: make beta a parameter.
-    """
-
-    def __init__(
-        self,
-        alpha: Number = 0.8,
-        beta: Number = 0.9,
-        *,
-        threshold: Number = 1.0,
-        reset: str = "subtract",
-        reset_delay: bool = True,
-        learn_alpha: bool = False,
-        learn_beta: bool = False,
-    ) -> None:
-        super().__init__(beta, threshold, reset=reset, reset_delay=reset_delay, learn_beta=learn_beta)
-        self.alpha = self._setting("alpha", alpha, highest=1.0, learn=learn_alpha)
-
-    def run(
-        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last synaptic current, last membrane))."""
-        synaptic, membrane = start or (None, None)
-        flowing = leaky_sum(currents, synaptic, alpha=self.decay(self.alpha), steps=steps)
-        spikes, membranes = self.scan(flowing, membrane)
-        return spikes, (flowing[-1], membranes[-1])
-
-
-class Recurrent(LIF):
-    """LIF neurons whose spikes come back as current in the next step through `connection` (snnTorch `RLeaky`).
-
-    I_t = input_t + connection(s_(t-1)) is shared out like any sum, and the connection like any layer.
-
-    Args:
-        connection: a module from spikes (B, ...) to currents (B, ...): a Linear or convolution.
-        beta: as in LIF; so are `threshold`, `reset`, `reset_delay` and `learn_beta`.
-    """
-
-    def __init__(self, connection: nn.Module, beta: Number = 0.9, **settings: Any) -> None:
-        super().__init__(beta, **settings)
-        self.connection = connection
-
-    def run(
-        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last spikes, last membrane))."""
-        inflow = (currents,) * steps if steps is not None else currents.unbind(0)
-        spike, membrane = start or (torch.zeros_like(inflow[0]), None)
-        fired, held = [], []
-        for current in inflow:
-            spikes, membranes = self.scan(current + self.connection(spike), membrane, steps=1)
-            spike, membrane = spikes[0], membranes[0]
-            fired.append(spike)
-            held.append(membrane)
-        spikes = torch.stack(fired)
-        spikes._pre_activation = torch.stack(held)  # type: ignore[attr-defined]
-        return spikes, (spike, held[-1])

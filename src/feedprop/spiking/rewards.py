@@ -15,7 +15,7 @@ class _SpikeReward(Reward):
     """Outputs are spikes (T, B, classes), or a list of T tensors (B, classes); targets are classes, shape (B,)."""
 
     def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor) -> Tensor:
-        """Return minus the mean (or summed) reward over samples, a scalar whose `.backward()` starts the propagation."""
+        """Return minus the mean (or summed) reward over samples; its `.backward()` starts the propagation."""
         return super().forward(outputs if isinstance(outputs, Tensor) else stacked(outputs), targets)
 
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -61,26 +61,27 @@ class SpikeRateReward(_SpikeReward):
         return torch.where(true.bool(), more, -spikes * less)
 
 
-class SpikeSoftmaxReward(_SpikeReward):
-    """r = onehot - softmax(sharpness n) for n spikes: what makes the counts differ too little is rewarded or punished.
+class SpikeTargetReward(_SpikeReward):
+    """The true class should fire at a share of the T steps, the others never.
 
-    The true class is rewarded at each step, silent or not; the others are punished for each spike.
+    With n spikes, r = sigmoid(share T - n) at each step for the true class, silent or not, and r = -s_t sigmoid(n) for
+    the others. Where `SpikeRateReward` leaves others alone until they fire at half of the steps, this answers each of their
+    spikes; what that is worth stands in `experiments/spiking`.
 
     Args:
-        sharpness: how much one spike counts; > 0.
+        share: of the steps, in (0, 1].
         reduction: see `Reward`.
     """
 
-    def __init__(self, *, sharpness: float = 1.0, reduction: str = "mean") -> None:
+    def __init__(self, *, share: float = 0.5, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
-        if not sharpness > 0:
-            raise FeedpropError(f"sharpness has to be > 0, got {sharpness!r}")
-        self.sharpness = sharpness
+        if not 0 < share <= 1:
+            raise FeedpropError(f"share has to be in (0, 1], got {share!r}")
+        self.share = share
 
     def at_steps(self, spikes: Tensor, counts: Tensor, true: Tensor) -> Tensor:
         """Return r."""
-        p = (self.sharpness * counts).softmax(1)
-        return true * (1 - p) - (1 - true) * p * spikes
+        return torch.where(true.bool(), (self.share * len(spikes) - counts).sigmoid(), -spikes * counts.sigmoid())
 
 
 def stacked(steps: Sequence[Tensor]) -> Tensor:

@@ -9,8 +9,8 @@ With current I_t, membrane u_t, spike s_t = [u_t > threshold] and what the reset
     q_t = R_t / (D_t + epsilon)                         = credit at I_t
 
 (Weber et al. 2023, arXiv 2308.12053, spiking networks; denominators as in its published code.) No derivative of a
-spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is reset at t already; with
-"subtract", u_t and v_t are then the values after that reset, as published.
+spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is reset at t already;
+with "subtract", u_t and v_t are then the values after that reset, as published.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK = 2**16  # elements of one step
 
 
 class Scan(torch.autograd.Function):
-    """(currents, start, beta) -> (spikes, membranes); currents are (T, B, ...), or (B, ...) if the same at all steps."""
+    """(currents, start, beta) -> (spikes, membranes); currents (T, B, ...), or (B, ...) if the same at all steps."""
 
     @staticmethod
     def forward(
@@ -37,7 +37,7 @@ class Scan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Run the neuron over all steps."""
         constant = dynamics.steps is not None
-        membranes = _with_steps(currents, dynamics.steps) if constant else torch.empty_like(currents)
+        membranes = torch.empty_like(currents) if dynamics.steps is None else _with_steps(currents, dynamics.steps)
         spikes = torch.empty_like(membranes) if dynamics.fires else currents.new_zeros(()).expand(membranes.shape)
         before = torch.empty_like(membranes) if dynamics.empties_at_once else membranes
         for block in _blocks(membranes):
@@ -85,7 +85,7 @@ def _with_steps(currents: Tensor, steps: int) -> Tensor:
 
 
 def _blocks(values: Tensor) -> Iterator[slice]:
-    """Parts of the batch of (T, B, ...) that are small enough for all their steps to be run in the processor's cache."""
+    """Parts of the batch of (T, B, ...) small enough for all their steps to be run in the processor's cache."""
     batch = values.shape[1]
     rows = batch
     if values.device.type == "cpu" and not torch.compiler.is_compiling():

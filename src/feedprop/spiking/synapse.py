@@ -1,6 +1,7 @@
-"""A current that decays: i_t = alpha i_(t-1) + I_t over all steps at once.
+"""A current that decays, i_t = alpha i_(t-1) + I_t, over all steps at once, and the neuron that is driven by it.
 
-It is a plain sum, so that credit passes it as a gradient does: p_t = credit at i_t + alpha p_(t+1) is the credit at I_t.
+The current is a plain sum, so that credit passes it as a gradient does: p_t = credit at i_t + alpha p_(t+1) is the
+credit at I_t.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from feedprop.spiking.dynamics import Number
+from feedprop.spiking.neuron import LIF
 from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
 
 
@@ -75,3 +77,40 @@ def _add_scaled(target: Tensor, values: Tensor, scale: Number) -> None:
         target.addcmul_(values, scale)
     else:
         target.add_(values, alpha=scale)
+
+
+class Synaptic(LIF):
+    """Second-order neurons: the current decays too (snnTorch `Synaptic`).
+
+    i_t = alpha i_(t-1) + I_t is shared out like any sum; u_t and s_t follow from i_t as in LIF.
+
+    Args:
+        alpha: decay of the synaptic current per step in [0, 1].
+        beta: decay of the membrane per step in [0, 1].
+        threshold: as in LIF; so are `reset` and `reset_delay`.
+        learn_alpha: make alpha a parameter.
+        learn_beta: make beta a parameter.
+    """
+
+    def __init__(
+        self,
+        alpha: Number = 0.8,
+        beta: Number = 0.9,
+        *,
+        threshold: Number = 1.0,
+        reset: str = "subtract",
+        reset_delay: bool = True,
+        learn_alpha: bool = False,
+        learn_beta: bool = False,
+    ) -> None:
+        super().__init__(beta, threshold, reset=reset, reset_delay=reset_delay, learn_beta=learn_beta)
+        self.alpha = self._setting("alpha", alpha, highest=1.0, learn=learn_alpha)
+
+    def run(
+        self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (spikes, (last synaptic current, last membrane))."""
+        synaptic, membrane = start or (None, None)
+        flowing = leaky_sum(currents, synaptic, alpha=self.decay(self.alpha), steps=steps)
+        spikes, membranes = self.scan(flowing, membrane)
+        return spikes, (flowing[-1], membranes[-1])

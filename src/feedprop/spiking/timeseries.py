@@ -32,7 +32,9 @@ def read_ts(path: str | Path) -> tuple[Tensor, Tensor]:
         elif in_data and line:
             *channels, label = line.split(":")
             if label not in classes or not channels:
-                raise FeedpropError(f"{path}, line {number}: expected channels and one of the classes {classes}, got {line[-40:]!r}")
+                raise FeedpropError(
+                    f"{path}, line {number}: expected channels and one of the classes {classes}, got {line[-40:]!r}"
+                )
             rows = [torch.tensor([float(value) for value in channel.split(",")]) for channel in channels]
             sequences.append(torch.nn.utils.rnn.pad_sequence(rows))  # (steps, channels)
             labels.append(classes.index(label))
