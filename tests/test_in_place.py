@@ -255,9 +255,18 @@ def test_what_follows_a_write_sees_the_write(source: str, write) -> None:
     torch.testing.assert_close(_credit(written, x), _credit(copied, x), **CLOSE)
 
 
-def test_a_reward_does_not_enter_before_a_later_write() -> None:
+@pytest.mark.parametrize(
+    "erase",
+    [lambda y: y.mul_(0.0), lambda y: y.zero_(), lambda y: y.sub_(y.detach()), lambda y: y[:, :].zero_()],
+)
+def test_a_reward_does_not_enter_before_a_later_write(erase) -> None:
+    def erased(z: Tensor) -> Tensor:
+        y = torch.tanh(z.clone())
+        erase(y)
+        return y
+
     z, given = torch.tensor([[-1.0, 2.0]], requires_grad=True), torch.tensor([[1.0, 1.0]])
-    with attached(Call(lambda z: torch.tanh(z * 1.0).mul_(0.0))) as model:
+    with attached(Call(erased)) as model:
         rewards.GivenReward()(model(z), given).backward()
     assert z.grad.tolist() == [[0.0, 0.0]]
 

@@ -30,6 +30,7 @@ BY_HAND = [
     (rewards.MisclassificationReward(), [[1.0, -2.0, 3.0], [-3.0, -1.0, -2.0]], [0, 0], [[0, 0, -1.0], [0, 1, 1.0]]),
     (rewards.MaximizeReward(), [[S, -S], [S, -S]], [0, 1], [[0.25, 0.0], [0.0, -0.75]]),
     (rewards.MinimizeReward(), [[S, -S], [S, -S]], [0, 1], [[-0.25, 0.0], [0.0, 0.75]]),
+    (rewards.ChoiceReward(), [[0.0, S], [0.0, S]], [True, False], [[0.0, S / 4], [0.0, -0.75 * S]]),
     (rewards.RegressionReward(), [[2.0], [-1.0]], [[5.0], [1.0]], [[6.0], [-2.0]]),
     (rewards.GivenReward(), [[2.0, 0.0]], [[1.0, -1.0]], [[1.0, -1.0]]),
 ]  # fmt: skip
@@ -159,6 +160,7 @@ BAD = [
     (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([0.0, 1.0]), "classes as integers, not torch.float"),
     (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([True, False]), "not torch.bool"),
     (rewards.RegressionReward(), torch.randn(3, 1), torch.randn(3), r"shaped like the outputs, got \(3,\)"),
+    (rewards.ChoiceReward(), torch.randn(3, 2), torch.tensor([True]), r"yes/no targets \(batch,\), got \(3, 2\)"),
     (rewards.GivenReward(), torch.randn(3, 2), torch.randn(2, 3), "shaped like the outputs"),
     (rewards.GivenReward(), torch.ones(3, 2, dtype=torch.long), torch.ones(3, 2), "outputs, not torch.int64"),
     (rewards.SoftmaxReward(), torch.randn(0, 2), torch.zeros(0, dtype=torch.long), "at least one output"),

@@ -38,7 +38,7 @@ class Propagation(TorchFunctionMode):
         self.model, self.scopes = model, scopes
         self.activation, self.unknown, self.magnitude_floor = activation, unknown, magnitude_floor
         self.suspended = False
-        self._last: tuple[Tensor, Tensor] | None = None  # activation and its pre-activation
+        self._last: tuple[Tensor, Tensor, int] | None = None  # activation, its pre-activation, version of its memory
 
     @property
     def rule(self) -> Rule:
@@ -47,21 +47,21 @@ class Propagation(TorchFunctionMode):
 
     def remember(self, output: Tensor, pre_activation: Tensor) -> None:
         """Note that `output` is the activation of `pre_activation`. One is enough: the last may be what the model returns."""
-        self._last = output, pre_activation
+        self._last = output, pre_activation, _version(output)
 
     def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
         """Note that `target` was written to, and perhaps now holds what another tensor held."""
         if self._last is not None and successor_of is self._last[0]:
-            self._last = target, self._last[1]
+            self._last = target, self._last[1], _version(target)
         elif self._last is not None and target is self._last[0]:
             self._last = None
 
     def finish(self, result: Any) -> Any:
         """Let rewards know the pre-activation of what the model returns, if it ends in an activation."""
         if self._last is not None:
-            output, z = self._last
+            output, z, version = self._last
             parts = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else (result,)
-            if any(part is output for part in parts):
+            if version == _version(output) and any(part is output for part in parts):
                 output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
             self._last = None
         return result
@@ -95,6 +95,11 @@ class Propagation(TorchFunctionMode):
             f"feedprop.rules.register({name})(feedprop.rules.secant) if it is an elementwise activation, (feedprop.rules.ordinary) "
             f'if its gradient is right, or attach(model, unknown="gradient") to take the gradient of every such function'
         )
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the memory of a tensor was written to, through whatever view (not known under torch.compile)."""
+    return 0 if torch.compiler.is_compiling() else tensor._version
 
 
 _PARTS: dict[Function, Function | None] = {}

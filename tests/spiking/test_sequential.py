@@ -139,6 +139,20 @@ def test_models_of_the_literature(build, inputs: torch.Tensor) -> None:
         assert torch.equal(timed(inputs.expand(3, *inputs.shape)), network(inputs))
 
 
+@pytest.mark.parametrize("build", [lif_mlp, lif_cnn])
+def test_compiled_without_a_break(build) -> None:
+    network, inputs = attach(build(steps=3)), torch.rand(2, 1, 28, 28)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    found = []
+    for model in (network, compiled):
+        network.zero_grad()
+        spikes = model(inputs)
+        spikes.backward(torch.ones_like(spikes))
+        found.append([p.grad.clone() for p in network.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_readout_by_membrane() -> None:
     network = SpikingSequential(nn.Linear(3, 4), LIF(), nn.Linear(4, 2), LeakyIntegrator(0.9))
     outputs = network(torch.rand(5, 2, 3) * 3)

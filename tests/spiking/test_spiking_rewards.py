@@ -95,7 +95,7 @@ def test_a_network_that_is_silent_at_first_learns(build, reset: str) -> None:
         assert network(inputs).sum() == 0
     optimizer, reward = torch.optim.Adam(network.parameters(), lr=1e-2), build()
     with attached(network):
-        for _ in range(60):
+        for _ in range(40):
             optimizer.zero_grad()
             reward(network(inputs), labels).backward()
             optimizer.step()

@@ -92,8 +92,6 @@ class Backwards:
             self.denominator.abs_().add_(self.scratch)
         # where D is 0 so is R, and stays 0: the least number changes no other denominator
         reward.div_(self.denominator.add_(dynamics.epsilon or torch.finfo(reward.dtype).tiny))
-        if self.left is not None and dynamics.reset == "refractory":
-            reward.mul_(self.left)
         if self.at_beta is not None and kept is not None:
             self.at_beta += (kept * reward).sum_to_size(self.at_beta.shape)
         self.credit = reward

@@ -65,8 +65,8 @@ class SpikeTargetReward(_SpikeReward):
     """The true class should fire at a share of the T steps, the others never.
 
     With n spikes, r = sigmoid(share T - n) at each step for the true class, silent or not, and r = -s_t sigmoid(n) for
-    the others. Where `SpikeRateReward` leaves others alone until they fire at half of the steps, this answers each of their
-    spikes; what that is worth stands in `experiments/spiking`.
+    the others. `SpikeRateReward` leaves others alone until they fire at half of the steps; this answers each of their
+    spikes. What that is worth stands in `experiments/spiking`.
 
     Args:
         share: of the steps, in (0, 1].

@@ -1,0 +1,63 @@
+"""Defect 12 of the published implementation: unconditional imports, unrestricted unpickling, a CI that repairs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+OPTIONAL = ["snntorch", "torchvision", "accelerate", "jsonargparse", "matplotlib", "rich", "safetensors", "sklearn"]
+BLOCKED = "import sys; sys.modules.update(dict.fromkeys({names!r})); {statement}"
+
+
+def check_needs_torch_only(
+    statement: str = "import torch, feedprop; feedprop.attach(torch.nn.Linear(1, 1))",
+) -> None:
+    code = BLOCKED.format(names=OPTIONAL, statement=statement)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def check_no_unrestricted_unpickling(folder: Path = ROOT / "src") -> None:
+    for file in folder.rglob("*.py"):
+        text = file.read_text()
+        assert not re.search(r"^\s*(import|from) (pickle|dill|joblib)", text, re.MULTILINE), file
+        for call in re.findall(r"torch\.load\(.*?\)", text, re.DOTALL):
+            assert "weights_only=True" in call, f"{file}: {call}"
+
+
+def check_ci_checks(texts: tuple[str, ...] | None = None) -> None:
+    ci, makefile = texts or ((ROOT / ".ci/run").read_text(), (ROOT / "Makefile").read_text())
+    assert "make test" in ci
+    for gate in ("pytest", "mypy", "ruff check", "ruff format --check"):
+        assert gate in makefile, gate
+    assert "--fix" not in makefile
+
+
+def test_package_needs_torch_only() -> None:
+    check_needs_torch_only()
+    with pytest.raises(AssertionError, match="matplotlib"):
+        check_needs_torch_only("import matplotlib")
+
+
+def test_checkpoints_are_not_unpickled(tmp_path: Path) -> None:
+    check_no_unrestricted_unpickling()
+    for line in ("import pickle", "state = torch.load(\n    path)", "torch.load(path, weights_only=False)"):
+        (tmp_path / "bad.py").write_text(line)
+        with pytest.raises(AssertionError):
+            check_no_unrestricted_unpickling(tmp_path)
+
+
+def test_ci_checks_and_does_not_repair() -> None:
+    check_ci_checks()
+    gates = "pytest mypy ruff check . ruff format --check ."
+    for ci, makefile in (
+        ("ruff .", gates),
+        ("make test", "ruff check --fix"),
+        ("make test", gates + " ruff check --fix"),
+    ):
+        with pytest.raises(AssertionError):
+            check_ci_checks((ci, makefile))
