@@ -2,8 +2,8 @@
 
     python benchmarks/step_time.py [--rounds 60] [--compiled] [--json FILE]
 
-A step is forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is the
-median over rounds of the ratio within a round, so that a machine that changes speed does not change it.
+A step is forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is
+the median over rounds of the ratio within a round, so that a machine that changes speed does not change it.
 """
 
 import argparse
@@ -108,7 +108,9 @@ def main() -> None:
             table[label] = {"median": middle, "quartiles": [low, high], "rounds": len(found)}
             print(f"{label:28}{middle:8.3f}{low:8.3f}{high:8.3f}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"torch": torch.__version__, "threads": options.threads, "ratios": table}, indent=1))
+        options.json.write_text(
+            json.dumps({"torch": torch.__version__, "threads": options.threads, "ratios": table}, indent=1)
+        )
 
 
 if __name__ == "__main__":

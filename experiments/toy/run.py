@@ -2,9 +2,10 @@
 
     python experiments/toy/run.py
 
-MLP 2-32-16-K, SGD with momentum .95, batch 128, 10 epochs (swirls 15), a fresh initial model and fresh data for every seed.
-The learning rate (mean reward, OneCycle or constant) is chosen by the mean accuracy of three tuning seeds on points of their own;
-five other seeds are then trained and tested once, on as many test points as training points. The data are drawn by feedprop.training.toys.
+MLP 2-32-16-K, SGD with momentum .95, batch 128, 10 epochs (swirls 15), a fresh initial model and fresh data for every
+seed. The learning rate (mean reward, OneCycle or constant) is chosen by the mean accuracy of three tuning seeds on
+points of their own; five other seeds are then trained and tested once, on as many test points as training points. The
+data are drawn by feedprop.training.toys.
 """
 
 import argparse
@@ -24,7 +25,9 @@ RATES = {"lfp": (0.01, 0.03, 0.1, 0.3, 1.0), "backprop": (0.003, 0.01, 0.03, 0.1
 HERE = Path(__file__).parent
 
 
-def train(name: str, seed: int, *, method: str, activation: type[nn.Module], lr: float, cycle: bool) -> tuple[nn.Module, Tensor, Tensor]:
+def train(
+    name: str, seed: int, *, method: str, activation: type[nn.Module], lr: float, cycle: bool
+) -> tuple[nn.Module, Tensor, Tensor]:
     """Return the trained network and test points with their labels."""
     draw, epochs, classes = SETS[name]
     source = draw(seed=seed)
@@ -37,7 +40,9 @@ def train(name: str, seed: int, *, method: str, activation: type[nn.Module], lr:
         criterion = rewards.SoftmaxReward()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.95)
     steps = -(-len(inputs) // 128) * epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False) if cycle else None
+    schedule = (
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, cycle_momentum=False) if cycle else None
+    )
     for _ in range(epochs):
         for batch in torch.randperm(len(inputs)).split(128):
             optimizer.zero_grad()
@@ -70,7 +75,11 @@ def main() -> None:
                 if method == "backprop" and activation is discrete.Step:
                     continue  # has no gradient
                 scores = {
-                    (lr, cycle): sum(accuracy(*train(name, seed, method=method, activation=activation, lr=lr, cycle=cycle)) for seed in TUNING_SEEDS) / 3
+                    (lr, cycle): sum(
+                        accuracy(*train(name, seed, method=method, activation=activation, lr=lr, cycle=cycle))
+                        for seed in TUNING_SEEDS
+                    )
+                    / 3
                     for lr in RATES[method]
                     for cycle in (False, True)
                 }
@@ -78,7 +87,8 @@ def main() -> None:
                 runs = [train(name, seed, method=method, activation=activation, lr=lr, cycle=cycle) for seed in SEEDS]
                 tests = [accuracy(*run) for run in runs]
                 row = {"set": name, "activation": activation.__name__, "method": method, "lr": lr, "one_cycle": cycle,
-                       "tuning": round(scores[lr, cycle], 4), "tests": [round(x, 4) for x in tests], "mean": round(sum(tests) / 5, 4),
+                       "tuning": round(scores[lr, cycle], 4), "tests": [round(x, 4) for x in tests],
+                       "mean": round(sum(tests) / 5, 4),
                        "near_zero": round(sum(near_zero(run[0]) for run in runs) / 5, 3)}  # fmt: skip
                 print(row, flush=True)
                 table.append(row)

@@ -4,4 +4,14 @@ from feedprop import discrete, rewards, rules
 from feedprop.attach import UnknownOperationError, attach, attached, detach, recomputation
 from feedprop.errors import FeedpropError
 
-__all__ = ["FeedpropError", "UnknownOperationError", "attach", "attached", "detach", "discrete", "recomputation", "rewards", "rules"]
+__all__ = [
+    "FeedpropError",
+    "UnknownOperationError",
+    "attach",
+    "attached",
+    "detach",
+    "discrete",
+    "recomputation",
+    "rewards",
+    "rules",
+]

@@ -1,27 +1,31 @@
 """Puts rules under a model and takes them away again; the only file that touches the interpreter.
 
-`attach` wraps `model.forward` on the instance. While it runs with gradients enabled, a TorchFunctionMode sends every torch
-function through the table of `feedprop.operations`.
+`attach` wraps `model.forward` on the instance. While it runs with gradients enabled, a TorchFunctionMode sends every
+torch function through the table of `feedprop.operations`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType, NoneType
+from types import FrameType, FunctionType, MethodType, NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils.checkpoint import CheckpointFunction
 
 import feedprop.operations  # noqa: F401  fills the table
-from feedprop.rules import Composite, Rule, Secant
 from feedprop.errors import FeedpropError, non_negative
+from feedprop.rules import Composite, Rule, Secant
 from feedprop.treatments import TREATMENTS, Arguments, Function, Keywords, neutral, ordinary
+
+_Activation = tuple[Tensor, Tensor, int]  # an activation, its pre-activation, the version of its memory
 
 
 class UnknownOperationError(FeedpropError):
@@ -38,7 +42,7 @@ class Propagation(TorchFunctionMode):
         self.model, self.scopes = model, scopes
         self.activation, self.unknown, self.magnitude_floor = activation, unknown, magnitude_floor
         self.suspended = False
-        self._last: tuple[Tensor, Tensor, int] | None = None  # activation, its pre-activation, version of its memory
+        self._activations: list[_Activation] = []  # those that the model's code still holds
 
     @property
     def rule(self) -> Rule:
@@ -46,24 +50,29 @@ class Propagation(TorchFunctionMode):
         return self.scopes[-1]
 
     def remember(self, output: Tensor, pre_activation: Tensor) -> None:
-        """Note that `output` is the activation of `pre_activation`. One is enough: the last may be what the model returns."""
-        self._last = output, pre_activation, _version(output)
+        """Note that `output` is the activation of `pre_activation`: the model may return it as one of its outputs.
+
+        What the model's code has dropped since can no longer be returned; its pre-activation is let go, to save memory.
+        """
+        if not torch.compiler.is_compiling():  # compiled, what nobody reads is not kept
+            self._activations = [activation for activation in self._activations if _held(activation)]
+        self._activations.append((output, pre_activation, _version(output)))
 
     def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
         """Note that `target` was written to, and perhaps now holds what another tensor held."""
-        if self._last is not None and successor_of is self._last[0]:
-            self._last = target, self._last[1], _version(target)
-        elif self._last is not None and target is self._last[0]:
-            self._last = None
+        self._activations = [
+            (target, z, _version(target)) if output is successor_of else (output, z, version)
+            for output, z, version in self._activations
+            if output is not target
+        ]
 
     def finish(self, result: Any) -> Any:
-        """Let rewards know the pre-activation of what the model returns, if it ends in an activation."""
-        if self._last is not None:
-            output, z, version = self._last
-            parts = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else (result,)
-            if version == _version(output) and any(part is output for part in parts):
-                output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
-            self._last = None
+        """Let rewards know the pre-activations of those outputs of the model that are activations."""
+        for part in _tensors(result):
+            for output, z, version in self._activations:
+                if part is output and version == _version(output):
+                    output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
+        self._activations = []
         return result
 
     def __torch_function__(
@@ -72,7 +81,10 @@ class Propagation(TorchFunctionMode):
         """Call `function` by its treatment."""
         kwargs = kwargs or {}
         treatment = TREATMENTS.get(function)
-        if treatment is neutral or self.suspended or not torch.is_grad_enabled():
+        if treatment is neutral or self.suspended:
+            return function(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            _refuse_reentrant_checkpoint()
             return function(*args, **kwargs)
         if treatment is not None:
             return treatment(self, function, args, kwargs)
@@ -92,9 +104,58 @@ class Propagation(TorchFunctionMode):
         name = _name(function)
         return (
             f"no rule says how credit passes {name}, called in {_running_module(self.model)}: register one with "
-            f"feedprop.rules.register({name})(feedprop.rules.secant) if it is an elementwise activation, (feedprop.rules.ordinary) "
-            f'if its gradient is right, or attach(model, unknown="gradient") to take the gradient of every such function'
+            f"feedprop.rules.register({name})(feedprop.rules.secant) if it is an elementwise activation, "
+            f"(feedprop.rules.ordinary) if its gradient is right, "
+            f'or attach(model, unknown="gradient") to take the gradient of every such function'
         )
+
+
+def _running() -> list[Propagation]:
+    """The propagations in force, the innermost last."""
+    modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]  # torch has no types there
+    return [mode for mode in modes if isinstance(mode, Propagation) and not mode.suspended]
+
+
+def _references_if_alone() -> tuple[int, int]:
+    """How often an activation that nothing but its record holds is referenced: as it is, and saved by autograd."""
+    activation = (torch.ones(1, requires_grad=True).clone(),)
+    plain = sys.getrefcount(activation[0])
+    squared = activation[0].square()
+    saved = sys.getrefcount(activation[0])
+    del squared
+    return plain, saved
+
+
+_ALONE = _references_if_alone()  # from some torch release on, autograd counts as a holder
+
+
+def _held(activation: _Activation) -> bool:
+    """Whether some Python code holds an activation and so might still return it."""
+    return sys.getrefcount(activation[0]) > _ALONE[activation[0]._use_count() > 1]
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    """Every tensor in what a model returns."""
+    if isinstance(result, Tensor):
+        return [result]
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        result = vars(result)
+    parts = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _refuse_reentrant_checkpoint() -> None:
+    """Raise if the call comes from torch.utils.checkpoint with use_reentrant=True, which recomputes without the rules."""
+    if torch.compiler.is_compiling():
+        return
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code is not _Forward.__call__.__code__:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            raise FeedpropError(
+                "torch.utils.checkpoint with use_reentrant=True recomputes without the rules, so that parameters would "
+                "get plain gradients; write checkpoint(..., use_reentrant=False, context_fn=feedprop.recomputation)"
+            )
+        frame = frame.f_back
 
 
 def _version(tensor: Tensor) -> int:
@@ -106,7 +167,7 @@ _PARTS: dict[Function, Function | None] = {}
 
 
 def _parts(function: Function) -> Function | None:
-    """A Python function of torch that calls other torch functions, as one that does not hand itself to the mode again."""
+    """A Python function of torch that calls others, as one that does not hand itself to the mode again."""
     if function not in _PARTS:
         made: Function | None = None
         if isinstance(function, FunctionType) and function.__module__ in _COMPOSITE_MODULES:
@@ -114,7 +175,11 @@ def _parts(function: Function) -> Function | None:
                 ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), lambda *_: False
             )
             made = FunctionType(
-                function.__code__, {**function.__globals__, **refuse}, function.__name__, function.__defaults__, function.__closure__
+                function.__code__,
+                {**function.__globals__, **refuse},
+                function.__name__,
+                function.__defaults__,
+                function.__closure__,
             )
             made.__kwdefaults__ = function.__kwdefaults__
         _PARTS[function] = made
@@ -132,7 +197,12 @@ def _differentiable(output: Any) -> bool:
 
 def _name(function: Function) -> str:
     name = getattr(function, "__name__", repr(function))
-    places = {"torch": torch, "torch.nn.functional": nn.functional, "torch.Tensor": Tensor, "torch.special": torch.special}
+    places = {
+        "torch": torch,
+        "torch.nn.functional": nn.functional,
+        "torch.Tensor": Tensor,
+        "torch.special": torch.special,
+    }
     for place, owner in places.items():
         if getattr(owner, name, None) is function:
             return f"{place}.{name}"
@@ -189,8 +259,8 @@ class _Forward:
         if torch.compiler.is_compiling():
             with propagation:
                 return propagation.finish(self._call(*args, **kwargs))
-        outer = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Propagation) and not mode.suspended]
-        for mode in outer:  # an attached model inside an attached model: one of the two treats a function, the inner one
+        outer = _running()
+        for mode in outer:  # an attached model inside an attached model: one treats a function, the inner one
             mode.suspended = True
         try:
             with propagation:
@@ -239,10 +309,11 @@ def attach(
     Args:
         model: any module; nothing but its `forward` is touched, and `detach` restores that.
         composite: a rule for all, or which module gets which; `rules.Epsilon()` if not given.
-        activation: how activations pass credit, `rules.Secant()` if not given; `rules.Secant.published()` as in the paper.
+        activation: how activations pass credit, `rules.Secant()` if not given; `rules.Secant.published()` as in the
+            paper.
         unknown: "error" stops at a differentiable function that no treatment covers; "gradient" takes its gradient.
-        magnitude_floor: the least |w| in the feedback of a weight, >= 0, in the unit of the weights. With 0, as published,
-            parameters that are 0 never move.
+        magnitude_floor: the least |w| in the feedback of a weight, >= 0, in the unit of the weights. With 0, as
+            published, parameters that are 0 never move.
 
     Raises:
         FeedpropError: `model` is attached already, or an argument is out of range.
@@ -315,12 +386,26 @@ def detach(model: nn.Module) -> nn.Module:
 
 
 def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
-    """Let activation checkpointing recompute with the rules: `checkpoint(f, x, use_reentrant=False, context_fn=recomputation)`.
+    """Let activation checkpointing recompute with the rules.
 
-    Returns the contexts of the first computation and of the recomputation, as torch.utils.checkpoint takes them.
+    `torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False, context_fn=feedprop.recomputation)`. Returns the contexts of the first computation and of the recomputation, as torch.utils.checkpoint takes them.
     """
-    running = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Propagation) and not mode.suspended]
-    return contextlib.nullcontext(), running[-1] if running else contextlib.nullcontext()
+    running = _running()
+    again = _again(running[-1], running[-1].rule) if running else contextlib.nullcontext()
+    return contextlib.nullcontext(), again
+
+
+@contextlib.contextmanager
+def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
+    """Recompute within a propagation, starting from the rule that was in force the first time."""
+    depth = len(propagation.scopes)
+    propagation.scopes.append(rule)
+    try:
+        with propagation:
+            yield
+    finally:
+        del propagation.scopes[depth:]
+        propagation.finish(None)
 
 
 @contextlib.contextmanager

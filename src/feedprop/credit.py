@@ -1,7 +1,7 @@
 """The few autograd primitives that turn an ordinary backward pass into Layer-wise Feedback Propagation.
 
-The **credit** of a value x is its reward per unit, c = r / x. Credit travels backwards through linear operations exactly
-as a gradient does; only these corrections have to be made on the way (names as in Weber et al. 2023, arXiv 2308.12053):
+The **credit** of a value x is its reward per unit, c = r / x. Credit travels backwards through linear operations
+exactly as a gradient does; only these corrections have to be made on the way (Weber et al. 2023, arXiv 2308.12053):
 
     magnitude   a weight w that takes part receives |w| times the ordinary gradient
     damped      a pre-activation z passes on |z| / (|z| + epsilon) of its credit
@@ -66,8 +66,8 @@ def _feedback(credit: Tensor, weight: Tensor, floor: float) -> Tensor:
 def magnitude(weight: Tensor, floor: float = 0.0) -> Tensor:
     """Return `weight` for use in one operation; its gradient will be multiplied by max(|weight|, floor).
 
-    sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With `floor` a weight
-    of zero can learn too.
+    sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With `floor` a
+    weight of zero can learn too.
     """
     return _Magnitude.apply(weight, floor)  # type: ignore[no-any-return]
 
@@ -94,7 +94,7 @@ class _ModifiedWeight(torch.autograd.Function):
 
 
 def modified_weight(weight: Tensor, modified: Tensor, *, floor: float = 0.0) -> Tensor:
-    """Return `modified`, what an LRP rule makes of `weight`; the gradient of `weight` is sign(w) w' times the credit there.
+    """Return `modified`, what an LRP rule makes of `weight`, whose gradient is sign(w) w' times the credit there.
 
     With `floor`, a modified weight that counts is at least that large in its own feedback.
     """
@@ -112,9 +112,7 @@ class _Substituted(torch.autograd.Function):
     def backward(ctx: Any, credit: Tensor) -> tuple[Any, ...]:
         z, *parts = ctx.saved_tensors
         reward = z * credit
-        shares = [
-            _slope(part, reward * factor, ctx.epsilon) for factor, part in zip(ctx.factors, parts, strict=True)
-        ]
+        shares = [_slope(part, reward * factor, ctx.epsilon) for factor, part in zip(ctx.factors, parts, strict=True)]
         return credit if ctx.needs_input_grad[0] else None, None, None, *shares
 
 
@@ -148,7 +146,8 @@ def follows_weights(x: Tensor) -> bool:
     """Whether a parameter takes part in the computation of `x` (not known under torch.compile: False)."""
     if torch.compiler.is_compiling() or x.grad_fn is None:
         return False
-    todo, seen = [x.grad_fn], set()
+    todo: list[Any] = [x.grad_fn]
+    seen: set[Any] = set()
     while todo:
         node = todo.pop()
         leaf = getattr(node, "variable", None)
@@ -199,7 +198,7 @@ class _DampedInPlace(_Damped):
         return z
 
 
-_DAMPED_NODES = (_Damped._backward_cls, _DampedInPlace._backward_cls)  # type: ignore[attr-defined]
+_DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward_cls)
 
 
 def _damping(z: Tensor, epsilon: float) -> Tensor:
@@ -310,7 +309,8 @@ class _Secant(torch.autograd.Function):
 
     @staticmethod
     def compute_slope(ctx: Any) -> Tensor:
-        return _slope(*ctx.saved_tensors, ctx.epsilon)
+        z, x = ctx.saved_tensors
+        return _slope(z, x, ctx.epsilon)
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
@@ -330,8 +330,8 @@ def _slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
 def secant(activation: Activation, z: Tensor) -> Tensor:
     """Return activation(z); the credit that comes back is multiplied by the secant activation(z) / z.
 
-    An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs no
-    derivative.
+    An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs
+    no derivative.
     """
     z, epsilon = undamped(z)
     return _Secant.apply(z, activation, epsilon)  # type: ignore[no-any-return]
@@ -352,9 +352,10 @@ class _OffsetSecant(torch.autograd.Function):
         if not ctx.epsilon:
             return torch.div(rise, z).masked_fill_(z == 0, 0.0)
         if ctx.jump:  # at 0 itself phi may have either value: take the jump
-            rise = torch.where(z == 0, ctx.jump / 2, rise)
+            rise = torch.where(z == 0, torch.copysign(z.new_full((), ctx.jump / 2), z), rise)
         width = ctx.epsilon * z.square().mean().sqrt()
-        return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
+        slope: Tensor = rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
+        return slope
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -363,10 +364,12 @@ class _OffsetSecant(torch.autograd.Function):
         return _OffsetSecant.compute_slope(ctx).mul_(credit), None, None, None, None
 
 
-_SECANT_NODES = (_Secant._backward_cls, _OffsetSecant._backward_cls)  # type: ignore[attr-defined]
+_SECANT_NODES: tuple[Any, ...] = (_Secant._backward_cls, _OffsetSecant._backward_cls)
 
 
-def offset_secant(activation: Activation, z: Tensor, *, middle: float, jump: float = 0.0, epsilon: float = 0.0) -> Tensor:
+def offset_secant(
+    activation: Activation, z: Tensor, *, middle: float, jump: float = 0.0, epsilon: float = 0.0
+) -> Tensor:
     """Return activation(z); credit passes by (activation(z) - middle) / (z + sign(z) epsilon rms(z)).
 
     Args:
@@ -418,7 +421,7 @@ class _Entering(torch.autograd.Function):
 
 
 def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Tensor = 1) -> Tensor:
-    """Return minus `reward` / `size`; the `.backward()` of this scalar starts the propagation with `credit` at `outputs`.
+    """Return minus `reward` / `size`, a scalar whose `.backward()` starts the propagation with `credit` at `outputs`.
 
     Args:
         reward: scalar.

@@ -1,7 +1,7 @@
 """Building blocks without a useful derivative: steps, signs, quantisation, hard selection, discrete weights.
 
-Each is a function on tensors and a module; they train as they are in an attached model. Nothing here is needed for that:
-`(z > 0).float()`, `torch.sign(z)`, `torch.where(z > 0, 1.0, -1.0)`, `torch.round(z)` written out do as well.
+Each is a function on tensors and a module; they train as they are in an attached model. Nothing here is needed for
+that: `(z > 0).float()`, `torch.sign(z)`, `torch.where(z > 0, 1.0, -1.0)`, `torch.round(z)` written out do as well.
 Discrete weights over latent real ones are parametrizations:
 
 >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(2, 1), "weight", BinaryWeight())
@@ -28,13 +28,13 @@ def sign(z: Tensor) -> Tensor:
 
 
 def ternary(z: Tensor, threshold: float = 0.5) -> Tensor:
-    """Return +1 where z > threshold, -1 where z < -threshold, else 0: two steps, so that credit passes in between too."""
+    """Return +1 where z > threshold, -1 where z < -threshold, else 0: two steps, so that credit passes between too."""
     return (z > threshold).to(z.dtype) - (z < -threshold).to(z.dtype)
 
 
 def quantize(z: Tensor, bits: int = 2) -> Tensor:
     """Return z clamped to [0, 1] and rounded to 2^bits equidistant levels (DoReFa, Zhou et al. 2016, eq. 5)."""
-    steps = 2**bits - 1
+    steps: int = 2**bits - 1
     return torch.round(z.clamp(0, 1) * steps) / steps
 
 
@@ -47,7 +47,8 @@ def top_one(scores: Tensor) -> Tensor:
         scores: (..., n) with n >= 2.
     """
     if has_torch_function_unary(scores):
-        return handle_torch_function(top_one, (scores,), scores)  # type: ignore[no-any-return]
+        output: Tensor = handle_torch_function(top_one, (scores,), scores)
+        return output
     return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
@@ -135,8 +136,8 @@ class TopOne(nn.Module):
 class BinaryWeight(nn.Module):
     """Parametrization: sign of the latent weight times their mean size (Rastegari et al. 2016, eq. 6, per layer).
 
-    The latent weight receives the feedback of the binary one; what is rewarded moves away from 0, what is punished towards
-    the other sign.
+    The latent weight receives the feedback of the binary one; what is rewarded moves away from 0, what is punished
+    towards the other sign.
     """
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -157,7 +158,8 @@ class QuantizedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the quantised weights."""
-        width = weight.detach().abs().amax().clamp(min=1e-12) / (2 ** (self.bits - 1) - 1)
+        largest: int = 2 ** (self.bits - 1) - 1
+        width = weight.detach().abs().amax().clamp(min=1e-12) / largest
         return torch.round(weight / width) * width
 
 

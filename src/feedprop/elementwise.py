@@ -73,7 +73,7 @@ def _answered(context: Context, output: Tensor, z: Tensor, *, non_negative: bool
 
 
 def _of_weight(context: Context, phi: credit.Activation, weight: Tensor, *, constant_in_pieces: bool) -> Tensor:
-    """Compute weights from latent ones: sign(w), round(w) hand their feedback on, whatever is smooth has its derivative."""
+    """Compute weights from latent ones: sign(w), round(w) hand feedback on, whatever is smooth has its derivative."""
     used = used_weight(weight, context.magnitude_floor)
     output = credit.secant(phi, used) if constant_in_pieces else phi(used)
     output._from_parameters = True  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ def _step(context: Context, answer: Tensor, yes: float, no: float, convert: cred
 def converted(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Convert to another type; the answer of a comparison becomes a step function."""
     source = args[0] if args else None
-    if not hasattr(source, "_compared"):
+    if source is None or not hasattr(source, "_compared"):
         return ordinary(context, function, args, kwargs)
     rest = args[1:]
     plain = function(*args, **kwargs)

@@ -1,7 +1,7 @@
 """One table: torch function -> how credit passes it.
 
-Every spelling of a function counts (`torch.tanh`, `Tensor.tanh`, `F.tanh`, `Tensor.tanh_`); the names below are looked up in
-all of torch's name spaces. To add an operation, add its name to the line of its treatment.
+Every spelling of a function counts (`torch.tanh`, `Tensor.tanh`, `F.tanh`, `Tensor.tanh_`); the names below are looked
+up in all of torch's name spaces. To add an operation, add its name to the line of its treatment.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +23,20 @@ from feedprop.treatments import TREATMENTS, Function, Limits, Treatment
 # Shapes, selections, piecewise linear maps through 0, and what has to be differentiated: the ordinary backward.
 ORDINARY = """
     adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
-    concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal  dsplit dstack expand expand_as flatten flip
-    fliplr flipud    gather hsplit hstack index_copy index_fill index_put index_select masked_fill
+    concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal dsplit dstack expand expand_as flatten flip
+    fliplr flipud gather hsplit hstack index_copy index_fill index_put index_select masked_fill
     masked_scatter masked_select movedim moveaxis mH mT T H narrow neg negative permute pin_memory ravel
-    pixel_shuffle pixel_unshuffle channel_shuffle real repeat repeat_interleave reshape reshape_as resolve_conj resolve_neg roll rot90
-    scatter select slice_scatter select_scatter split split_with_sizes squeeze stack swapaxes swapdims t take take_along_dim
-    tensor_split tile  transpose tril triu   unbind unflatten unfold unsqueeze view view_as vsplit vstack 
+    pixel_shuffle pixel_unshuffle channel_shuffle real repeat repeat_interleave reshape reshape_as resolve_conj
+    resolve_neg roll rot90 scatter select slice_scatter select_scatter split split_with_sizes squeeze stack swapaxes
+    swapdims t take take_along_dim tensor_split tile transpose tril triu unbind unflatten unfold unsqueeze view view_as
+    vsplit vstack
     __getitem__ __setitem__ pad zero_ fill_ chain_matmul block_diag nan_to_num positive resize meshgrid
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d
     adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
-    fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median mode sort topk kthvalue msort
-    cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+    fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median mode sort topk
+    kthvalue msort cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
+    feature_alpha_dropout
     leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax
     var std var_mean std_mean
     cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
@@ -71,19 +74,21 @@ AT_ZERO: dict[str, Callable[..., Limits]] = {
     "clamp clip": lambda min=None, max=None: _clamped(min, max),
     "clamp_min": lambda min: _clamped(min, None),
     "clamp_max": lambda max: _clamped(None, max),
-    "threshold _threshold": lambda threshold, value: (value,) * 2 if threshold > 0 else (value if threshold == 0 else 0.0, 0.0),
+    "threshold _threshold": lambda threshold, value: (
+        (value,) * 2 if threshold > 0 else (value if threshold == 0 else 0.0, 0.0)
+    ),
 }
-NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 sqrt rsqrt square abs absolute heaviside relu6".split()
+NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 sqrt rsqrt square abs absolute heaviside relu6"
 PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"
 COMPARISON = "gt ge lt le greater greater_equal less less_equal"
 CONVERSION = "float double half bfloat16 to type type_as"
 # Of the above: no negative input, no negative output.
 SIGN_PRESERVING = """
     cat concat stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t contiguous clone expand
-    chunk narrow select index_select gather __getitem__ max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d dropout
-    dropout1d dropout2d dropout3d mean sum repeat
-""".split()
+    chunk narrow select index_select gather __getitem__ max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d dropout dropout1d dropout2d dropout3d mean sum repeat
+"""
 LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 ADDED_PRODUCT = "addmm addmv addbmm baddbmm"
 PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum bilinear tensordot outer ger multi_dot vecdot"
@@ -92,11 +97,11 @@ QUOTIENT = "div divide true_divide __truediv__ __div__ __itruediv__ __idiv__"
 # Questions about a tensor, and what makes constants.
 NEUTRAL = """
     size dim ndim numel stride storage_offset is_contiguous is_floating_point is_complex element_size data_ptr detach
-    requires_grad_ register_hook retain_grad backward item tolist numpy storage untyped_storage new_zeros new_ones new_full
-    new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli is_same_size
-    eq ne equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__ __bool__
-    is_nonzero one_hot dtype device shape requires_grad is_leaf grad_fn data grad layout is_cuda is_sparse is_quantized is_meta
-    names _version _base itemsize nbytes get_device __repr__ __format__ __hash__ __contains__ multinomial
+    requires_grad_ register_hook retain_grad backward item tolist numpy storage untyped_storage new_zeros new_ones
+    new_full new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli
+    is_same_size eq ne equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__
+    __bool__ is_nonzero one_hot dtype device shape requires_grad is_leaf grad_fn data grad layout is_cuda is_sparse is_quantized
+    is_meta names _version _base itemsize nbytes get_device __repr__ __format__ __hash__ __contains__ multinomial
 """
 
 
@@ -109,7 +114,7 @@ def _clamped(low: float | Tensor | None, high: float | Tensor | None) -> Limits:
 
 
 def _spellings(name: str) -> Iterator[Function]:
-    places: list[ModuleType | type] = [torch, Tensor, torch._C.TensorBase, functional, torch.special, torch.linalg, torch._C._nn]
+    places: list[Any] = [torch, Tensor, torch._C.TensorBase, functional, torch.special, torch.linalg, torch._C._nn]
     for place in places:
         found = getattr(place, name, None)
         if found is None or isinstance(found, ModuleType):
@@ -129,7 +134,7 @@ def _options(function: Function) -> list[str]:
 
 def _register(names: str, treatment: Treatment) -> None:
     for name in names.split():
-        kept = treatments.sign_preserving(treatment) if name in SIGN_PRESERVING else treatment
+        kept = treatments.sign_preserving(treatment) if name in SIGN_PRESERVING.split() else treatment
         for function in _spellings(name):
             options = _options(function)
             optional = "inplace" in options
@@ -171,7 +176,7 @@ def _fill() -> None:
     through_zero = dict.fromkeys(THROUGH_ZERO.split(), lambda *_, **__: (0.0, 0.0))
     others = {name: limits for names, limits in AT_ZERO.items() for name in names.split()}
     for name, limits in (through_zero | others).items():
-        _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE))
+        _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE.split()))
     elementwise.PIECEWISE_CONSTANT.update(
         function for name in PIECEWISE_CONSTANT.split() for function in _spellings(name)
     )

@@ -1,10 +1,10 @@
 """Rewards: what (outputs, targets) are worth, in the place of a loss.
 
-A reward is called like a loss, `reward(outputs, targets).backward()`. The scalar is minus the mean reward; its backward pass
-starts the propagation with the credit c_o = r_o / o at the outputs.
+A reward is called like a loss, `reward(outputs, targets).backward()`. The scalar is minus the mean reward; its backward
+pass starts the propagation with the credit c_o = r_o / o at the outputs.
 
-Formulas are those of Weber et al. 2023 (arXiv 2308.12053), appendix, and of its published code; o is an output, y the true
-class, r_o the reward.
+Formulas are those of Weber et al. 2023 (arXiv 2308.12053), appendix, and of its published code; o is an output, y the
+true class, r_o the reward.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Reward(nn.Module):
     """What outputs are worth. A subclass defines `per_output`, or `credit` where no division by the output is needed.
 
     Args:
-        reduction: "mean" divides by the batch size, so that the learning rate does not depend on it; "sum" does not (the
-            published implementation).
+        reduction: "mean" divides by the batch size, so that the learning rate does not depend on it; "sum" does not
+            (the published implementation).
     """
 
     def __init__(self, *, reduction: str = "mean") -> None:
@@ -57,19 +57,20 @@ class Reward(nn.Module):
         values = outputs.detach()
         size = self.samples(values, targets) if self.reduction == "mean" else 1
         if type(self).credit is not Reward.credit:
-            credits = self.credit(values, targets)
-            return credit.entering((values * credits).sum(), outputs, credits, size=size)
+            return self._started(outputs, targets, self.credit(values, targets))
         rewards = self.per_output(values, targets)
         scalar = credit.entering(rewards.sum(), outputs, _divided(rewards, values), size=size)
-        if hasattr(outputs, "_pre_activation"):  # outputs of exactly 0: the reward enters undivided where they were computed
+        if hasattr(
+            outputs, "_pre_activation"
+        ):  # outputs of exactly 0: the reward enters undivided where they were computed
             rest = rewards.masked_fill(values != 0, 0.0)
             if outputs._pre_activation is not None:
                 z = outputs._pre_activation
                 return scalar + credit.entering(torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size)
             if rest.any():
                 raise FeedpropError(
-                    f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they were "
-                    f"computed from; write the last ReLU without inplace"
+                    f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they "
+                    f"were computed from; write the last ReLU without inplace"
                 )
         return scalar
 
@@ -81,6 +82,10 @@ class Reward(nn.Module):
     def credit(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return c_o = r_o / o, shaped like `outputs`; 0 where o is 0, unless a reward knows its limit."""
         return _divided(self.per_output(outputs, targets), outputs.detach())
+
+    def _started(self, outputs: Tensor, targets: Tensor, credits: Tensor) -> Tensor:
+        size = self.samples(outputs.detach(), targets) if self.reduction == "mean" else 1
+        return credit.entering((outputs.detach() * credits).sum(), outputs, credits, size=size)
 
     def samples(self, outputs: Tensor, targets: Tensor) -> int | Tensor:
         """Return what "mean" divides by."""
@@ -133,11 +138,11 @@ class _ClassReward(Reward):
         return _onehot(outputs, *self.labels(outputs, targets))
 
     def labels(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the classes, with a class dimension of 1, and 1 where they count, 0 where ignored (None: all count)."""
+        """Return the classes, with a class dimension of 1, and 1 where they count, else 0 (None: all count)."""
         self._check(outputs, targets)
         if outputs.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = (int(bound) for bound in torch.aminmax(targets))
-            if 0 <= low and high < outputs.shape[1]:
+            if low >= 0 and high < outputs.shape[1]:
                 return targets.unsqueeze(1).long(), None
             self._check_range(targets, outputs.shape[1])
         kept = targets != self.ignore_index
@@ -157,7 +162,8 @@ class _ClassReward(Reward):
         wrong = targets[(targets != self.ignore_index) & ((targets < 0) | (targets >= classes))]
         if wrong.numel():
             raise FeedpropError(
-                f"label {int(wrong[0])} is out of range: the model has {classes} outputs, so labels go from 0 to {classes - 1}"
+                f"label {int(wrong[0])} is out of range: the model has {classes} outputs, "
+                f"so labels go from 0 to {classes - 1}"
             )
 
     def samples(self, outputs: Tensor, targets: Tensor) -> int | Tensor:
@@ -228,33 +234,40 @@ class CorrectnessReward(_ClassReward):
 class MisclassificationReward(_ClassReward):
     """r_k = -sign(o_k) at every class k whose output exceeds that of the true class: only mistakes are answered.
 
-    Args:
-        proportional: r_k = -o_k instead, a credit of -1 that does not grow without bound as o_k nears 0. Trains over a far
-            wider range of learning rates than the published form (experiments/discrete-rewards).
-        ignore_index: see SoftmaxReward.
-        reduction: see `Reward`.
+    Where nothing but mistakes is answered, `rules.Epsilon(1.0)` (the credit sign(o) / o is unbounded near 0) and a
+    `magnitude_floor` make training insensitive to the learning rate (experiments/discrete-rewards).
     """
-
-    def __init__(self, *, proportional: bool = False, ignore_index: int = -100, reduction: str = "mean") -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
-        self.proportional = bool(proportional)
 
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return r_o, shaped like `outputs`."""
         outputs = outputs.detach()
         labels, kept = self.labels(outputs, targets)
-        wrong = outputs > outputs.gather(1, labels)
-        return _counted((-outputs if self.proportional else -_signs(outputs)) * wrong, kept)
+        return _counted(-_signs(outputs) * (outputs > outputs.gather(1, labels)), kept)
 
 
 class ChoiceReward(Reward):
     """r_k = o_k (right - softmax(o)_k) at the class k that was chosen, nothing elsewhere: partial, yes/no feedback.
 
-    Only whether the choice was right is known, not which one would have been (the bandit setting). The model chooses the class of
-    the largest output, unless `chosen` says what was tried.
+    Only whether the choice was right is known, not which one would have been (the bandit setting). The model chooses the
+    class of the largest output; who explores says what was tried, `reward(outputs, targets, chosen=classes)`.
 
     Targets are yes/no, shape (batch,): whether the choice was right, as bool or as numbers in [0, 1].
     """
+
+    def forward(self, outputs: Tensor, targets: Tensor, *, chosen: Tensor | None = None) -> Tensor:
+        """Return minus the mean (or summed) reward, a scalar whose `.backward()` starts the propagation.
+
+        Args:
+            outputs: (batch, classes) as the attached model returned them.
+            targets: (batch,), yes/no.
+            chosen: (batch,), the classes that were tried, as integers; those of the largest outputs if not given.
+        """
+        _check_outputs(outputs)
+        return self._started(outputs, targets, self.credit(outputs, targets, chosen=chosen))
+
+    def per_output(self, outputs: Tensor, targets: Tensor, *, chosen: Tensor | None = None) -> Tensor:
+        """Return r_o, shaped like `outputs`."""
+        return outputs.detach() * self.credit(outputs, targets, chosen=chosen)
 
     def credit(self, outputs: Tensor, targets: Tensor, *, chosen: Tensor | None = None) -> Tensor:
         """Return right - softmax(o) at the chosen class, shaped like `outputs`."""
@@ -264,8 +277,14 @@ class ChoiceReward(Reward):
                 f"ChoiceReward takes outputs (batch, classes) and yes/no targets (batch,), "
                 f"got {tuple(outputs.shape)} and {tuple(targets.shape)}"
             )
-        index = (outputs.argmax(1) if chosen is None else chosen).unsqueeze(1)
-        right = targets.to(outputs.dtype).unsqueeze(1)
+        if chosen is None:
+            chosen = outputs.argmax(1)
+        elif chosen.shape != targets.shape or chosen.is_floating_point():
+            raise FeedpropError(
+                f"chosen has to be classes (batch,) as integers, one for each of {len(targets)} targets, "
+                f"got {chosen.dtype} {tuple(chosen.shape)}"
+            )
+        index, right = chosen.long().unsqueeze(1), targets.to(outputs.dtype).unsqueeze(1)
         return torch.zeros_like(outputs).scatter_(1, index, right - outputs.softmax(1).gather(1, index))
 
 
@@ -307,8 +326,8 @@ class SigmoidReward(_ClassReward):
 class RegressionReward(Reward):
     """r = o (target - o): the output is rewarded as far as it should grow. Targets are shaped like `outputs`.
 
-    The published r = (target - o)^3 sign(o) is a stopgap that does not train: it hardly answers small errors, turns with
-    the sign of the output, and its credit is unbounded near o = 0. Here the credit is the error itself.
+    The published r = (target - o)^3 sign(o) is a stopgap that does not train: it hardly answers small errors, turns
+    with the sign of the output, and its credit is unbounded near o = 0. Here the credit is the error itself.
     """
 
     def credit(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -318,9 +337,11 @@ class RegressionReward(Reward):
 
 
 class GivenReward(Reward):
-    """Rewards from outside: a person's +1 or -1 on the class that was chosen, a simulator's score.
+    """Rewards from outside: a person's verdict on the class that was chosen, a simulator's score.
 
-    The second argument is r_o itself, shaped like `outputs`; what is not known is 0 and gets no feedback.
+    The second argument is r_o itself, shaped like `outputs`; what is not known is 0 and gets no feedback. A reward
+    makes what an output is made of larger: +1 moves a positive output up and a negative one further down, away from 0.
+    To ask for a larger output whatever its sign, give +1 * sign(o); `ChoiceReward` and `SoftmaxReward` see to that.
     """
 
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """How the credit passes one torch function: the registry, and the treatments that most functions share.
 
-A treatment is called in the place of the torch function, `treatment(context, function, args, kwargs)`, and returns what the
-function returns, with a backward pass that carries credit. `context` tells the rule in force and the magnitude floor.
+A treatment is called in the place of the torch function, `treatment(context, function, args, kwargs)`, and returns what
+the function returns, with a backward pass that carries credit. `context` tells the rule in force and the magnitude
+floor.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -27,7 +27,9 @@ class LinearRule(Protocol):
 
     damping: float
 
-    def __call__(self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float) -> Tensor:
+    def __call__(
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+    ) -> Tensor:
         """Return operation(inputs, weight, bias) with the rule's backward pass."""
 
 
@@ -51,7 +53,7 @@ class Context(Protocol):
     def activation(self) -> ActivationRule: ...  # noqa: D102
 
     def remember(self, output: Tensor, pre_activation: Tensor) -> None:
-        """Note that `output` is the activation of `pre_activation`: should the model return it, rewards on 0 enter there."""
+        """Note that `output` is the activation of `pre_activation`: if the model returns it, rewards on 0 go there."""
 
     def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
         """Note that `target` was written to, and perhaps now holds what another tensor held."""
@@ -65,8 +67,8 @@ def register(torch_function: Function) -> Callable[[Treatment], Treatment]:
     """Say how credit passes `torch_function`, in every model and for the life of the process.
 
     As a call, `register(torch.special.i0)(secant)`, or as a decorator of a function of your own. The ready treatments:
-    `ordinary` (the gradient is right: linear in each input, or selecting), `summed` (the same, and contributions are added
-    up), `secant` (elementwise activation) and `product` (inputs are multiplied).
+    `ordinary` (the gradient is right: linear in each input, or selecting), `summed` (the same, and contributions are
+    added up), `secant` (elementwise activation) and `product` (inputs are multiplied).
 
     Args:
         torch_function: as it is called, `torch.special.i0`, `torch.nn.functional.gelu`, `torch.Tensor.tanh`.
@@ -175,11 +177,13 @@ def sign_preserving(treatment: Treatment) -> Treatment:
 
 
 def stacked(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Put outputs together, as the steps of a spiking network: a reward on an output of 0 still enters where that was made."""
+    """Put outputs together, as the steps of a spiking network: rewards on outputs of 0 enter where these were made."""
     output = ordinary(context, function, args, kwargs)
     parts = args[0] if args else kwargs.get("tensors", ())
     if parts and all(getattr(part, "_pre_activation", None) is not None for part in parts):
-        output._pre_activation = function([part._pre_activation for part in parts], *args[1:], **_without_tensors(kwargs))
+        output._pre_activation = function(
+            [part._pre_activation for part in parts], *args[1:], **_without_tensors(kwargs)
+        )
     return output
 
 
@@ -197,13 +201,13 @@ def summed(context: Context, function: Function, args: Arguments, kwargs: Keywor
 
 
 def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat a normalisation or a lookup like `summed`; its output is an activation even where its input carries nothing."""
+    """Treat a normalisation or a lookup like `summed`; its output is an activation even if no input carries reward."""
     _, args, kwargs = used(context, args, kwargs)
     return _damped(context, function(*args, **kwargs))
 
 
 def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Apply the rule in force to function(input, weight, bias, ...); a weight that is itself computed shares as a factor."""
+    """Apply the rule in force to function(input, weight, bias, ...); a computed weight shares as a factor."""
     if len(args) >= 3:
         inputs, weight, bias, *rest = args
         named = kwargs
@@ -236,7 +240,7 @@ def _damped(context: Context, output: Any) -> Any:
 def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
     """Share the reward of a product equally among the factors that carry reward; parameters and constants take none.
 
-    Achtibat et al. 2024 (AttnLRP), eq. 11. With `adds`, products are added up (matmul, einsum), so that the sum is damped.
+    Achtibat et al. 2024 (AttnLRP), eq. 11. With `adds`, products are added up (matmul, einsum), and the sum is damped.
     """
     operands, args, kwargs = used(context, args, kwargs)
     if operands.carriers > 1:
@@ -263,7 +267,7 @@ def elementwise_product(context: Context, function: Function, args: Arguments, k
 
 
 def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Divide: the numerator takes all the reward, an activation in the denominator is a mere scale (AttnLRP, identity rule)."""
+    """Divide: the numerator takes all the reward, an activation below is a mere scale (AttnLRP, identity rule)."""
     numerator, denominator, *rest = args
     if isinstance(denominator, Tensor) and not is_weight(denominator):
         carries = isinstance(numerator, Tensor) and numerator.requires_grad

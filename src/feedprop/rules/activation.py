@@ -9,13 +9,13 @@ from feedprop.errors import non_negative
 
 
 class Secant:
-    """Credit passes an activation as c_z = c_x (phi(z) - m) / (z + sign(z) e): the slope of the line from (0, m) to (z, phi(z)).
+    """Credit passes by the slope of the line from (0, m) to (z, phi(z)): c_z = c_x (phi(z) - m) / (z + sign(z) e).
 
-    The paper hands the reward on unchanged, which is m = 0 and e = 0 (Weber et al. 2023, section 3.1). That slope is unbounded
-    near z = 0 wherever phi(0) is not 0 (sigmoid, softplus, cosine) or phi jumps there (step, sign), and there the published
-    method hardly trains. So by default m is phi(0), treated like a bias, the middle of the jump if phi jumps; and
-    e = `epsilon` rms(z) if phi jumps, else 0, since the slope is bounded without. For ReLU, tanh, GELU, SiLU, ELU and all others
-    with phi(0) = 0 that changes nothing.
+    The paper hands the reward on unchanged, which is m = 0 and e = 0 (Weber et al. 2023, section 3.1). That slope is
+    unbounded near z = 0 wherever phi(0) is not 0 (sigmoid, softplus, cosine) or phi jumps there (step, sign), and there
+    the published method hardly trains. So by default m is phi(0), treated like a bias, the middle of the jump if phi
+    jumps; and e = `epsilon` rms(z) if phi jumps, else 0, since the slope is bounded without. For ReLU, tanh, GELU,
+    SiLU, ELU and all others with phi(0) = 0 that changes nothing.
 
     Args:
         epsilon: >= 0, in units of the root mean square of the pre-activations of a layer and batch. Used for

@@ -96,13 +96,16 @@ class Composite:
         paths = [path for path, _ in model.named_modules() if path]
         unmatched = [repr(glob) for glob in self.by_name if not any(_matches(path, glob) for path in paths)]
         unmatched += [
-            _type_name(types) for types in self.by_type if not any(isinstance(module, types) for module in model.modules())
+            _type_name(types)
+            for types in self.by_type
+            if not any(isinstance(module, types) for module in model.modules())
         ]
         if not _linear_layers(model):
             unmatched += [position for position in ("first", "last") if getattr(self, position) is not None]
         if unmatched and not self.allow_unmatched:
             raise FeedpropError(
-                f"no module of this {type(model).__name__} matches {', '.join(unmatched)}; its modules are {', '.join(paths)}"
+                f"no module of this {type(model).__name__} matches {', '.join(unmatched)}; "
+                f"its modules are {', '.join(paths)}"
             )
 
     def describe(self, model: nn.Module) -> str:

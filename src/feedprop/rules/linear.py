@@ -1,10 +1,11 @@
 """The maths of each rule of Layer-wise Relevance Propagation for a linear operation; knows no hooks and no models.
 
-A rule says how a linear operation z_j = sum_i a_i w_ij + b_j shares the reward r_j of its outputs among its inputs, and with it
-the feedback of each weight: sign(w_ij) times the reward that flowed through the connection. Names and meanings as in zennit.
+A rule says how a linear operation z_j = sum_i a_i w_ij + b_j shares the reward r_j of its outputs among its inputs, and
+with it the feedback of each weight: sign(w_ij) times the reward that flowed through the connection. Names and meanings
+as in zennit.
 
-In the credit form (c = r / z) each rule computes z as usual, and beside it z' = sum_i a'_i w'_ij from its own inputs and
-weights; the credit c z / z' then goes the ordinary way back through z'.
+In the credit form (c = r / z) each rule computes z as usual, and beside it z' = sum_i a'_i w'_ij from its own inputs
+and weights; the credit c z / z' then goes the ordinary way back through z'.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Rule:
 
     Args:
         epsilon: stabiliser >= 0, added to the size of what a reward is divided by, in the unit of pre-activations.
-        update: "rule" gives weights the feedback of the rule; "epsilon" gives them that of LRP-0 while rewards travel by
-            the rule.
+        update: "rule" gives weights the feedback of the rule; "epsilon" gives them that of LRP-0 while rewards travel
+            by the rule.
     """
 
     damping = 0.0  # the epsilon of sums, normalisations and pooling around the linear operations
@@ -84,19 +85,19 @@ class _Part:
 
     def _modified(self, weight: Tensor, modify: Function) -> Tensor:
         with torch.no_grad():
-            modified = modify(weight.detach())
+            modified: Tensor = modify(weight.detach())
         if self.floor is None or not weight.requires_grad:
             return modified
         return credit.modified_weight(weight, modified, floor=self.floor)
 
 
 class Epsilon(Rule):
-    """LRP-epsilon: r_(i<-j) = a_i w_ij / (z_j + epsilon sign z_j) r_j (Bach et al. 2015, eq. 58; Weber et al. 2023, eq. 5).
+    """LRP-epsilon: r_(i<-j) = a_i w_ij / (z_j + epsilon sign z_j) r_j (Bach et al. 2015, eq. 58; Weber et al. 2023, 5).
 
     Args:
-        epsilon: stabiliser >= 0, in the unit of pre-activations. With 0, the default, this is LRP-0, and the feedback of a
-            ReLU network is -|w| times the gradient. Credit divides by no sum, so that 0 is stable, and free; the published
-            implementation has 1e-6.
+        epsilon: stabiliser >= 0, in the unit of pre-activations. With 0, the default, this is LRP-0, and the feedback
+            of a ReLU network is -|w| times the gradient. Credit divides by no sum, so that 0 is stable, and free; the
+            published implementation has 1e-6.
     """
 
     def __init__(self, epsilon: float = 0.0) -> None:
@@ -116,8 +117,8 @@ class Epsilon(Rule):
 class Gamma(Rule):
     """LRP-gamma: what agrees in sign with z_j counts 1 + gamma times (Montavon et al. 2019, table 1).
 
-    z' = sum_i a_i (w_ij + gamma w_ij^+) for a_i, z_j > 0; in general every contribution a_i w_ij of the sign of z_j gets the
-    factor 1 + gamma (zennit's extension to inputs and outputs of any sign).
+    z' = sum_i a_i (w_ij + gamma w_ij^+) for a_i, z_j > 0; in general every contribution a_i w_ij of the sign of z_j
+    gets the factor 1 + gamma (zennit's extension to inputs and outputs of any sign).
 
     Args:
         gamma: > 0; infinity would be ZPlus.
@@ -154,13 +155,13 @@ class AlphaBeta(Rule):
         update: see `Rule`.
     """
 
-    def __init__(
-        self, alpha: float = 2.0, beta: float = 1.0, *, epsilon: float = 1e-6, update: str = "rule"
-    ) -> None:
+    def __init__(self, alpha: float = 2.0, beta: float = 1.0, *, epsilon: float = 1e-6, update: str = "rule") -> None:
         super().__init__(epsilon=epsilon, update=update)
         self.alpha, self.beta = non_negative("alpha", alpha), non_negative("beta", beta)
         if abs(self.alpha - self.beta - 1) > 1e-9:
-            raise FeedpropError(f"alpha - beta has to be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}")
+            raise FeedpropError(
+                f"alpha - beta has to be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}"
+            )
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
         """Return the shares of positive and of negative contributions."""
@@ -207,8 +208,8 @@ class _FirstLayer(Rule):
         """Return operation(inputs, weight, bias); the inputs receive reward / input."""
         if credit.follows_weights(inputs):
             raise FeedpropError(
-                f"{type(self).__name__} shares rewards regardless of the inputs, which is defined for first layers only; "
-                f"give it to the first layer, Composite(default, first={type(self).__name__}())"
+                f"{type(self).__name__} shares rewards regardless of the inputs, which is defined for first layers "
+                f"only; give it to the first layer, Composite(default, first={type(self).__name__}())"
             )
         return super().__call__(operation, inputs, weight, bias, floor=floor)
 

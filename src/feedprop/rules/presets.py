@@ -22,7 +22,7 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
 
 
 def epsilon_gamma(epsilon: float = 1e-6, gamma: float = 0.25) -> Composite:
-    """Return Gamma for convolutions, Epsilon for the rest (Montavon et al. 2019, section 10.3, without its lowest layers)."""
+    """Return Gamma for convolutions, Epsilon for the rest (Montavon et al. 2019, 10.3, but the lowest layers)."""
     return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: Gamma(gamma)}, allow_unmatched=True)
 
 
@@ -32,10 +32,8 @@ def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Composite:
 
 
 def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Composite:
-    """Return epsilon_alpha2_beta1 with Flat in the first layer (Lapuschkin et al. 2019; zennit's EpsilonAlpha2Beta1Flat)."""
-    return Composite(
-        Epsilon(epsilon), by_type={CONVOLUTIONS: AlphaBeta(2.0, 1.0)}, first=Flat(), allow_unmatched=True
-    )
+    """Return epsilon_alpha2_beta1 with Flat first (Lapuschkin et al. 2019; zennit's EpsilonAlpha2Beta1Flat)."""
+    return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: AlphaBeta(2.0, 1.0)}, first=Flat(), allow_unmatched=True)
 
 
 def gamma_everywhere(gamma: float = 0.25) -> Composite:
