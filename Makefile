@@ -11,7 +11,7 @@ demo: .venv/demo
 	$(BIN)/feedprop train --data digits --output runs/demo --overwrite
 
 test: .venv/test lint
-	$(BIN)/pytest -n 2 --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ ORDINARY: dict[str, Any] = {
         """adjoint clone contiguous cpu flatten H mH mT T positive ravel resolve_conj resolve_neg real squeeze t
         neg negative fliplr flipud atleast_1d atleast_2d atleast_3d diag nan_to_num sort msort median aminmax
         leaky_relu rrelu std var var_mean std_mean tril triu zero_ max min amax amin diag_embed diagonal unbind
-        rot90 mode""",
+        rot90 mode norm vector_norm matrix_norm""",
         (),
     ),
     **_each("chunk dsplit hsplit vsplit split tensor_split pixel_unshuffle", (2,)),
@@ -137,7 +137,8 @@ SUMMED: dict[str, Any] = {
     **_each("add sub subtract", lambda x: (x, x.flip(0) * 2)),
     **_each("__rsub__ rsub __iadd__ __isub__", lambda x: (x, x.flip(0) * 2)),
     **_each("sum mean nansum nanmean trace", ()),
-    **_each("cumsum logcumsumexp", (1,)),
+    **_each("cumsum logcumsumexp logsumexp", (1,)),
+    "normalize": (2.0, 1),
     "lerp": lambda x: (x, x.flip(0) * 2, 0.3),
     **_each("avg_pool1d avg_pool2d avg_pool3d", (2,)),
     **_each("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", (2,)),

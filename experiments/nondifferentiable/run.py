@@ -20,7 +20,7 @@ from torchvision import datasets
 import feedprop
 from feedprop import discrete, rewards
 
-EPOCHS, TUNING_EPOCHS, BATCH, HELD_OUT = 10, 2, 128, 5000
+EPOCHS, TUNING_EPOCHS, BATCH, HELD_OUT = {"mlp": 10, "lenet": 15}, 2, 128, 5000
 TUNING_SEED, SEEDS = 100, (0, 1, 2)
 GRIDS = {  # of learning rates; equally many for both methods, around where each is known to work
     "feedback": {"sgd": (0.1, 0.3, 1.0), "adam": (3e-3, 1e-2, 3e-2)},
@@ -154,12 +154,12 @@ def run(name: str, method: str, root: str) -> None:
             tuned[optimizer, lr] = accuracy(model, validation)
             keep(phase="tuning", network=name, method=method, optimizer=optimizer, lr=lr, validation=tuned[optimizer, lr])
     optimizer, lr = max(tuned, key=tuned.__getitem__)
-    test = images(root, train=False)
+    test, epochs = images(root, train=False), EPOCHS[name.partition("-")[2]]
     for seed in SEEDS:
         start = time.perf_counter()
-        model = train(name, method, training, optimizer=optimizer, lr=lr, epochs=EPOCHS, seed=seed)
+        model = train(name, method, training, optimizer=optimizer, lr=lr, epochs=epochs, seed=seed)
         seconds = time.perf_counter() - start
-        row = {"network": name, "method": method, "optimizer": optimizer, "lr": lr, "epochs": EPOCHS, "seed": seed}
+        row = {"network": name, "method": method, "optimizer": optimizer, "lr": lr, "epochs": epochs, "seed": seed}
         keep(phase="test", **row, test=accuracy(model, test), seconds=round(seconds, 1))
 
 

@@ -145,7 +145,7 @@ def _tensors(result: Any) -> list[Tensor]:
 
 
 def _refuse_reentrant_checkpoint() -> None:
-    """Raise if the call comes from torch.utils.checkpoint with use_reentrant=True, which recomputes without the rules."""
+    """Raise if torch.utils.checkpoint called with use_reentrant=True, since it recomputes without the rules."""
     if torch.compiler.is_compiling():
         return
     frame: FrameType | None = sys._getframe(2)
@@ -388,7 +388,8 @@ def detach(model: nn.Module) -> nn.Module:
 def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
     """Let activation checkpointing recompute with the rules.
 
-    `torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False, context_fn=feedprop.recomputation)`. Returns the contexts of the first computation and of the recomputation, as torch.utils.checkpoint takes them.
+    `torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False, context_fn=feedprop.recomputation)`. Returns the
+    contexts of the first computation and of the recomputation, as torch.utils.checkpoint takes them.
     """
     running = _running()
     again = _again(running[-1], running[-1].rule) if running else contextlib.nullcontext()

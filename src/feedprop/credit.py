@@ -393,7 +393,7 @@ def limits_at_zero(activation: Activation, z: Tensor) -> tuple[float, float]:
 
 class _Scaled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, share: float | Tensor) -> Tensor:
         ctx.share = share
         return x.view_as(x)
 
@@ -402,8 +402,8 @@ class _Scaled(torch.autograd.Function):
         return credit * ctx.share, None
 
 
-def scaled(x: Tensor, share: float) -> Tensor:
-    """Return `x`; the credit that comes back is multiplied by `share`."""
+def scaled(x: Tensor, share: float | Tensor) -> Tensor:
+    """Return `x`; the credit that comes back is multiplied by `share`, a number or a constant shaped like `x`."""
     return _Scaled.apply(x, share)  # type: ignore[no-any-return]
 
 

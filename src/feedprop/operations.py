@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feedprop import elementwise, treatments
+from feedprop import elementwise, products, treatments
 from feedprop.in_place import in_place, optionally_in_place
 from feedprop.treatments import TREATMENTS, Function, Limits, Treatment
 
@@ -38,12 +38,13 @@ ORDINARY = """
     kthvalue msort cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
     feature_alpha_dropout
     leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax
-    var std var_mean std_mean
+    var std var_mean std_mean norm vector_norm matrix_norm
     cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
 """
 # Contributions are added up: the ordinary backward, damped.
 SUMMED = """
-    add sub subtract __rsub__ rsub __iadd__ __isub__ sum mean nansum nanmean cumsum logcumsumexp trace lerp
+    add sub subtract __rsub__ rsub __iadd__ __isub__ sum mean nansum nanmean cumsum logcumsumexp logsumexp trace
+    lerp normalize
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample upsample_nearest upsample_bilinear grid_sample index_add scatter_add fold segment_reduce
 """
@@ -91,8 +92,12 @@ SIGN_PRESERVING = """
 """
 LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 ADDED_PRODUCT = "addmm addmv addbmm baddbmm"
-PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum bilinear tensordot outer ger multi_dot vecdot"
-ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__ prod"
+PRODUCT = """
+    matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum bilinear tensordot outer ger multi_dot vecdot
+    cosine_similarity
+"""
+ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__"
+PRODUCT_OF_ELEMENTS = "prod cumprod"
 QUOTIENT = "div divide true_divide __truediv__ __div__ __itruediv__ __idiv__"
 # Questions about a tensor, and what makes constants.
 NEUTRAL = """
@@ -100,8 +105,9 @@ NEUTRAL = """
     requires_grad_ register_hook retain_grad backward item tolist numpy storage untyped_storage new_zeros new_ones
     new_full new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli
     is_same_size eq ne equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__
-    __bool__ is_nonzero one_hot dtype device shape requires_grad is_leaf grad_fn data grad layout is_cuda is_sparse is_quantized
-    is_meta names _version _base itemsize nbytes get_device __repr__ __format__ __hash__ __contains__ multinomial
+    __bool__ is_nonzero one_hot dtype device shape requires_grad is_leaf grad_fn data grad layout is_cuda is_sparse
+    is_quantized is_meta names _version _base itemsize nbytes get_device __repr__ __format__ __hash__ __contains__
+    multinomial
 """
 
 
@@ -170,7 +176,11 @@ def _fill() -> None:
         (ADDED_PRODUCT, treatments.added_product),
         (PRODUCT, treatments.product),
         (ELEMENTWISE_PRODUCT, treatments.elementwise_product),
+        (PRODUCT_OF_ELEMENTS, products.product_of_elements),
         (QUOTIENT, treatments.quotient),
+        ("glu", products.gated),
+        ("addcmul", products.summed_with_product),
+        ("addcdiv", products.summed_with_quotient),
     ):
         _register(names, treatment)
     through_zero = dict.fromkeys(THROUGH_ZERO.split(), lambda *_, **__: (0.0, 0.0))

@@ -55,14 +55,12 @@ class Reward(nn.Module):
         """
         _check_outputs(outputs)
         values = outputs.detach()
-        size = self.samples(values, targets) if self.reduction == "mean" else 1
         if type(self).credit is not Reward.credit:
             return self._started(outputs, targets, self.credit(values, targets))
+        size = self._size(outputs, targets)
         rewards = self.per_output(values, targets)
         scalar = credit.entering(rewards.sum(), outputs, _divided(rewards, values), size=size)
-        if hasattr(
-            outputs, "_pre_activation"
-        ):  # outputs of exactly 0: the reward enters undivided where they were computed
+        if hasattr(outputs, "_pre_activation"):  # on outputs of exactly 0 the reward enters there, undivided
             rest = rewards.masked_fill(values != 0, 0.0)
             if outputs._pre_activation is not None:
                 z = outputs._pre_activation
@@ -84,8 +82,11 @@ class Reward(nn.Module):
         return _divided(self.per_output(outputs, targets), outputs.detach())
 
     def _started(self, outputs: Tensor, targets: Tensor, credits: Tensor) -> Tensor:
-        size = self.samples(outputs.detach(), targets) if self.reduction == "mean" else 1
-        return credit.entering((outputs.detach() * credits).sum(), outputs, credits, size=size)
+        values = outputs.detach()
+        return credit.entering((values * credits).sum(), outputs, credits, size=self._size(outputs, targets))
+
+    def _size(self, outputs: Tensor, targets: Tensor) -> int | Tensor:
+        return self.samples(outputs.detach(), targets) if self.reduction == "mean" else 1
 
     def samples(self, outputs: Tensor, targets: Tensor) -> int | Tensor:
         """Return what "mean" divides by."""
@@ -248,8 +249,8 @@ class MisclassificationReward(_ClassReward):
 class ChoiceReward(Reward):
     """r_k = o_k (right - softmax(o)_k) at the class k that was chosen, nothing elsewhere: partial, yes/no feedback.
 
-    Only whether the choice was right is known, not which one would have been (the bandit setting). The model chooses the
-    class of the largest output; who explores says what was tried, `reward(outputs, targets, chosen=classes)`.
+    Only whether the choice was right is known, not which one would have been (the bandit setting). The model chooses
+    the class of the largest output; who explores says what was tried, `reward(outputs, targets, chosen=classes)`.
 
     Targets are yes/no, shape (batch,): whether the choice was right, as bool or as numbers in [0, 1].
     """
