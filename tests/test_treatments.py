@@ -96,7 +96,7 @@ def test_a_parameter_takes_feedback_and_no_share(name: str) -> None:
 
 
 def test_every_product_of_the_table_is_called() -> None:
-    assert set(operations.PRODUCT.split()) <= set(PRODUCTS)
+    assert {*operations.PRODUCT.split(), *operations.MATRIX_PRODUCT.split()} <= set(PRODUCTS)
 
 
 @pytest.mark.parametrize(

@@ -79,26 +79,29 @@ def magnitudes(weight: Tensor, bias: Tensor, floor: float = 0.0) -> tuple[Tensor
 
 class _ModifiedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, modified: Tensor, floor: float) -> Tensor:
-        ctx.floor = floor
+    def forward(ctx: Any, weight: Tensor, modified: Tensor, floor: float, latent: bool) -> Tensor:
+        ctx.floor, ctx.latent = floor, latent
         ctx.save_for_backward(weight, modified)
         return modified.view_as(modified)
 
     @staticmethod
-    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
         weight, modified = ctx.saved_tensors
+        if ctx.latent:
+            return torch.where(weight == 0, 1.0, modified / weight).mul_(credit), None, None, None
         flow = modified * torch.where(weight < 0, -1, 1)  # sign(w) w', sign 0 = +1
         if ctx.floor:
             flow = torch.where(flow.abs() < ctx.floor, ctx.floor * (modified != 0).logical_or_(weight == 0), flow)
-        return flow.mul_(credit), None, None
+        return flow.mul_(credit), None, None, None
 
 
-def modified_weight(weight: Tensor, modified: Tensor, *, floor: float = 0.0) -> Tensor:
+def modified_weight(weight: Tensor, modified: Tensor, *, floor: float = 0.0, latent: bool = False) -> Tensor:
     """Return `modified`, what an LRP rule makes of `weight`, whose gradient is sign(w) w' times the credit there.
 
-    With `floor`, a modified weight that counts is at least that large in its own feedback.
+    With `floor`, a modified weight that counts is at least that large in its own feedback. With `latent`, the weight
+    was computed from parameters, which multiply by their own |w|: the gradient is w'/w times the credit.
     """
-    return _ModifiedWeight.apply(weight, modified, floor)  # type: ignore[no-any-return]
+    return _ModifiedWeight.apply(weight, modified, floor, latent)  # type: ignore[no-any-return]
 
 
 class _Substituted(torch.autograd.Function):

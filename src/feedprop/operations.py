@@ -92,10 +92,8 @@ SIGN_PRESERVING = """
 """
 LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 ADDED_PRODUCT = "addmm addmv addbmm baddbmm"
-PRODUCT = """
-    matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum bilinear tensordot outer ger multi_dot vecdot
-    cosine_similarity
-"""
+MATRIX_PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot"
+PRODUCT = "bilinear multi_dot cosine_similarity"
 ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__"
 PRODUCT_OF_ELEMENTS = "prod cumprod"
 QUOTIENT = "div divide true_divide __truediv__ __div__ __itruediv__ __idiv__"
@@ -174,6 +172,7 @@ def _fill() -> None:
         (CONVERSION, elementwise.converted),
         (LINEAR, treatments.linear),
         (ADDED_PRODUCT, treatments.added_product),
+        (MATRIX_PRODUCT, products.matrix_product),
         (PRODUCT, treatments.product),
         (ELEMENTWISE_PRODUCT, treatments.elementwise_product),
         (PRODUCT_OF_ELEMENTS, products.product_of_elements),

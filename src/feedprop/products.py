@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from feedprop import credit
 from feedprop.treatments import (
@@ -15,10 +17,41 @@ from feedprop.treatments import (
     elementwise_product,
     is_weight,
     ordinary,
+    product,
     quotient,
     summed,
     used,
 )
+
+
+def matrix_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat a product of two, of which one is a weight or a constant, as the linear layer that it is; see `product`."""
+    tensors = [value for value in _flat([*args, *kwargs.values()]) if isinstance(value, Tensor)]
+    weights = [value for value in tensors if is_weight(value)] or [
+        value for value in tensors if not value.requires_grad
+    ]
+    if len(tensors) != 2 or len(weights) != 1 or not any(value.requires_grad for value in tensors):
+        return product(context, function, args, kwargs)
+    (weight,) = weights
+    inputs = tensors[0] if tensors[1] is weight else tensors[1]
+
+    def operation(by_inputs: Tensor, by_weight: Tensor, _: None) -> Any:
+        def put(value: Any) -> Any:
+            if type(value) in (list, tuple):
+                return type(value)([put(item) for item in value])
+            return by_inputs if value is inputs else by_weight if value is weight else value
+
+        return function(*put(args), **{name: put(value) for name, value in kwargs.items()})
+
+    return context.rule(operation, inputs, weight, None, floor=context.magnitude_floor)
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if type(value) in (list, tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def product_of_elements(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

@@ -228,7 +228,11 @@ def linear(context: Context, function: Function, args: Arguments, kwargs: Keywor
 def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Treat function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
     bias, inputs, weight, *rest = args
-    return linear(context, lambda a, w, b: function(b, a, w, *rest, **kwargs), (inputs, weight, bias), {})
+
+    def operation(a: Tensor, w: Tensor, b: Tensor | None) -> Any:
+        return function(a.new_zeros(()) if b is None else b, a, w, *rest, **kwargs)
+
+    return linear(context, operation, (inputs, weight, bias), {})
 
 
 def _damped(context: Context, output: Any) -> Any:

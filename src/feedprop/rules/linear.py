@@ -88,7 +88,8 @@ class _Part:
             modified: Tensor = modify(weight.detach())
         if self.floor is None or not weight.requires_grad:
             return modified
-        return credit.modified_weight(weight, modified, floor=self.floor)
+        latent = not isinstance(weight, torch.nn.Parameter)
+        return credit.modified_weight(weight, modified, floor=self.floor, latent=latent)
 
 
 class Epsilon(Rule):
