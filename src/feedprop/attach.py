@@ -239,9 +239,11 @@ class _Forward:
     def remove(self) -> None:
         """Take the hooks off again."""
         for module in self.model.modules():
-            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called):
+            hooks: Any
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
                 for key in [key for key, hook in hooks.items() if getattr(hook, "forward", None) is self]:
                     del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
