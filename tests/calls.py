@@ -156,7 +156,7 @@ CONVERSION: dict[str, Any] = {
     "double": (),
     **_each("to type", (torch.float64,)),
     "type_as": lambda x: (x, torch.ones(2, 3, 4, 4)),
-    **_each("float bfloat16 half", "elsewhere"),
+    **_each("float bfloat16 half int long", "elsewhere"),
 }
 
 SECANT: dict[str, Any] = {

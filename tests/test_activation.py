@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import oracles
 from feedprop import FeedpropError, attach, attached, credit, operations, rewards, rules
+from feedprop.treatments import TREATMENTS
 from propagation import CLOSE, Call, Step, feedback_of, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -186,7 +187,24 @@ def test_unknown_limits_are_computed() -> None:
     z = torch.zeros(1)
     for function, below, above in ACTIVATIONS.values():
         assert credit.limits_at_zero(function, z) == pytest.approx((below, above))
-    assert credit.limits_at_zero(torch.reciprocal, z) == (0.0, 0.0)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        z = torch.zeros(1, dtype=dtype)
+        for through_zero in (torch.tanh, torch.special.i1, torch.reciprocal, torch.abs, lambda z: z.abs().sqrt()):
+            assert credit.limits_at_zero(through_zero, z) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_registered_function_passes_credit_as_a_known_one_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, below, above = ACTIVATIONS[name]
+
+    def own(z: Tensor) -> Tensor:
+        if torch.overrides.has_torch_function_unary(z):
+            return torch.overrides.handle_torch_function(own, (z,), z)
+        return function(z)
+
+    monkeypatch.setitem(TREATMENTS, own, rules.secant)
+    z = torch.randn(20)
+    torch.testing.assert_close(_slope(own, z), torch.tensor(_slopes(function, z, below, above)), **CLOSE)
 
 
 TURNED = {

@@ -55,13 +55,13 @@ def check_accumulation() -> None:
 
 @defect("1 overwritten", check_accumulation)
 def overwrite(monkeypatch: Patch) -> None:
-    right = credit._feedback
+    right = credit.weights._feedback
 
     def overwriting(arriving: Tensor, weight: Tensor, floor: float) -> Tensor:
         weight.grad = None
         return right(arriving, weight, floor)
 
-    monkeypatch.setattr(credit, "_feedback", overwriting)
+    monkeypatch.setattr(credit.weights, "_feedback", overwriting)
 
 
 def check_shared_module() -> None:
@@ -76,7 +76,7 @@ def check_shared_module() -> None:
 
 @defect("1 overwritten by a second use", check_shared_module)
 def keep_the_last_use(monkeypatch: Patch) -> None:
-    right, used = credit._feedback, set()
+    right, used = credit.weights._feedback, set()
 
     def only_once(arriving: Tensor, weight: Tensor, floor: float) -> Tensor:
         use = torch._C._current_graph_task_id(), weight.data_ptr()
@@ -84,7 +84,7 @@ def keep_the_last_use(monkeypatch: Patch) -> None:
         used.add(use)
         return right(arriving, weight, floor) * (not again)
 
-    monkeypatch.setattr(credit, "_feedback", only_once)
+    monkeypatch.setattr(credit.weights, "_feedback", only_once)
 
 
 # --- 3: what no rule covers keeps a plain gradient, silently ---
@@ -240,7 +240,7 @@ def check_direction() -> None:
 @defect("7 direction", check_direction)
 def ignore_the_sign(monkeypatch: Patch) -> None:
     monkeypatch.setitem(TREATMENTS, Tensor.neg, lambda context, function, args, kwargs: _same_direction(args[0]))
-    monkeypatch.setattr(credit, "_slope", lambda z, x, epsilon: -(x / z).abs())
+    monkeypatch.setattr(credit.activations, "slope", lambda z, x, epsilon: -(x / z).abs())
 
 
 def _same_direction(x: Tensor) -> Tensor:

@@ -375,8 +375,9 @@ def detach(model: nn.Module) -> nn.Module:
     """
     forward = model.__dict__.get("forward")
     if not isinstance(forward, _Forward):
-        reason = "is not attached" if forward is None else "had its forward replaced after attach(); undo that first"
-        raise FeedpropError(f"this model {reason}")
+        if forward is None:
+            raise FeedpropError("this model is not attached")
+        raise FeedpropError("this model had its forward replaced after attach(); undo that first")
     forward.remove()
     if forward.replaced is None:
         del model.forward

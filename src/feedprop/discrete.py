@@ -24,7 +24,7 @@ def step(z: Tensor) -> Tensor:
 
 def sign(z: Tensor) -> Tensor:
     """Return +1 where z > 0, else -1."""
-    return torch.where(z > 0, 1.0, -1.0)
+    return torch.where(z > 0, 1.0, -1.0).to(z.dtype)
 
 
 def ternary(z: Tensor, threshold: float = 0.5) -> Tensor:

@@ -82,7 +82,7 @@ AT_ZERO: dict[str, Callable[..., Limits]] = {
 NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 sqrt rsqrt square abs absolute heaviside relu6"
 PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"
 COMPARISON = "gt ge lt le greater greater_equal less less_equal"
-CONVERSION = "float double half bfloat16 to type type_as"
+CONVERSION = "float double half bfloat16 int long to type type_as"
 # Of the above: no negative input, no negative output.
 SIGN_PRESERVING = """
     cat concat stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t contiguous clone expand

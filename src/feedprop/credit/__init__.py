@@ -1,0 +1,42 @@
+"""The few autograd primitives that turn an ordinary backward pass into Layer-wise Feedback Propagation.
+
+The **credit** of a value x is its reward per unit, c = r / x. Credit travels backwards through linear operations
+exactly as a gradient does; only these corrections have to be made on the way (Weber et al. 2023, arXiv 2308.12053):
+
+    magnitude   a weight w that takes part receives |w| times the ordinary gradient
+    damped      a pre-activation z passes on |z| / (|z| + epsilon) of its credit
+    secant      an activation phi passes on phi(z) / z in the place of its derivative
+    scaled      a factor of a product passes on its share
+    entering    where the reward comes in
+
+Every function leaves values as they are and changes the backward pass alone.
+"""
+
+from feedprop.credit.activations import Activation, limits_at_zero, offset_secant, secant
+from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, substituted
+from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
+from feedprop.credit.weights import magnitude, magnitudes, modified_weight
+from feedprop.credit.writes import known_non_negative, mark_non_negative, prepare_write, relu_in_place
+
+__all__ = [
+    "Activation",
+    "as_ones",
+    "damped",
+    "damped_in_place",
+    "damped_relu",
+    "entering",
+    "follows_weights",
+    "known_non_negative",
+    "limits_at_zero",
+    "magnitude",
+    "magnitudes",
+    "mark_non_negative",
+    "modified_weight",
+    "offset_secant",
+    "prepare_write",
+    "relu_in_place",
+    "scaled",
+    "secant",
+    "substituted",
+    "undamped",
+]

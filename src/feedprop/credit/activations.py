@@ -1,0 +1,99 @@
+"""Activations: secants in the place of derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop.credit.slope import slope
+from feedprop.credit.sums import undamped
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class _Secant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, activation: Activation, epsilon: float) -> Tensor:
+        x = activation(z)
+        ctx.epsilon, ctx.slope = epsilon, None
+        ctx.save_for_backward(z, x)
+        return x
+
+    @staticmethod
+    def compute_slope(ctx: Any) -> Tensor:
+        z, x = ctx.saved_tensors
+        return slope(z, x, ctx.epsilon)
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.slope is not None:
+            return ctx.slope * credit, None, None
+        return _Secant.compute_slope(ctx).mul_(credit), None, None
+
+
+def secant(activation: Activation, z: Tensor) -> Tensor:
+    """Return activation(z); the credit that comes back is multiplied by the secant activation(z) / z.
+
+    An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs
+    no derivative.
+    """
+    z, epsilon = undamped(z)
+    return _Secant.apply(z, activation, epsilon)  # type: ignore[no-any-return]
+
+
+class _OffsetSecant(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, activation: Activation, middle: float, jump: float, epsilon: float) -> Tensor:
+        x = activation(z)
+        ctx.middle, ctx.jump, ctx.epsilon, ctx.slope = middle, jump, epsilon, None
+        ctx.save_for_backward(z, x)
+        return x
+
+    @staticmethod
+    def compute_slope(ctx: Any) -> Tensor:
+        z, x = ctx.saved_tensors
+        rise = x - ctx.middle if ctx.middle else x
+        if not ctx.epsilon:
+            return torch.div(rise, z).masked_fill_(z == 0, 0.0)
+        if ctx.jump:  # at 0 itself phi may have either value: take the jump
+            rise = torch.where(z == 0, torch.copysign(z.new_full((), ctx.jump / 2), z), rise)
+        width = ctx.epsilon * z.square().mean().sqrt()
+        slope: Tensor = rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
+        return slope
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
+        if ctx.slope is not None:
+            return ctx.slope * credit, None, None, None, None
+        return _OffsetSecant.compute_slope(ctx).mul_(credit), None, None, None, None
+
+
+SECANT_NODES: tuple[Any, ...] = (_Secant._backward_cls, _OffsetSecant._backward_cls)
+
+
+def offset_secant(
+    activation: Activation, z: Tensor, *, middle: float, jump: float = 0.0, epsilon: float = 0.0
+) -> Tensor:
+    """Return activation(z); credit passes by (activation(z) - middle) / (z + sign(z) epsilon rms(z)).
+
+    Args:
+        activation: elementwise.
+        z: any shape.
+        middle: of the limits of the activation at 0.
+        jump: their difference.
+        epsilon: in units of the root mean square of all `z`, so that scaling the weights before changes no reward.
+    """
+    return _OffsetSecant.apply(z, activation, middle, jump, epsilon)  # type: ignore[no-any-return]
+
+
+def limits_at_zero(activation: Activation, z: Tensor) -> tuple[float, float]:
+    """Compute the limits of an elementwise activation at 0, from below and from above; 0 where there is none."""
+    tiny = torch.finfo(z.dtype).tiny
+    with torch.no_grad():
+        values = activation(torch.tensor([-tiny, tiny], dtype=z.dtype, device=z.device))
+    small = 2 * tiny**0.5  # what is smaller vanishes at 0, also like a root; what is larger than 1 / small diverges
+    below, above = (value if small < abs(value) < 1 / small else 0.0 for value in values.tolist())
+    return below, above

@@ -1,0 +1,109 @@
+"""Shares: credit that goes where an LRP rule sends it, and where it comes in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop.credit.slope import slope
+
+
+class _Substituted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float, factors: tuple[Any, ...], *parts: Tensor) -> Tensor:
+        ctx.epsilon, ctx.factors = epsilon, factors
+        ctx.save_for_backward(z, *parts)
+        return z.clone()  # what follows may write in place
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Any, ...]:
+        z, *parts = ctx.saved_tensors
+        reward = z * credit
+        shares = [slope(part, reward * factor, ctx.epsilon) for factor, part in zip(ctx.factors, parts, strict=True)]
+        return credit if ctx.needs_input_grad[0] else None, None, None, *shares
+
+
+def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: float) -> Tensor:
+    """Return `z`; each z' of `shares`, (factor, z'), receives the credit factor c z / (z' + epsilon sign z').
+
+    What is computed from z' thus shares the reward c z of z by the proportions in z' (Montavon et al. 2019, eq. 7).
+    """
+    factors, parts = zip(*shares, strict=True)
+    return _Substituted.apply(z, epsilon, factors, *parts)  # type: ignore[no-any-return]
+
+
+class _AsOnes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.ones_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, reward: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return slope(x, reward, 0.0)
+
+
+def as_ones(x: Tensor) -> Tensor:
+    """Return ones shaped like `x`; the reward that comes back reaches `x` as the credit reward / x, 0 where x is 0."""
+    return _AsOnes.apply(x)  # type: ignore[no-any-return]
+
+
+def follows_weights(x: Tensor) -> bool:
+    """Whether a parameter takes part in the computation of `x` (not known under torch.compile: False)."""
+    if torch.compiler.is_compiling() or x.grad_fn is None:
+        return False
+    todo: list[Any] = [x.grad_fn]
+    seen: set[Any] = set()
+    while todo:
+        node = todo.pop()
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, torch.nn.Parameter):
+            return True
+        following = {before for before, _ in node.next_functions if before is not None} - seen
+        seen |= following
+        todo += following
+    return False
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float | Tensor) -> Tensor:
+        ctx.share = share
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        return credit * ctx.share, None
+
+
+def scaled(x: Tensor, share: float | Tensor) -> Tensor:
+    """Return `x`; the credit that comes back is multiplied by `share`, a number or a constant shaped like `x`."""
+    return _Scaled.apply(x, share)  # type: ignore[no-any-return]
+
+
+class _Entering(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, reward: Tensor, outputs: Tensor, credit: Tensor, size: int | Tensor) -> Tensor:
+        ctx.save_for_backward(credit)
+        ctx.size = size
+        return reward / -size
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[None, Tensor, None, None]:
+        (credit,) = ctx.saved_tensors
+        return None, credit * (scale / -ctx.size), None, None
+
+
+def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Tensor = 1) -> Tensor:
+    """Return minus `reward` / `size`, a scalar whose `.backward()` starts the propagation with `credit` at `outputs`.
+
+    Args:
+        reward: scalar.
+        outputs: any shape.
+        credit: shaped like `outputs`; enters with a minus, since optimizers descend.
+        size: what both are divided by.
+    """
+    return _Entering.apply(reward, outputs, credit, size)  # type: ignore[no-any-return]

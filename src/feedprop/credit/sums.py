@@ -1,0 +1,108 @@
+"""Sums: the damping of LRP-epsilon, also where what was summed is overwritten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Damped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(z)
+        ctx.damping = ctx.rectified = None
+        if torch.compiler.is_compiling():
+            return z.clone()  # compiled, what is saved has to be out of reach of what follows
+        return z.detach()  # the same memory, yet no view: what follows may write in place (see `prepare_write`)
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        if ctx.damping is not None:
+            return credit * ctx.damping, None
+        if ctx.rectified is not None:
+            return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
+        (z,) = ctx.saved_tensors
+        return damping_of(z, ctx.epsilon).mul_(credit), None
+
+
+class _DampedInPlace(_Damped):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:
+        _Damped.forward(ctx, z, epsilon)
+        ctx.mark_dirty(z)
+        return z
+
+
+DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward_cls)
+
+
+def damping_of(z: Tensor, epsilon: float) -> Tensor:
+    """|z| / (|z| + epsilon), as 1 - epsilon / (|z| + epsilon) costs digits near 0."""
+    size = z.abs()
+    return (size + epsilon).reciprocal_().mul_(size)
+
+
+def _rectified_damping(x: Tensor, epsilon: float) -> Tensor:
+    """The same for x = relu(z): where x is 0, ReLU lets no credit pass."""
+    return (x + epsilon).reciprocal_().mul_(x)
+
+
+def _unchanged(x: Tensor, version: int) -> Tensor:
+    if x._version != version:
+        raise RuntimeError(
+            "a result of relu(inplace=True) was modified by another in-place operation before the backward pass; "
+            "make one of the two out of place"
+        )
+    return x
+
+
+def damped(z: Tensor, epsilon: float) -> Tensor:
+    """Return `z`; the credit that comes back is multiplied by |z| / (|z| + epsilon).
+
+    This is the stabiliser of LRP-epsilon, z_j + epsilon * sign(z_j) in the denominator of the reward message
+    (Bach et al. 2015, eq. 58; Weber et al. 2023, eq. 5).
+    """
+    if epsilon == 0 or not z.requires_grad:
+        return z
+    output: Tensor = _Damped.apply(z, epsilon)
+    if not torch.compiler.is_compiling():  # compiled, the two passes are fused anyway
+        output._undamped = z, epsilon  # type: ignore[attr-defined]  # an activation damps and bends in one pass
+    return output
+
+
+def damped_in_place(z: Tensor, epsilon: float) -> Tensor:
+    """Like `damped` for a tensor that an in-place operation has just written: the same object comes back."""
+    if epsilon == 0 or not z.requires_grad:
+        return z
+    return _DampedInPlace.apply(z, epsilon)  # type: ignore[no-any-return]
+
+
+def undamped(z: Tensor) -> tuple[Tensor, float]:
+    """Return the tensor behind a damped one and its epsilon, or the tensor itself and 0."""
+    behind: tuple[Tensor, float] = getattr(z, "_undamped", (z, 0.0))
+    return behind
+
+
+class _DampedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float) -> Tensor:
+        ctx.epsilon = epsilon
+        output = torch.relu(z)
+        ctx.save_for_backward(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return _rectified_damping(x, ctx.epsilon).mul_(credit), None
+
+
+def damped_relu(z: Tensor) -> Tensor:
+    """ReLU whose backward pass damps too, in one pass over the result: x / (x + epsilon) is 0 where x is."""
+    z, epsilon = undamped(z)
+    if epsilon == 0:
+        return torch.relu(z)
+    return _DampedReLU.apply(z, epsilon)  # type: ignore[no-any-return]

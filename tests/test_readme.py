@@ -1,0 +1,87 @@
+"""What README and docs show runs as it stands, what they link to exists, and errors are quoted as they are raised."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.utils.checkpoint
+
+from feedprop.treatments import TREATMENTS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+def _blocks(page: Path) -> list[str]:
+    """The python blocks of a page, each with its lines where they are in the page, so that an error names them."""
+    text = page.read_text()
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return ["\n" * text.count("\n", 0, match.start(1)) + match.group(1) for match in found]
+
+
+def _run(page: Path) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in _blocks(page):
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+@pytest.fixture
+def treatments_kept():
+    before = dict(TREATMENTS)
+    yield
+    TREATMENTS.clear()
+    TREATMENTS.update(before)
+
+
+def _named(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.usefixtures("treatments_kept")
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=_named)
+def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = _run(page)
+    if "accuracy" in names:
+        assert names["accuracy"] > 0.9
+    if "expected" in names:
+        torch.testing.assert_close(names["z"].grad, names["expected"])
+
+
+def test_the_readme_trains() -> None:
+    assert "feedprop.attach(model)" in _blocks(ROOT / "README.md")[0]
+    assert "accuracy = " in _blocks(ROOT / "README.md")[0]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=_named)
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def _texts() -> list[str]:
+    """Every string of the package, the values in it replaced by an ellipsis."""
+    texts = [Path(torch.utils.checkpoint.__file__).read_text()]
+    for file in (ROOT / "src/feedprop").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                texts.append("".join(str(part) for part in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_errors_are_quoted_as_they_are_raised() -> None:
+    titles = re.findall(r"^## `(.*)`$", (ROOT / "docs/errors.md").read_text(), re.MULTILINE)
+    assert len(titles) >= 12
+    texts = _texts()
+    for title in titles:
+        parts = [part.strip() for part in title.split("...") if part.strip()]
+        assert any(all(part in text for part in parts) for text in texts), title
