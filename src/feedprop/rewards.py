@@ -235,9 +235,9 @@ class CorrectnessReward(_ClassReward):
 class MisclassificationReward(_ClassReward):
     """r_k = -sign(o_k) at every class k whose output exceeds that of the true class: only mistakes are answered.
 
-    Where nothing but mistakes is answered, give the model centred outputs (o - o.mean(1, keepdim=True)), else they run to
-    minus infinity together; `rules.Epsilon(0.1)`, since the credit sign(o) / o is unbounded near 0; and a `magnitude_floor`.
-    Then training hardly depends on the learning rate (experiments/discrete-rewards).
+    Where nothing but mistakes is answered, give the model centred outputs (o - o.mean(1, keepdim=True)), else they run
+    to minus infinity together; `rules.Epsilon(0.1)`, since the credit sign(o) / o is unbounded near 0; and a
+    `magnitude_floor`. Then training hardly depends on the learning rate (experiments/discrete-rewards).
     """
 
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
