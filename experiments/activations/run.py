@@ -2,8 +2,9 @@
 
     python experiments/activations/run.py [--data data]
 
-MLP 784-120-84-10 on 20,000 images of MNIST, two epochs of batch 128, SGD with momentum .9 and OneCycle, validation accuracy on 5,000
-others, mean of three seeds at each learning rate. No test data. Results go to results.json.
+MLP 784-120-84-10 on 20,000 images of MNIST, two epochs of batch 128, SGD with momentum .9 and OneCycle,
+validation accuracy on 5,000 others, mean of three seeds at each learning rate. No test data. Results go to
+results.json.
 """
 
 import argparse
@@ -33,7 +34,9 @@ TREATMENTS = {  # linear rule, activation
 RATES, SEEDS, EPOCHS, BATCH = (0.1, 0.3, 1.0, 3.0), (0, 1, 2), 2, 128
 
 
-def run(activation: type[nn.Module], rule: rules.Rule, treatment: Secant, training, validation, *, lr: float, seed: int) -> float:
+def run(
+    activation: type[nn.Module], rule: rules.Rule, treatment: Secant, training, validation, *, lr: float, seed: int
+) -> float:
     torch.manual_seed(seed)
     model = nn.Sequential(
         *(nn.Flatten(), nn.Linear(784, 120), activation(), nn.Linear(120, 84), activation(), nn.Linear(84, 10))

@@ -2,12 +2,14 @@
 
     python experiments/discrete-rewards/run.py [--data data]
 
-1. Blobs, MisclassificationReward: the mean of five seeds over a range of learning rates. Epsilon, floor and the centred head were
-   chosen on the seeds 200 to 209: with plain outputs, all of them run to minus infinity together, since nothing but
-   punishment is heard, and about one network in ten collapses (seeds 0, 1 and 3 below do).
-2. MNIST, MLP 784-120-84-10, one epoch count for all: (a) CorrectnessReward, +1 at the true class if it won; (b) GivenReward, +1 or -1 in
-   units of the output at the class that was chosen; (c) ChoiceReward, whether the choice was right. None of them tells
-   which class would have been right. Learning rate and optimizer by 5,000 held-out images, then three seeds, tested once.
+1. Blobs, MisclassificationReward: the mean of five seeds over a range of learning rates. Epsilon, floor and the
+   centred head were chosen on the seeds 200 to 209: with plain outputs, all of them run to minus infinity
+   together, since nothing but punishment is heard, and about one network in ten collapses (seeds 0, 1 and 3
+   below do).
+2. MNIST, MLP 784-120-84-10, one epoch count for all: (a) CorrectnessReward, +1 at the true class if it won; (b)
+   GivenReward, +1 or -1 in units of the output at the class that was chosen; (c) ChoiceReward, whether the
+   choice was right. None of them tells which class would have been right. Learning rate and optimizer by 5,000
+   held-out images, then three seeds, tested once.
 
 Results go to results.json.
 """
@@ -43,7 +45,9 @@ def train(
     inputs, targets = data
     steps = -(-len(inputs) // 128) * epochs
     peak = optimizer.defaults["lr"]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, cycle_momentum=False) if cycle else None
+    schedule = (
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps, cycle_momentum=False) if cycle else None
+    )
     for _ in range(epochs):
         for batch in torch.randperm(len(inputs)).split(128):
             optimizer.zero_grad()
@@ -118,7 +122,9 @@ def main() -> None:
     validation, training = (inputs[held_out], targets[held_out]), (inputs[rest], targets[rest])
     test = images(root, first=False)
     for answer in (correct, given, choice):
-        tuned = {lr: accuracy(mnist(answer, training, lr=lr, epochs=TUNING_EPOCHS, seed=100), validation) for lr in RATES}
+        tuned = {
+            lr: accuracy(mnist(answer, training, lr=lr, epochs=TUNING_EPOCHS, seed=100), validation) for lr in RATES
+        }
         lr = max(tuned, key=tuned.__getitem__)
         tests = [round(accuracy(mnist(answer, training, lr=lr, epochs=EPOCHS, seed=seed), test), 4) for seed in SEEDS]
         row = {"lr": lr, "tuning": tuned, "tests": tests, "mean": round(sum(tests) / len(tests), 4)}

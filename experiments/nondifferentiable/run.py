@@ -2,8 +2,9 @@
 
     python experiments/nondifferentiable/run.py [--data data] [--networks step-mlp ...] [--methods feedback straight-through]
 
-For every network and method: tune on 5,000 images held out of the training set (both optimizers, three learning rates each,
-TUNING_EPOCHS), then train EPOCHS with three seeds that were not tuned on and test once. Results are appended to results.jsonl.
+For every network and method: tune on 5,000 images held out of the training set (both optimizers, three learning
+rates each, TUNING_EPOCHS), then train EPOCHS with three seeds that were not tuned on and test once. Results are
+appended to results.jsonl.
 """
 
 import argparse
@@ -108,7 +109,9 @@ def images(root: str, *, train: bool) -> tuple[Tensor, Tensor]:
     return (data.data.unsqueeze(1).float() / 255 - 0.1307) / 0.3081, data.targets
 
 
-def train(name: str, method: str, data: tuple[Tensor, Tensor], *, optimizer: str, lr: float, epochs: int, seed: int) -> nn.Module:
+def train(
+    name: str, method: str, data: tuple[Tensor, Tensor], *, optimizer: str, lr: float, epochs: int, seed: int
+) -> nn.Module:
     torch.manual_seed(seed)
     model = network_of(name, method)
     criterion: nn.Module = nn.CrossEntropyLoss()
@@ -152,7 +155,9 @@ def run(name: str, method: str, root: str) -> None:
         for lr in rates:
             model = train(name, method, training, optimizer=optimizer, lr=lr, epochs=TUNING_EPOCHS, seed=TUNING_SEED)
             tuned[optimizer, lr] = accuracy(model, validation)
-            keep(phase="tuning", network=name, method=method, optimizer=optimizer, lr=lr, validation=tuned[optimizer, lr])
+            keep(
+                phase="tuning", network=name, method=method, optimizer=optimizer, lr=lr, validation=tuned[optimizer, lr]
+            )
     optimizer, lr = max(tuned, key=tuned.__getitem__)
     test, epochs = images(root, train=False), EPOCHS[name.partition("-")[2]]
     for seed in SEEDS:

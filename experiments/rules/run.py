@@ -2,10 +2,11 @@
 
     python experiments/rules/run.py [--data data] [--networks lenet vgg]
 
-LeNet on 20,000 images of MNIST, a narrow VGG-like net on 10,000 of Fashion-MNIST, two epochs of batch 128, SGD with momentum .9 and OneCycle.
-The learning rate of each rule (three each) by 5,000 other training images, seed 100; then three seeds, tested once. Rows are appended to
-results.jsonl: test accuracy, validation accuracy every 26 steps (the curve), steps to 80 % of validation, share of weights
-below a quarter of their layer's largest, milliseconds per step.
+LeNet on 20,000 images of MNIST, a narrow VGG-like net on 10,000 of Fashion-MNIST, two epochs of batch 128, SGD
+with momentum .9 and OneCycle. The learning rate of each rule (three each) by 5,000 other training images, seed
+100; then three seeds, tested once. Rows are appended to results.jsonl: test accuracy, validation accuracy every
+26 steps (the curve), steps to 80 % of validation, share of weights below a quarter of their layer's largest,
+milliseconds per step.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from torchvision import datasets
 
 import feedprop
 from feedprop import rewards
-from feedprop.rules import AlphaBeta, Composite, Epsilon, Gamma, WSquare, ZPlus, presets
+from feedprop.rules import AlphaBeta, Composite, Epsilon, WSquare, ZPlus, presets
 
 RULES = {
     "epsilon 0": Composite(Epsilon()),
@@ -66,7 +67,9 @@ def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
     return (found == data[1]).float().mean().item()
 
 
-def train(build, rule: Composite, training, validation, *, lr: float, seed: int) -> tuple[nn.Module, list[float], float]:
+def train(
+    build, rule: Composite, training, validation, *, lr: float, seed: int
+) -> tuple[nn.Module, list[float], float]:
     """Return the model, validation accuracy every EVERY steps on 1000 images, and milliseconds per step."""
     torch.manual_seed(seed)
     model = build()
@@ -120,7 +123,8 @@ def main() -> None:
                 reached = [EVERY * (i + 1) for i, value in enumerate(curve) if value >= 0.8]
                 row = {"network": network, "rule": name, "lr": lr, "tuning": tuned, "seed": seed,
                        "test": round(accuracy(model, test), 4), "steps_to_80": reached[0] if reached else None,
-                       "near_zero": round(near_zero(model), 3), "ms": round(milliseconds, 1), "curve": curve}  # fmt: skip
+                       "near_zero": round(near_zero(model), 3), "ms": round(milliseconds, 1),
+                       "curve": curve}  # fmt: skip
                 print(row, flush=True)
                 with (HERE / "results.jsonl").open("a") as file:
                     file.write(json.dumps(row) + "\n")
