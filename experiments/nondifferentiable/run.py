@@ -1,6 +1,6 @@
 """Networks that have no useful derivative, on MNIST: feedback against the straight-through estimator.
 
-    python experiments/nondifferentiable/run.py [--data data] [--networks step-mlp ...] [--methods feedback straight-through]
+    python experiments/nondifferentiable/run.py [--data data] [--networks step-mlp ...] [--methods feedback]
 
 For every network and method: tune on 5,000 images held out of the training set (both optimizers, three learning
 rates each, TUNING_EPOCHS), then train EPOCHS with three seeds that were not tuned on and test once. Results are
