@@ -86,15 +86,14 @@ def scaled(x: Tensor, share: float | Tensor) -> Tensor:
 
 class _Entering(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, reward: Tensor, outputs: Tensor, credit: Tensor, size: int | Tensor) -> Tensor:
+    def forward(ctx: Any, outputs: Tensor, reward: Tensor, credit: Tensor) -> Tensor:
         ctx.save_for_backward(credit)
-        ctx.size = size
-        return reward / -size
+        return reward
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[None, Tensor, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
         (credit,) = ctx.saved_tensors
-        return None, credit * (scale / -ctx.size), None, None
+        return credit * scale, None, None
 
 
 def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Tensor = 1) -> Tensor:
@@ -106,4 +105,4 @@ def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Ten
         credit: shaped like `outputs`; enters with a minus, since optimizers descend.
         size: what both are divided by.
     """
-    return _Entering.apply(reward, outputs, credit, size)  # type: ignore[no-any-return]
+    return _Entering.apply(outputs, reward / -size, credit / -size)  # type: ignore[no-any-return]

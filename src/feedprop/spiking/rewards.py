@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop.errors import FeedpropError
-from feedprop.rewards import Reward
+from feedprop.rewards.reward import Reward
 
 
 class _SpikeReward(Reward):

@@ -1,0 +1,188 @@
+"""One forward pass under rules: the mode that sends each torch function to its treatment."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from types import FrameType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils.checkpoint import CheckpointFunction
+
+import feedprop.operations  # noqa: F401  fills the table
+from feedprop.errors import FeedpropError
+from feedprop.places import running_module, spelling
+from feedprop.rules import Rule, Secant
+from feedprop.treatments import TREATMENTS, Arguments, Function, Keywords, neutral, ordinary
+
+_Activation = tuple[Tensor, Tensor, int]  # an activation, its pre-activation, the version of its memory
+
+
+class UnknownOperationError(FeedpropError):
+    """A differentiable function that no treatment covers."""
+
+
+class Propagation(TorchFunctionMode):
+    """One forward pass of an attached model: sends each torch function to its treatment."""
+
+    def __init__(
+        self, model: nn.Module, scopes: list[Rule], *, activation: Secant, unknown: str, magnitude_floor: float
+    ) -> None:
+        super().__init__()
+        self.model, self.scopes = model, scopes
+        self.activation, self.unknown, self.magnitude_floor = activation, unknown, magnitude_floor
+        self.suspended = False
+        self._activations: list[_Activation] = []  # those that the model's code still holds
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of the innermost module that runs."""
+        return self.scopes[-1]
+
+    def remember(self, output: Tensor, pre_activation: Tensor) -> None:
+        """Note that `output` is the activation of `pre_activation`: the model may return it as one of its outputs.
+
+        What the model's code has dropped since can no longer be returned; its pre-activation is let go, to save memory.
+        """
+        if not torch.compiler.is_compiling():  # compiled, what nobody reads is not kept
+            self._activations = [activation for activation in self._activations if _held(activation)]
+        self._activations.append((output, pre_activation, _version(output)))
+
+    def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
+        """Note that `target` was written to, and perhaps now holds what another tensor held."""
+        self._activations = [
+            (target, z, _version(target)) if output is successor_of else (output, z, version)
+            for output, z, version in self._activations
+            if output is not target
+        ]
+
+    def finish(self, result: Any) -> Any:
+        """Let rewards know the pre-activations of those outputs of the model that are activations."""
+        for part in _tensors(result):
+            for output, z, version in self._activations:
+                if part is output and version == _version(output):
+                    output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
+        self._activations = []
+        return result
+
+    def __torch_function__(
+        self, function: Function, types: Any, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> Any:
+        """Call `function` by its treatment."""
+        kwargs = kwargs or {}
+        treatment = TREATMENTS.get(function)
+        if treatment is neutral or self.suspended:
+            return function(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            _refuse_reentrant_checkpoint()
+            return function(*args, **kwargs)
+        if treatment is not None:
+            return treatment(self, function, args, kwargs)
+        return self._untreated(function, args, kwargs)
+
+    def _untreated(self, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        parts = _parts(function)
+        if parts is not None:
+            with self:
+                return parts(*args, **kwargs)
+        output = ordinary(self, function, args, kwargs)
+        if self.unknown == "error" and _differentiable(output):
+            raise UnknownOperationError(self._unknown_message(function))
+        return output
+
+    def _unknown_message(self, function: Function) -> str:
+        name = spelling(function)
+        return (
+            f"no rule says how credit passes {name}, called in {running_module(self.model)}: register one with "
+            f"feedprop.rules.register({name})(feedprop.rules.secant) if it is an elementwise activation, "
+            f"(feedprop.rules.ordinary) if its gradient is right, "
+            f'or attach(model, unknown="gradient") to take the gradient of every such function'
+        )
+
+
+def running() -> list[Propagation]:
+    """The propagations in force, the innermost last."""
+    modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]  # torch has no types there
+    return [mode for mode in modes if isinstance(mode, Propagation) and not mode.suspended]
+
+
+def _references_if_alone() -> tuple[int, int]:
+    """How often an activation that nothing but its record holds is referenced: as it is, and saved by autograd."""
+    activation = (torch.ones(1, requires_grad=True).clone(),)
+    plain = sys.getrefcount(activation[0])
+    squared = activation[0].square()
+    saved = sys.getrefcount(activation[0])
+    del squared
+    return plain, saved
+
+
+_ALONE = _references_if_alone()  # from some torch release on, autograd counts as a holder
+
+
+def _held(activation: _Activation) -> bool:
+    """Whether some Python code holds an activation and so might still return it."""
+    return sys.getrefcount(activation[0]) > _ALONE[activation[0]._use_count() > 1]
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    """Every tensor in what a model returns."""
+    if isinstance(result, Tensor):
+        return [result]
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        result = vars(result)
+    parts = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _refuse_reentrant_checkpoint() -> None:
+    """Raise if torch.utils.checkpoint called with use_reentrant=True, since it recomputes without the rules."""
+    if torch.compiler.is_compiling():
+        return
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            raise FeedpropError(
+                "torch.utils.checkpoint with use_reentrant=True recomputes without the rules, so that parameters would "
+                "get plain gradients; write checkpoint(..., use_reentrant=False, context_fn=feedprop.recomputation)"
+            )
+        frame = frame.f_back
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the memory of a tensor was written to, through whatever view (not known under torch.compile)."""
+    return 0 if torch.compiler.is_compiling() else tensor._version
+
+
+_PARTS: dict[Function, Function | None] = {}
+
+
+def _parts(function: Function) -> Function | None:
+    """A Python function of torch that calls others, as one that does not hand itself to the mode again."""
+    if function not in _PARTS:
+        made: Function | None = None
+        if isinstance(function, FunctionType) and function.__module__ in _COMPOSITE_MODULES:
+            refuse = dict.fromkeys(
+                ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), lambda *_: False
+            )
+            made = FunctionType(
+                function.__code__,
+                {**function.__globals__, **refuse},
+                function.__name__,
+                function.__defaults__,
+                function.__closure__,
+            )
+            made.__kwdefaults__ = function.__kwdefaults__
+        _PARTS[function] = made
+    return _PARTS[function]
+
+
+_COMPOSITE_MODULES = ("torch.nn.functional", "torch.functional", "torch._tensor")
+
+
+def _differentiable(output: Any) -> bool:
+    if isinstance(output, Tensor):
+        return output.requires_grad
+    return isinstance(output, (tuple, list)) and any(_differentiable(item) for item in output)

@@ -1,0 +1,37 @@
+"""Rewards: what (outputs, targets) are worth, in the place of a loss.
+
+A reward is called like a loss, `reward(outputs, targets).backward()`. The scalar is minus the mean reward; its backward
+pass starts the propagation with the credit c_o = r_o / o at the outputs.
+
+Formulas are those of Weber et al. 2023 (arXiv 2308.12053), appendix, and of its published code; o is an output, y the
+true class, r_o the reward.
+"""
+
+from feedprop.rewards.answers import ChoiceReward, GivenReward, RegressionReward
+from feedprop.rewards.classes import (
+    BoundedSoftmaxReward,
+    CorrectnessReward,
+    MaximizeReward,
+    MinimizeReward,
+    MisclassificationReward,
+    SigmoidReward,
+    SoftmaxReward,
+)
+from feedprop.rewards.reward import Reward
+from feedprop.spiking.rewards import SpikeRateReward, SpikeTargetReward
+
+__all__ = [
+    "BoundedSoftmaxReward",
+    "ChoiceReward",
+    "CorrectnessReward",
+    "GivenReward",
+    "MaximizeReward",
+    "MinimizeReward",
+    "MisclassificationReward",
+    "RegressionReward",
+    "Reward",
+    "SigmoidReward",
+    "SoftmaxReward",
+    "SpikeRateReward",
+    "SpikeTargetReward",
+]

@@ -1,0 +1,94 @@
+"""What every reward does: to enter at the outputs, and to be divided by the batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feedprop import credit
+from feedprop.errors import FeedpropError
+
+
+class Reward(nn.Module):
+    """What outputs are worth. A subclass defines `per_output`, or `credit` where no division by the output is needed.
+
+    Args:
+        reduction: "mean" divides by the batch size, so that the learning rate does not depend on it; "sum" does not
+            (the published implementation).
+    """
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise FeedpropError(f'reduction has to be "mean" or "sum", not {reduction!r}')
+        self.reduction = reduction
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return minus the mean (or summed) reward, a scalar whose `.backward()` starts the propagation.
+
+        Args:
+            outputs: (batch, ...) as the attached model returned them.
+            targets: see the class.
+        """
+        check_outputs(outputs)
+        values = outputs.detach()
+        targets = self.prepare(values, targets)
+        if type(self).credit is not Reward.credit:
+            return self._started(outputs, targets, self.credit(values, targets))
+        size = self._size(outputs, targets)
+        rewards = self.per_output(values, targets)
+        scalar = credit.entering(rewards.sum(), outputs, _divided(rewards, values), size=size)
+        if hasattr(outputs, "_pre_activation"):  # on outputs of exactly 0 the reward enters there, undivided
+            rest = rewards.masked_fill(values != 0, 0.0)
+            if outputs._pre_activation is not None:
+                z = outputs._pre_activation
+                return scalar + credit.entering(torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size)
+            if rest.any():
+                raise FeedpropError(
+                    f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they "
+                    f"were computed from; write the last ReLU without inplace"
+                )
+        return scalar
+
+    def prepare(self, outputs: Tensor, targets: Any) -> Any:
+        """Return the targets as `credit`, `per_output` and `samples` may take them too, checked once."""
+        return targets
+
+    def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return r_o, shaped like `outputs`."""
+        outputs = outputs.detach()
+        return outputs * self.credit(outputs, targets)
+
+    def credit(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return c_o = r_o / o, shaped like `outputs`; 0 where o is 0, unless a reward knows its limit."""
+        return _divided(self.per_output(outputs, targets), outputs.detach())
+
+    def _started(self, outputs: Tensor, targets: Any, credits: Tensor) -> Tensor:
+        values = outputs.detach()
+        return credit.entering((values * credits).sum(), outputs, credits, size=self._size(outputs, targets))
+
+    def _size(self, outputs: Tensor, targets: Any) -> int | Tensor:
+        return self.samples(outputs.detach(), targets) if self.reduction == "mean" else 1
+
+    def samples(self, outputs: Tensor, targets: Any) -> int | Tensor:
+        """Return what "mean" divides by."""
+        return outputs.shape[0] if outputs.ndim else 1
+
+    def extra_repr(self) -> str:
+        """Name the reduction."""
+        return f"reduction={self.reduction!r}"
+
+
+def _divided(rewards: Tensor, outputs: Tensor) -> Tensor:
+    return (rewards / outputs).masked_fill_(outputs == 0, 0.0)
+
+
+def check_outputs(outputs: Tensor) -> None:
+    """Raise if outputs cannot be rewarded."""
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise FeedpropError(f"a reward needs floating-point outputs, not {kind}")
+    if outputs.numel() == 0:
+        raise FeedpropError(f"a reward needs at least one output, got shape {tuple(outputs.shape)}")
