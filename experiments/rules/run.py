@@ -35,7 +35,7 @@ RULES = {
     "w^2 in the first layer": Composite(Epsilon(), first=WSquare()),
     "flat first, z+ convolutions": presets.epsilon_plus_flat(0.0),
 }
-RATES, TUNING_SEED, SEEDS, EPOCHS, BATCH, EVERY = (0.03, 0.1, 0.3), 100, (0, 1, 2), 2, 128, 26
+RATES, TUNING_SEED, SEEDS, EPOCHS, BATCH, EVERY = (0.1, 0.3, 1.0), 100, (0, 1, 2), 2, 128, 26
 HERE = Path(__file__).parent
 
 
