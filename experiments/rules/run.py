@@ -1,6 +1,6 @@
 """What each rule does to training: accuracy, speed, sparsity, stability.
 
-    python experiments/rules/run.py [--data data] [--networks lenet vgg]
+    python experiments/rules/run.py [--data data] [--networks lenet vgg] [--rules "epsilon 0" ...]
 
 LeNet on 20,000 images of MNIST, a narrow VGG-like net on 10,000 of Fashion-MNIST, two epochs of batch 128, SGD
 with momentum .9 and OneCycle. The learning rate of each rule (three each) by 5,000 other training images, seed
@@ -104,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--rules", nargs="+", default=list(RULES), metavar="RULE")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for network in options.networks:
@@ -112,7 +113,7 @@ def main() -> None:
         order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
         validation, training = ((inputs[part], targets[part]) for part in (order[:5000], order[5000 : 5000 + size]))
         test = images(dataset, options.data, first=False)
-        for name, rule in RULES.items():
+        for name, rule in ((name, RULES[name]) for name in options.rules):
             tuned = {}
             for lr in RATES:
                 model, _, _ = train(build, rule, training, validation, lr=lr, seed=TUNING_SEED)
