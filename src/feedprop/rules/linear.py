@@ -77,10 +77,10 @@ class _Part:
     def __init__(self, operation: Function, weight: Tensor, bias: Tensor | None, floor: float | None) -> None:
         self.operation, self.weight, self.bias, self.floor = operation, weight, bias, floor
 
-    def __call__(self, inputs: Tensor, modify: Function, *, with_bias: bool = True) -> Tensor:
-        bias = self.bias if with_bias else None
+    def __call__(self, inputs: Tensor, modify: Function, *, on_bias: Function | None) -> Tensor:
         used = self._modified(self.weight, modify)
-        output: Tensor = self.operation(inputs, used, None if bias is None else self._modified(bias, modify))
+        bias = None if self.bias is None or on_bias is None else self._modified(self.bias, on_bias)
+        output: Tensor = self.operation(inputs, used, bias)
         return output
 
     def _modified(self, weight: Tensor, modify: Function) -> Tensor:
@@ -89,7 +89,8 @@ class _Part:
         if self.floor is None or not weight.requires_grad:
             return modified
         latent = not isinstance(weight, torch.nn.Parameter)
-        return credit.modified_weight(weight, modified, floor=self.floor, latent=latent)
+        floor = 0.0 if modify is torch.zeros_like else self.floor  # what takes no part has no feedback
+        return credit.modified_weight(weight, modified, floor=floor, latent=latent)
 
 
 class Epsilon(Rule):
@@ -191,8 +192,9 @@ def _negative(w: Tensor) -> Tensor:
 def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
     """z' from positive inputs with one modification of the weights, and negative inputs with the other."""
     if credit.known_non_negative(inputs):
-        return part(inputs, on_positive)
-    return part(inputs.clamp(min=0), on_positive) + part(inputs.clamp(max=0), on_negative, with_bias=False)
+        return part(inputs, on_positive, on_bias=on_positive)
+    up = part(inputs.clamp(min=0), on_positive, on_bias=on_positive)
+    return up + part(inputs.clamp(max=0), on_negative, on_bias=None)
 
 
 def _both_signs(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> tuple[Tensor, Tensor]:
@@ -216,13 +218,16 @@ class _FirstLayer(Rule):
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
         """Return the only share; the inputs count as 1."""
-        return [(1.0, part(credit.as_ones(inputs), self.importance, with_bias=self.counts_bias))]
-
-    counts_bias = True
+        return [(1.0, part(credit.as_ones(inputs), self.importance, on_bias=self.importance_of_bias))]
 
     @staticmethod
     def importance(w: Tensor) -> Tensor:
         """Return what a weight counts."""
+        raise NotImplementedError
+
+    @staticmethod
+    def importance_of_bias(b: Tensor) -> Tensor:
+        """Return what a bias counts."""
         raise NotImplementedError
 
 
@@ -234,13 +239,18 @@ class WSquare(_FirstLayer):
         """Return w^2."""
         return w.square()
 
+    importance_of_bias = importance
+
 
 class Flat(_FirstLayer):
     """LRP-flat: r_(i<-j) = r_j / (number of inputs), first layers only (Lapuschkin et al. 2019)."""
-
-    counts_bias = False
 
     @staticmethod
     def importance(w: Tensor) -> Tensor:
         """Return 1."""
         return torch.ones_like(w)
+
+    @staticmethod
+    def importance_of_bias(b: Tensor) -> Tensor:
+        """Return 0."""
+        return torch.zeros_like(b)

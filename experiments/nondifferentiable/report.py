@@ -1,0 +1,37 @@
+"""Prints the table of results.jsonl: python experiments/nondifferentiable/report.py"""
+
+import json
+import statistics
+from pathlib import Path
+
+GOALS = {"step-mlp": ".95", "sign-mlp": ".96", "step-lenet": ".97", "sign-lenet": ".98", "2bit-lenet": ".98",
+         "sigmoid-lenet": ".98", "binaryweight-mlp": ".95"}  # fmt: skip
+PUBLISHED = {"step-mlp": ".70 (noise, 300 epochs)", "step-lenet": ".755 (noise, 300 epochs)"}
+
+
+def shown(value: float) -> str:
+    return f"{value:.4f}".lstrip("0")
+
+
+def cell(rows: list[dict]) -> str:
+    if not rows:
+        return "not run"
+    accuracies = [row["test"] for row in rows]
+    seeds = ", ".join(map(shown, accuracies))
+    return f"{shown(statistics.mean(accuracies))} ({seeds}; {rows[0]['optimizer']} {rows[0]['lr']:g})"
+
+
+def main() -> None:
+    text = (Path(__file__).parent / "results.jsonl").read_text()
+    rows = [row for row in map(json.loads, text.splitlines()) if row["phase"] == "test"]
+    print("| network | LFP | straight-through estimator | goal | published LFP |\n|---|---|---|---|---|")
+    for network, goal in GOALS.items():
+        cells = [
+            cell([row for row in rows if row["network"] == network and row["method"] == method])
+            for method in ("feedback", "straight-through")
+        ]
+        print(f"| {network} | {' | '.join(cells)} | {goal} | {PUBLISHED.get(network, '')} |")
+
+
+if __name__ == "__main__":
+    main()
