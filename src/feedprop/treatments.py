@@ -180,10 +180,10 @@ def stacked(context: Context, function: Function, args: Arguments, kwargs: Keywo
     """Put outputs together, as the steps of a spiking network: rewards on outputs of 0 enter where these were made."""
     output = ordinary(context, function, args, kwargs)
     parts = args[0] if args else kwargs.get("tensors", ())
-    if parts and all(getattr(part, "_pre_activation", None) is not None for part in parts):
-        output._pre_activation = function(
-            [part._pre_activation for part in parts], *args[1:], **_without_tensors(kwargs)
-        )
+    for place in ("_pre_activation", "_entry"):
+        entries = [getattr(part, place, None) for part in parts]
+        if parts and all(entry is not None for entry in entries):
+            setattr(output, place, function(entries, *args[1:], **_without_tensors(kwargs)))
     return output
 
 

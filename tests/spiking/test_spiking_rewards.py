@@ -6,6 +6,7 @@ from torch import nn
 
 from feedprop import FeedpropError, attached
 from feedprop.rewards import GivenReward
+from feedprop.rules import Epsilon
 from feedprop.spiking import LIF, SpikeRateReward, SpikeTargetReward, SpikingSequential, lif
 from published import cases
 
@@ -44,17 +45,49 @@ def test_a_reward_on_a_silent_neuron_arrives_in_full() -> None:
     torch.testing.assert_close((-currents.grad * currents.detach()).flatten(), rewards)
 
 
+@pytest.mark.usefixtures("float64")
+def test_a_reward_on_a_silent_neuron_whose_membrane_is_zero_arrives_in_full() -> None:
+    # u1 = 2 fires, u2 = 2 - 1 - 1 = 0 is silent: D2 = |2| + |0 + 1 - 2| = 3, and r2 = 6 enters whole: q2 = 2
+    # R1 = u1 q2 = 4, D1 = 2, q1 = 2
+    currents = torch.tensor([2.0, -1.0]).view(2, 1, 1).requires_grad_()
+    spikes, membranes = lif(currents, beta=1.0, epsilon=0.0)
+    assert membranes.flatten().tolist() == [2.0, 0.0]
+    GivenReward(reduction="sum")(spikes, torch.tensor([0.0, 6.0]).view(2, 1, 1)).backward()
+    torch.testing.assert_close(-currents.grad.flatten(), torch.tensor([2.0, 2.0]))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_a_reward_on_a_neuron_that_cancelled_inputs_hold_at_zero(epsilon: float) -> None:
+    """Nothing moved the membrane, D = 0: with epsilon contributions of +x and -x share, without they are left out."""
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[0.5, -0.5]])
+    network = SpikingSequential(layer, LIF(), steps=1)
+    with attached(network, Epsilon(epsilon)):
+        GivenReward(reduction="sum")(network(torch.ones(1, 2)), torch.ones(1, 1, 1)).backward()
+    wanted = 0.5 * 1 * 1 / (0 + epsilon) if epsilon else 0.0  # |w| a r / (D + epsilon)
+    torch.testing.assert_close(-layer.weight.grad, torch.full((1, 2), wanted))
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_refractory_neuron_takes_no_reward_for_the_step_it_sits_out() -> None:
+    currents = torch.tensor([1.5, 0.7]).view(2, 1, 1).requires_grad_()
+    spikes, _ = lif(currents, reset="refractory", epsilon=0.0)
+    GivenReward(reduction="sum")(spikes, torch.tensor([0.0, 1.0]).view(2, 1, 1)).backward()
+    assert currents.grad.flatten().tolist() == [0.0, 0.0]
+
+
 @every_reward
 def test_a_list_of_steps_is_as_good_as_a_tensor(build) -> None:
     targets, found = torch.tensor([0, 2]), []
     for as_list in (False, True):
         torch.manual_seed(0)
         currents = torch.rand(5, 2, 3).mul(0.7).requires_grad_()
-        spikes, membranes = lif(currents)
+        spikes, _ = lif(currents)
         assert (spikes.sum(0) == 0).any()
         rows = list(spikes)
-        for row, membrane in zip(rows, membranes, strict=True):  # as each step of snnTorch's neurons has it
-            row._pre_activation = membrane
+        for row, entry in zip(rows, spikes._entry, strict=True):  # as each step of snnTorch's neurons has it
+            row._entry = entry
         build()(rows if as_list else spikes, targets).backward()
         found.append(currents.grad)
     torch.testing.assert_close(*found)

@@ -22,7 +22,7 @@ def prepare_write(target: Tensor) -> None:
         with torch.no_grad():
             node.slope = node._forward_cls.compute_slope(node)
     for tensor in (base, target):
-        for attribute in ("_undamped", "_pre_activation"):
+        for attribute in ("_undamped", "_pre_activation", "_entry"):
             tensor.__dict__.pop(attribute, None)
 
 

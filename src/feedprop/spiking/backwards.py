@@ -28,14 +28,24 @@ class Backwards:
         self.left: Tensor | None = None  # 0 where the reset at t+1 cut u_t off
         self.denominator, self.scratch = (torch.empty_like(before[0]) for _ in range(2))
 
-    def run(self, at_spikes: Sequence[Tensor | None], at_membranes: Sequence[Tensor | None], *, out: Tensor) -> None:
-        """Write the credit at the currents to `out`: (T, B, ...), or (B, ...) if they are the same at all steps."""
+    def run(
+        self,
+        at_spikes: Sequence[Tensor | None],
+        at_membranes: Sequence[Tensor | None],
+        at_entries: Sequence[Tensor | None],
+        *,
+        out: Tensor,
+    ) -> None:
+        """Write the credit at the currents to `out`: (T, B, ...), or (B, ...) if they are the same at all steps.
+
+        Spikes and membranes bring credit, entries the reward itself: it reaches silent neurons at rest too.
+        """
         steps, constant = len(self.before), self.dynamics.steps is not None
         rows = [torch.empty_like(self.denominator) for _ in range(2)] if constant else out.unbind(0)
         for t in reversed(range(steps)):
             reward = rows[t % len(rows)]
             self._reward(t, at_spikes[t], at_membranes[t], out=reward)
-            self._share(t, reward)
+            self._share(t, reward, entering=at_entries[t])
             if constant and t == steps - 1:
                 out.copy_(reward)
             elif constant:
@@ -45,6 +55,12 @@ class Backwards:
         if t < 0:
             return self.start
         return self.before[t] * (1 - self.spikes[t]) if self.dynamics.empties_at_once else self.before[t]
+
+    def _with_a_cause(self, entering: Tensor) -> Tensor:
+        """Leave out reward for what nothing moved: where D is 0, and where a refractory neuron sat the step out."""
+        if self.left is not None and self.dynamics.reset == "refractory":
+            entering = entering * self.left
+        return entering if self.dynamics.epsilon else entering.masked_fill(self.denominator == 0, 0.0)
 
     def carried(self) -> Tensor:
         """beta q_(t+1), the credit at u_t."""
@@ -76,8 +92,8 @@ class Backwards:
             return None
         return self.spikes[t - 1] if t > 0 and self.dynamics.reset_delay else self.dynamics.fired(last)
 
-    def _share(self, t: int, reward: Tensor) -> None:
-        """q_t = R_t / (D_t + epsilon), in the place of R_t."""
+    def _share(self, t: int, reward: Tensor, *, entering: Tensor | None) -> None:
+        """q_t = R_t / (D_t + epsilon), in the place of R_t; `entering` is reward that is still to be added."""
         kept, fired, dynamics = self._membrane(t - 1), self._fired(t), self.dynamics
         self.left = 1 - fired if fired is not None and dynamics.reset in ("zero", "refractory") else None
         if kept is None:
@@ -90,6 +106,8 @@ class Backwards:
                 subtract(self.denominator, fired, dynamics.threshold, sign=-1.0)
             torch.abs(kept, out=self.scratch)
             self.denominator.abs_().add_(self.scratch)
+        if entering is not None:
+            reward.add_(self._with_a_cause(entering))
         # where D is 0 so is R, and stays 0: the least number changes no other denominator
         reward.div_(self.denominator.add_(dynamics.epsilon or torch.finfo(reward.dtype).tiny))
         if self.at_beta is not None and kept is not None:

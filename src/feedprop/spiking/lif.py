@@ -77,10 +77,10 @@ def _scan(
     kind = currents.dtype
     if kind in (torch.float16, torch.bfloat16):  # a membrane that sums in half precision loses small currents
         currents = currents.float()
-    spikes, membranes = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings))
+    spikes, membranes, entries = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings))
     _check_finite(membranes[-1])
     spikes = spikes.to(kind)
-    spikes._pre_activation = membranes  # a reward on a silent neuron enters there
+    spikes._entry = entries  # a reward on a silent neuron enters there
     return spikes, membranes
 
 

@@ -31,12 +31,12 @@ class Recurrent(LIF):
         """Return (spikes, (last spikes, last membrane))."""
         inflow = (currents,) * steps if steps is not None else currents.unbind(0)
         spike, membrane = start or (torch.zeros_like(inflow[0]), None)
-        fired, held = [], []
+        fired, entries = [], []
         for current in inflow:
             spikes, membranes = self.scan(current + self.connection(spike), membrane, steps=1)
             spike, membrane = spikes[0], membranes[0]
             fired.append(spike)
-            held.append(membrane)
+            entries.append(spikes._entry[0])  # type: ignore[attr-defined]
         spikes = torch.stack(fired)
-        spikes._pre_activation = torch.stack(held)  # type: ignore[attr-defined]
-        return spikes, (spike, held[-1])
+        spikes._entry = torch.stack(entries)  # type: ignore[attr-defined]
+        return spikes, (spike, membranes[0])

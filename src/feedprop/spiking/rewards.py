@@ -90,6 +90,6 @@ def stacked(steps: Sequence[Tensor]) -> Tensor:
     Unlike torch.stack outside of an attached model, it lets rewards on silent neurons enter.
     """
     outputs = torch.stack(list(steps))
-    if not hasattr(outputs, "_pre_activation") and all(hasattr(step, "_pre_activation") for step in steps):
-        outputs._pre_activation = torch.stack([step._pre_activation for step in steps])  # type: ignore[attr-defined]
+    if not hasattr(outputs, "_entry") and all(hasattr(step, "_entry") for step in steps):
+        outputs._entry = torch.stack([step._entry for step in steps])  # type: ignore[attr-defined]
     return outputs

@@ -29,12 +29,15 @@ BLOCK = 2**16  # elements of one step
 
 
 class Scan(torch.autograd.Function):
-    """(currents, start, beta) -> (spikes, membranes); currents (T, B, ...), or (B, ...) if the same at all steps."""
+    """(currents, start, beta) -> (spikes, membranes, entries); currents (T, B, ...), or (B, ...) if constant.
+
+    `entries` are zeros shaped like the spikes: what comes back to them is taken as a reward, not as a credit.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the neuron over all steps."""
         constant = dynamics.steps is not None
         membranes = torch.empty_like(currents) if dynamics.steps is None else _with_steps(currents, dynamics.steps)
@@ -51,12 +54,12 @@ class Scan(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if not dynamics.fires:
             ctx.mark_non_differentiable(spikes)
-        return spikes, membranes
+        return spikes, membranes, currents.new_zeros(()).expand(membranes.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, at_spikes: Tensor | None, at_membranes: Tensor | None) -> tuple[Any, ...]:
-        """Pass credit at spikes and membranes on to currents, start and beta."""
+    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
+        """Pass credit at spikes and membranes, and reward at entries, on to currents, start and beta."""
         spikes, before, start, beta = ctx.saved_tensors
         constant = ctx.dynamics.steps is not None
         credits = torch.empty_like(before[0] if constant else before)
@@ -72,7 +75,7 @@ class Scan(torch.autograd.Function):
                 at_beta,
             )
             out = credits[block] if constant else credits[:, block]
-            back.run(_rows(at_spikes, block, len(spikes)), _rows(at_membranes, block, len(spikes)), out=out)
+            back.run(*(_rows(values, block, len(spikes)) for values in arriving), out=out)
             if at_start is not None:
                 at_start[block] = back.carried()
         return credits, at_start, at_beta, None
@@ -94,8 +97,8 @@ def _blocks(values: Tensor) -> Iterator[slice]:
         yield slice(begin, begin + rows)
 
 
-def _rows(credits: Tensor | None, block: slice, steps: int) -> Sequence[Tensor | None]:
-    return (None,) * steps if credits is None else credits[:, block].unbind(0)
+def _rows(values: Tensor | None, block: slice, steps: int) -> Sequence[Tensor | None]:
+    return (None,) * steps if values is None else values[:, block].unbind(0)
 
 
 def _run(

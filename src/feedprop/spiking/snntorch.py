@@ -103,7 +103,7 @@ def _fire(neuron: Any, current: Tensor, *, beta: Number, zero: str) -> Outputs:
         steps=1,
     )
     spike, neuron.mem = spikes[0], membranes[0]
-    spike._pre_activation = neuron.mem  # type: ignore[attr-defined]
+    spike._entry = spikes._entry[0]  # type: ignore[attr-defined]
     return spike, neuron.mem
 
 
