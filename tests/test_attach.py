@@ -242,3 +242,25 @@ def test_parameters_that_cannot_move_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attach(model, magnitude_floor=0.01)
+
+
+class Administrator(nn.Module):
+    """Sets what a parameter carries beside its values, as FSDP does, in the middle of a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.grad = torch.ones(3, 4)
+        assert self.weight.is_leaf
+        assert self.weight.grad.sum() == 12
+        del self.weight.grad
+        self.weight.requires_grad = True
+        self.weight.data = self.weight.data.clone()
+        return F.linear(x, self.weight.T.mT)
+
+
+def test_attributes_of_a_parameter_can_be_set_in_a_forward_pass() -> None:
+    found = propagate(Administrator(), torch.randn(5, 4), torch.randn(5, 3)).feedback["weight"]
+    assert (found != 0).all()

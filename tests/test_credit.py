@@ -107,3 +107,16 @@ def test_two_writes_to_one_relu_are_refused() -> None:
     z.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by"):
         z.sum().backward()
+
+
+@pytest.mark.parametrize("watch", ["hook", "retain_grad"])
+@pytest.mark.parametrize("activation", [lambda z: credit.secant(torch.tanh, z), credit.damped_relu])
+def test_credit_of_a_damped_sum_is_seen_by_who_watches_it(activation, watch: str) -> None:
+    seen, leaf = [], torch.tensor(Z, requires_grad=True)
+    z = credit.damped(leaf * 1.0, 0.5)
+    z.register_hook(seen.append) if watch == "hook" else z.retain_grad()
+    activation(z).sum().backward()
+    (at_z,) = seen or [z.grad]
+    expected, at_leaf = _passed(activation, torch.tensor(Z))[1], leaf.grad
+    torch.testing.assert_close(at_z, expected, **CLOSE)
+    torch.testing.assert_close(at_leaf, at_z * _passed(lambda z: credit.damped(z, 0.5), torch.tensor(Z))[1], **CLOSE)

@@ -199,3 +199,16 @@ def test_the_rule_in_force_comes_along() -> None:
     inputs, given = torch.randn(5, 4), torch.randn(5, 3)
     found = [propagate(model, inputs, given, composite).feedback for model in (plain, other)]
     torch.testing.assert_close(found[1]["1.weight"], found[0]["1.weight"], **CLOSE)
+
+
+def test_outputs_of_zero_are_rewarded_through_a_conversion() -> None:
+    model = attach(randomised(nn.Sequential(nn.Linear(4, 6), nn.ReLU())))
+    inputs, given = torch.randn(5, 4), torch.randn(5, 6).float()
+    found = []
+    for convert in (lambda outputs: outputs, torch.Tensor.float):  # as accelerate and FSDP convert what a model returns
+        model.zero_grad()
+        outputs = convert(model(inputs))
+        assert (outputs == 0).any()
+        rewards.GivenReward()(outputs, given).backward()
+        found.append(feedback_of(model))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)

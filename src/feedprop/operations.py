@@ -103,10 +103,9 @@ NEUTRAL = """
     requires_grad_ register_hook retain_grad backward item tolist numpy storage untyped_storage new_zeros new_ones
     new_full new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli
     is_same_size eq ne equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__
-    __bool__ is_nonzero one_hot dtype device shape requires_grad is_leaf grad_fn data grad layout is_cuda is_sparse
-    is_quantized is_meta names _version _base itemsize nbytes get_device __repr__ __format__ __hash__ __contains__
-    multinomial
+    __bool__ is_nonzero one_hot names get_device __repr__ __format__ __hash__ __contains__ multinomial
 """
+VIEWS = "H T mH mT real imag"  # attributes that are values
 
 
 def _clamped(low: float | Tensor | None, high: float | Tensor | None) -> Limits:
@@ -127,6 +126,13 @@ def _spellings(name: str) -> Iterator[Function]:
             found = getattr(found, "__get__", None)
         if callable(found):
             yield found
+
+
+def _attributes() -> Iterator[Function]:
+    """Reading and setting what a tensor carries beside its values: concerns a parameter itself, not a use of it."""
+    for name, attribute in inspect.getmembers(torch._C.TensorBase, inspect.isgetsetdescriptor):
+        if name not in VIEWS.split():
+            yield from (attribute.__get__, attribute.__set__, attribute.__delete__)
 
 
 def _options(function: Function) -> list[str]:
@@ -186,6 +192,7 @@ def _fill() -> None:
     others = {name: limits for names, limits in AT_ZERO.items() for name in names.split()}
     for name, limits in (through_zero | others).items():
         _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE.split()))
+    TREATMENTS.update(dict.fromkeys(_attributes(), treatments.neutral))
     elementwise.PIECEWISE_CONSTANT.update(
         function for name in PIECEWISE_CONSTANT.split() for function in _spellings(name)
     )

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import CheckpointFunction
 
 import feedprop.operations  # noqa: F401  fills the table
+from feedprop import credit
 from feedprop.errors import FeedpropError
 from feedprop.places import running_module, spelling
 from feedprop.rules import Rule, Secant
@@ -63,8 +64,9 @@ class Propagation(TorchFunctionMode):
         """Let rewards know the pre-activations of those outputs of the model that are activations."""
         for part in _tensors(result):
             for output, z, version in self._activations:
-                if part is output and version == _version(output):
-                    output._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
+                if version == _version(output) and credit.same_values(part, output):
+                    part._pre_activation = z  # type: ignore[attr-defined]  # a reward on an output of 0 enters there
+            credit.keep_entry(part)
         self._activations = []
         return result
 

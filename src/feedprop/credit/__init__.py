@@ -13,6 +13,7 @@ Every function leaves values as they are and changes the backward pass alone.
 """
 
 from feedprop.credit.activations import Activation, limits_at_zero, offset_secant, secant
+from feedprop.credit.entry import find_entry, keep_entry, same_values
 from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, substituted
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
 from feedprop.credit.weights import magnitude, magnitudes, modified_weight
@@ -25,7 +26,9 @@ __all__ = [
     "damped_in_place",
     "damped_relu",
     "entering",
+    "find_entry",
     "follows_weights",
+    "keep_entry",
     "known_non_negative",
     "limits_at_zero",
     "magnitude",
@@ -35,6 +38,7 @@ __all__ = [
     "offset_secant",
     "prepare_write",
     "relu_in_place",
+    "same_values",
     "scaled",
     "secant",
     "substituted",

@@ -81,8 +81,10 @@ def damped_in_place(z: Tensor, epsilon: float) -> Tensor:
 
 
 def undamped(z: Tensor) -> tuple[Tensor, float]:
-    """Return the tensor behind a damped one and its epsilon, or the tensor itself and 0."""
-    behind: tuple[Tensor, float] = getattr(z, "_undamped", (z, 0.0))
+    """Return the tensor behind a damped one and its epsilon; if there is none, or it is watched, itself and 0."""
+    behind: tuple[Tensor, float] | None = getattr(z, "_undamped", None)
+    if behind is None or z._backward_hooks or z.retains_grad:  # by FSDP for instance
+        return z, 0.0
     return behind
 
 

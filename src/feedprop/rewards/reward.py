@@ -40,6 +40,7 @@ class Reward(nn.Module):
         size = self._size(outputs, targets)
         rewards = self.per_output(values, targets)
         scalar = credit.entering(rewards.sum(), outputs, _divided(rewards, values), size=size)
+        credit.find_entry(outputs)
         if hasattr(outputs, "_entry"):  # a neuron's: on a silent one the reward enters as it is
             return scalar + credit.entering(
                 torch.zeros_like(scalar), outputs._entry, rewards.masked_fill(values != 0, 0.0), size=size
