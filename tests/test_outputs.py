@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import oracles
-from feedprop import FeedpropError, attached, recomputation, rewards, rules
+from feedprop import FeedpropError, attach, attached, recomputation, rewards, rules
 from propagation import CLOSE, Step, feedback_of, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
