@@ -225,10 +225,9 @@ class _FirstLayer(Rule):
         """Return what a weight counts."""
         raise NotImplementedError
 
-    @staticmethod
-    def importance_of_bias(b: Tensor) -> Tensor:
+    def importance_of_bias(self, b: Tensor) -> Tensor:
         """Return what a bias counts."""
-        raise NotImplementedError
+        return self.importance(b)
 
 
 class WSquare(_FirstLayer):
@@ -239,8 +238,6 @@ class WSquare(_FirstLayer):
         """Return w^2."""
         return w.square()
 
-    importance_of_bias = importance
-
 
 class Flat(_FirstLayer):
     """LRP-flat: r_(i<-j) = r_j / (number of inputs), first layers only (Lapuschkin et al. 2019)."""
@@ -250,7 +247,6 @@ class Flat(_FirstLayer):
         """Return 1."""
         return torch.ones_like(w)
 
-    @staticmethod
-    def importance_of_bias(b: Tensor) -> Tensor:
+    def importance_of_bias(self, b: Tensor) -> Tensor:
         """Return 0."""
         return torch.zeros_like(b)
