@@ -81,7 +81,11 @@ def load(task: str, *, test: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def criterion(settings: argparse.Namespace) -> nn.Module:
     if settings.method == "surrogate":
-        return {"rate": functional.ce_rate_loss(), "count": functional.ce_count_loss()}[settings.loss]
+        return {
+            "rate": functional.ce_rate_loss(),
+            "count": functional.ce_count_loss(),
+            "mse-count": functional.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2),
+        }[settings.loss]
     if settings.reward == "rate":
         return SpikeRateReward()
     return SpikeTargetReward(share=settings.share)
@@ -136,7 +140,7 @@ def main() -> None:
     parser.add_argument("task", choices=sorted(EPOCHS))
     parser.add_argument("method", choices=["feedback", "surrogate"])
     parser.add_argument("--reward", choices=["rate", "target"], default="target")
-    parser.add_argument("--loss", choices=["rate", "count"], default="rate")
+    parser.add_argument("--loss", choices=["rate", "count", "mse-count"], default="rate")
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--epsilon", type=float, default=1.0)
     parser.add_argument("--beta", type=float, default=0.9)

@@ -1,0 +1,69 @@
+"""Feedback against the surrogate gradient with the same tuning budget: two objectives times three learning rates each.
+
+    python experiments/spiking/compare.py mnist-mlp vowels mnist-cnn fashion-cnn
+
+Tuning: one seed of its own, trained on part of the training data (TUNING), scored on its held-out part. Then SEEDS with
+the best setting, trained on all training data and tested once. Rows go to comparison.jsonl; what stands there already is
+not run again.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import torch
+
+from run import EPOCHS, train
+
+OBJECTIVES = {"feedback": ("target", "rate"), "surrogate": ("mse-count", "rate")}
+RATES = {"feedback": (1e-3, 2e-3, 4e-3), "surrogate": (1e-3, 3e-3, 1e-2)}
+TUNING = {  # images and epochs
+    "mnist-mlp": (12800, 2),
+    "mnist-cnn": (12800, 1),
+    "fashion-cnn": (12800, 1),
+    "vowels": (0, EPOCHS["vowels"]),
+}
+TUNING_SEED, SEEDS = 100, (0, 1, 2)
+RESULTS = Path(__file__).with_name("comparison.jsonl")
+
+
+def rows() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def run(task: str, method: str, objective: str, lr: float, seed: int, *, test: bool) -> float:
+    """Return the accuracy of one run, from the file if it is there."""
+    key = {"task": task, "method": method, "objective": objective, "lr": lr, "seed": seed, "test": test}
+    for row in rows():
+        if {name: row[name] for name in key} == key:
+            return row["accuracy"]
+    images, epochs = (0, EPOCHS[task]) if test else TUNING[task]
+    settings = argparse.Namespace(
+        task=task, method=method, reward=objective, loss=objective, share=0.5, epsilon=1.0, beta=0.9, lr=lr,
+        epochs=epochs, train_on=images, seed=seed, test=test,
+    )  # fmt: skip
+    result = train(settings)
+    row = key | {name: result[name] for name in ("accuracy", "history", "seconds")} | {"epochs": epochs}
+    print(row, flush=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return row["accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="+", choices=list(TUNING))
+    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for task, method in itertools.product(options.tasks, options.methods):
+        grid = list(itertools.product(OBJECTIVES[method], RATES[method]))
+        scores = {setting: run(task, method, *setting, TUNING_SEED, test=False) for setting in grid}
+        best = max(scores, key=scores.__getitem__)
+        for seed in SEEDS:
+            run(task, method, *best, seed, test=True)
+
+
+if __name__ == "__main__":
+    main()
