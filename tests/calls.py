@@ -115,6 +115,8 @@ ORDINARY: dict[str, Any] = {
     "__getitem__": ((0, slice(1, None), ..., 2),),
     "__setitem__": lambda x: (x, (0, 1), x[1, 0] * 3),
     "pad": ((1, 2),),
+    "norm_except_dim": (2, 1),
+    "_weight_norm": lambda x: (x, x[:, :1, :1, :1].abs() * 2, 0),
     "meshgrid": lambda x: (x[0, 0, 0], x[0, 0, 1]),
     "max_unpool1d": lambda x: (x[..., :4], torch.arange(0, 8, 2).expand(2, 3, 4), 2),
     "max_unpool2d": lambda x: (x, torch.arange(0, 64, 4).view(4, 4).expand(2, 3, 4, 4), 2),

@@ -116,6 +116,21 @@ def test_a_matrix_product_with_a_parameter_is_a_linear_layer(name: str, operatio
 
 
 @pytest.mark.parametrize("name", INNER)
+def test_experts_are_linear_layers_of_their_own_rows(name: str) -> None:
+    weight, ends = torch.randn(2, 4, 4).float(), torch.tensor([2, 5], dtype=torch.int32)
+    inputs, given = torch.randn(5, 4).float(), torch.randn(5, 4).float()  # the kernel has no float64
+
+    def one_by_one(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:2] @ weight[0], x[2:] @ weight[1]])
+
+    together = Call(lambda x, weight: torch._grouped_mm(x, weight, offs=ends), weight=weight)
+    found = propagate(together, inputs, given, RULES[name][0])
+    expected = propagate(Call(one_by_one, weight=weight), inputs, given, RULES[name][0])
+    torch.testing.assert_close(found.input_reward, expected.input_reward, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.feedback, expected.feedback, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", INNER)
 def test_a_computed_weight_hands_its_feedback_on_to_its_parameters(name: str) -> None:
     direction, size = torch.randn(3, 4), torch.rand(3, 1) + 0.5
     inputs, given = torch.randn(5, 4), torch.randn(5, 3)

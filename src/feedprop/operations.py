@@ -38,7 +38,7 @@ ORDINARY = """
     kthvalue msort cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
     feature_alpha_dropout
     leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax
-    var std var_mean std_mean norm vector_norm matrix_norm
+    var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm
     cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
 """
 # Contributions are added up: the ordinary backward, damped.
@@ -91,8 +91,8 @@ SIGN_PRESERVING = """
     adaptive_avg_pool3d dropout dropout1d dropout2d dropout3d mean sum repeat
 """
 LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
-ADDED_PRODUCT = "addmm addmv addbmm baddbmm"
-MATRIX_PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot"
+ADDED_PRODUCT = "addmm addmv addbmm baddbmm addr"
+MATRIX_PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot _grouped_mm"
 PRODUCT = "bilinear multi_dot cosine_similarity"
 ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__"
 PRODUCT_OF_ELEMENTS = "prod cumprod"

@@ -26,7 +26,7 @@ from feedprop.treatments import (
 
 def matrix_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Treat a product of two, of which one is a weight or a constant, as the linear layer that it is; see `product`."""
-    tensors = [value for value in _flat([*args, *kwargs.values()]) if isinstance(value, Tensor)]
+    tensors = [value for value in _flat([*args, *kwargs.values()]) if _is_factor(value)]
     weights = [value for value in tensors if is_weight(value)] or [
         value for value in tensors if not value.requires_grad
     ]
@@ -44,6 +44,10 @@ def matrix_product(context: Context, function: Function, args: Arguments, kwargs
         return function(*put(args), **{name: put(value) for name, value in kwargs.items()})
 
     return context.rule(operation, inputs, weight, None, floor=context.magnitude_floor)
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())  # not an index
 
 
 def _flat(values: Any) -> Iterator[Any]:

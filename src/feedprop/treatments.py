@@ -225,9 +225,14 @@ def linear(context: Context, function: Function, args: Arguments, kwargs: Keywor
     return context.rule(operation, inputs, weight, bias, floor=context.magnitude_floor)
 
 
+_ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in the order of the arguments
+
+
 def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Treat function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
-    bias, inputs, weight, *rest = args
+    named = [kwargs[name] for name in _ADDED if name in kwargs]
+    bias, inputs, weight, *rest = *args, *named
+    kwargs = {name: value for name, value in kwargs.items() if name not in _ADDED}
 
     def operation(a: Tensor, w: Tensor, b: Tensor | None) -> Any:
         return function(a.new_zeros(()) if b is None else b, a, w, *rest, **kwargs)
