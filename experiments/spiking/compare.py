@@ -2,9 +2,9 @@
 
     python experiments/spiking/compare.py mnist-mlp vowels mnist-cnn fashion-cnn
 
-Tuning: one seed of its own, trained on part of the training data (TUNING), scored on its held-out part. Then SEEDS with
-the best setting, trained on all training data and tested once. Rows go to comparison.jsonl; what stands there already is
-not run again.
+Tuning: one seed of its own, trained on part of the training data (TUNING), scored on its held-out part. Then SEEDS
+with the best setting, trained on all training data and tested once. Rows go to comparison.jsonl; what stands there
+already is not run again.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 
 import torch
-
 from run import EPOCHS, train
 
 OBJECTIVES = {"feedback": ("target", "rate"), "surrogate": ("mse-count", "rate")}
