@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from feedprop import credit
 from feedprop.errors import FeedpropError, non_negative
+from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
 from feedprop.rules import Composite, Rule, Secant
 
@@ -58,10 +60,10 @@ class _Forward:
             return self._call(*args, **kwargs)
         self.scopes[:] = [self.composite.default]  # an exception may have left more
         propagation = Propagation(self.model, self.scopes, **self.settings)
-        if torch.compiler.is_compiling():
-            with propagation:
-                return propagation.finish(self._call(*args, **kwargs))
-        outer = running()
+        if credit.transformed():
+            refuse_hidden_gradients(self.model)
+        given = take_over_weights(self.model, floor=propagation.magnitude_floor)
+        outer = [] if torch.compiler.is_compiling() else running()
         for mode in outer:  # an attached model inside an attached model: one treats a function, the inner one
             mode.suspended = True
         try:
@@ -70,6 +72,7 @@ class _Forward:
         finally:
             for mode in outer:
                 mode.suspended = False
+            give_back(given)
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self.replaced is not None:

@@ -18,7 +18,7 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
     def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         target = args[0]
         context.forget(target)
-        if torch.compiler.is_compiling():  # compiled, a copy costs little
+        if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
             return _written(context, target, (target.clone(), *args[1:]), kwargs)
         if treatment is relu and target.requires_grad:
             return credit.relu_in_place(target)
@@ -48,7 +48,7 @@ def optionally_in_place(treatment: Treatment, position: int) -> Treatment:
         kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
         if not asked:
             return treatment(context, function, args[:position] + args[position + 1 :], kwargs)
-        if treatment is ordinary and not torch.compiler.is_compiling():
+        if treatment is ordinary and not (torch.compiler.is_compiling() or credit.transformed()):
             return in_place(treatment, function)(context, function, args, kwargs | {"inplace": True})
         target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
         return in_place(treatment, function)(context, function, (target, *rest), kwargs)

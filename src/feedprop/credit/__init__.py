@@ -16,6 +16,7 @@ from feedprop.credit.activations import Activation, limits_at_zero, offset_secan
 from feedprop.credit.entry import find_entry, keep_entry, same_values
 from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, substituted
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
+from feedprop.credit.transforms import transformed
 from feedprop.credit.weights import magnitude, magnitudes, modified_weight
 from feedprop.credit.writes import known_non_negative, mark_non_negative, prepare_write, relu_in_place
 
@@ -42,5 +43,6 @@ __all__ = [
     "scaled",
     "secant",
     "substituted",
+    "transformed",
     "undamped",
 ]

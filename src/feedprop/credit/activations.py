@@ -10,6 +10,7 @@ from torch import Tensor
 
 from feedprop.credit.slope import slope
 from feedprop.credit.sums import undamped
+from feedprop.credit.transforms import rerouted, transformed
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -40,6 +41,9 @@ def secant(activation: Activation, z: Tensor) -> Tensor:
     An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs
     no derivative.
     """
+    if transformed():
+        x = activation(z.detach())
+        return rerouted(x, (z, slope(z.detach(), x, 0.0)))
     z, epsilon = undamped(z)
     return _Secant.apply(z, activation, epsilon)  # type: ignore[no-any-return]
 
@@ -55,20 +59,23 @@ class _OffsetSecant(torch.autograd.Function):
     @staticmethod
     def compute_slope(ctx: Any) -> Tensor:
         z, x = ctx.saved_tensors
-        rise = x - ctx.middle if ctx.middle else x
-        if not ctx.epsilon:
-            return torch.div(rise, z).masked_fill_(z == 0, 0.0)
-        if ctx.jump:  # at 0 itself phi may have either value: take the jump
-            rise = torch.where(z == 0, torch.copysign(z.new_full((), ctx.jump / 2), z), rise)
-        width = ctx.epsilon * z.square().mean().sqrt()
-        slope: Tensor = rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
-        return slope
+        return _offset_slope(z, x, ctx.middle, ctx.jump, ctx.epsilon)
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
         if ctx.slope is not None:
             return ctx.slope * credit, None, None, None, None
         return _OffsetSecant.compute_slope(ctx).mul_(credit), None, None, None, None
+
+
+def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: float) -> Tensor:
+    rise = x - middle if middle else x
+    if not epsilon:
+        return torch.div(rise, z).masked_fill_(z == 0, 0.0)
+    if jump:  # at 0 itself phi may have either value: take the jump
+        rise = torch.where(z == 0, torch.copysign(z.new_full((), jump / 2), z), rise)
+    width = epsilon * z.square().mean().sqrt()
+    return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
 
 
 SECANT_NODES: tuple[Any, ...] = (_Secant._backward_cls, _OffsetSecant._backward_cls)
@@ -86,6 +93,9 @@ def offset_secant(
         jump: their difference.
         epsilon: in units of the root mean square of all `z`, so that scaling the weights before changes no reward.
     """
+    if transformed():
+        x = activation(z.detach())
+        return rerouted(x, (z, _offset_slope(z.detach(), x, middle, jump, epsilon)))
     return _OffsetSecant.apply(z, activation, middle, jump, epsilon)  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit.slope import slope
+from feedprop.credit.transforms import rerouted, transformed
 
 
 class _Substituted(torch.autograd.Function):
@@ -30,6 +31,10 @@ def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: floa
 
     What is computed from z' thus shares the reward c z of z by the proportions in z' (Montavon et al. 2019, eq. 7).
     """
+    if transformed():
+        value = z.detach()
+        ways = [(part, slope(part.detach(), value * factor, epsilon)) for factor, part in shares]
+        return rerouted(z, (z, 1.0), *ways)
     factors, parts = zip(*shares, strict=True)
     return _Substituted.apply(z, epsilon, factors, *parts)  # type: ignore[no-any-return]
 
@@ -48,12 +53,14 @@ class _AsOnes(torch.autograd.Function):
 
 def as_ones(x: Tensor) -> Tensor:
     """Return ones shaped like `x`; the reward that comes back reaches `x` as the credit reward / x, 0 where x is 0."""
+    if transformed():
+        return rerouted(torch.ones_like(x), (x, slope(x.detach(), torch.ones_like(x), 0.0)))
     return _AsOnes.apply(x)  # type: ignore[no-any-return]
 
 
 def follows_weights(x: Tensor) -> bool:
-    """Whether a parameter takes part in the computation of `x` (not known under torch.compile: False)."""
-    if torch.compiler.is_compiling() or x.grad_fn is None:
+    """Whether a parameter takes part in the computation of `x` (unknown to torch.compile and torch.func: False)."""
+    if torch.compiler.is_compiling() or transformed() or x.grad_fn is None:
         return False
     todo: list[Any] = [x.grad_fn]
     seen: set[Any] = set()
@@ -81,6 +88,8 @@ class _Scaled(torch.autograd.Function):
 
 def scaled(x: Tensor, share: float | Tensor) -> Tensor:
     """Return `x`; the credit that comes back is multiplied by `share`, a number or a constant shaped like `x`."""
+    if transformed():
+        return rerouted(x, (x, share))
     return _Scaled.apply(x, share)  # type: ignore[no-any-return]
 
 
@@ -105,4 +114,6 @@ def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Ten
         credit: shaped like `outputs`; enters with a minus, since optimizers descend.
         size: what both are divided by.
     """
+    if transformed():
+        return (reward / -size).detach() + rerouted(torch.zeros_like(outputs), (outputs, credit / -size)).sum()
     return _Entering.apply(outputs, reward / -size, credit / -size)  # type: ignore[no-any-return]

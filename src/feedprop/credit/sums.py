@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feedprop.credit.transforms import rerouted, transformed
+
 
 class _Damped(torch.autograd.Function):
     @staticmethod
@@ -67,6 +69,8 @@ def damped(z: Tensor, epsilon: float) -> Tensor:
     """
     if epsilon == 0 or not z.requires_grad:
         return z
+    if transformed():
+        return rerouted(z, (z, damping_of(z.detach(), epsilon)))
     output: Tensor = _Damped.apply(z, epsilon)
     if not torch.compiler.is_compiling():  # compiled, the two passes are fused anyway
         output._undamped = z, epsilon  # type: ignore[attr-defined]  # an activation damps and bends in one pass

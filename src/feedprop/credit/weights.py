@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feedprop.credit.transforms import rerouted, transformed
+
 
 class _Magnitude(torch.autograd.Function):
     @staticmethod
@@ -54,11 +56,15 @@ def magnitude(weight: Tensor, floor: float = 0.0) -> Tensor:
     sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With `floor` a
     weight of zero can learn too.
     """
+    if transformed():
+        return rerouted(weight, (weight, weight.detach().abs().clamp(min=floor)))
     return _Magnitude.apply(weight, floor)  # type: ignore[no-any-return]
 
 
 def magnitudes(weight: Tensor, bias: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return weight and bias of one operation, as `magnitude` does, by a single node of the graph."""
+    if transformed():
+        return magnitude(weight, floor), magnitude(bias, floor)
     return _Magnitudes.apply(weight, bias, floor)  # type: ignore[no-any-return]
 
 
@@ -72,12 +78,16 @@ class _ModifiedWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
         weight, modified = ctx.saved_tensors
-        if ctx.latent:
-            return torch.where(weight == 0, 1.0, modified / weight).mul_(credit), None, None, None
-        flow = modified * torch.where(weight < 0, -1, 1)  # sign(w) w', sign 0 = +1
-        if ctx.floor:
-            flow = torch.where(flow.abs() < ctx.floor, ctx.floor * (modified != 0).logical_or_(weight == 0), flow)
-        return flow.mul_(credit), None, None, None
+        return _flow(weight, modified, ctx.floor, ctx.latent).mul_(credit), None, None, None
+
+
+def _flow(weight: Tensor, modified: Tensor, floor: float, latent: bool) -> Tensor:
+    if latent:
+        return torch.where(weight == 0, 1.0, modified / weight)
+    flow = modified * torch.where(weight < 0, -1, 1)  # sign(w) w', sign 0 = +1
+    if floor:
+        flow = torch.where(flow.abs() < floor, floor * (modified != 0).logical_or_(weight == 0), flow)
+    return flow
 
 
 def modified_weight(weight: Tensor, modified: Tensor, *, floor: float = 0.0, latent: bool = False) -> Tensor:
@@ -86,4 +96,6 @@ def modified_weight(weight: Tensor, modified: Tensor, *, floor: float = 0.0, lat
     With `floor`, a modified weight that counts is at least that large in its own feedback. With `latent`, the weight
     was computed from parameters, which multiply by their own |w|: the gradient is w'/w times the credit.
     """
+    if transformed():
+        return rerouted(modified, (weight, _flow(weight.detach(), modified.detach(), floor, latent)))
     return _ModifiedWeight.apply(weight, modified, floor, latent)  # type: ignore[no-any-return]

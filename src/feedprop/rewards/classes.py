@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from feedprop import credit
 from feedprop.errors import FeedpropError
 from feedprop.rewards.reward import Reward
 
@@ -46,14 +47,14 @@ class _ClassReward(Reward):
             return targets
         self._check(outputs, targets)
         index, onehot = targets.unsqueeze(1).long(), torch.zeros_like(outputs)
-        if outputs.device.type == "cpu" and not torch.compiler.is_compiling():
+        if outputs.device.type == "cpu" and not (torch.compiler.is_compiling() or credit.transformed()):
             try:
                 return Labels(index, onehot.scatter_(1, index, 1.0), None)
             except RuntimeError:  # a label is out of range: wrong, or to be ignored
                 self._check_range(targets, outputs.shape[1])
         kept = (index != self.ignore_index).to(outputs.dtype)
         index = index.where(index != self.ignore_index, 0)
-        return Labels(index, torch.zeros_like(outputs).scatter_(1, index, kept), kept)
+        return Labels(index, torch.zeros_like(outputs).scatter(1, index, 1.0) * kept, kept)
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
         expected = outputs.shape[:1] + outputs.shape[2:]
@@ -76,7 +77,7 @@ class _ClassReward(Reward):
     def samples(self, outputs: Tensor, targets: Tensor | Labels) -> int | Tensor:
         """Return the number of targets that are not ignored."""
         labels = self.prepare(outputs, targets)
-        return labels.index.numel() if labels.kept is None else labels.kept.sum().clamp_(min=1)
+        return labels.index.numel() if labels.kept is None else labels.kept.sum().clamp(min=1)
 
 
 class SoftmaxReward(_ClassReward):
