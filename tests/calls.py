@@ -59,10 +59,10 @@ ORDINARY: dict[str, Any] = {
         """adjoint clone contiguous cpu flatten H mH mT T positive ravel resolve_conj resolve_neg real squeeze t
         neg negative fliplr flipud atleast_1d atleast_2d atleast_3d diag nan_to_num sort msort median aminmax
         leaky_relu rrelu std var var_mean std_mean tril triu zero_ max min amax amin diag_embed diagonal unbind
-        rot90 mode norm vector_norm matrix_norm""",
+        rot90 mode norm vector_norm matrix_norm square sqrt rsqrt reciprocal""",
         (),
     ),
-    **_each("chunk dsplit hsplit vsplit split tensor_split pixel_unshuffle", (2,)),
+    **_each("chunk dsplit hsplit vsplit split tensor_split pixel_unshuffle pow __pow__", (2,)),
     **_each("cuda pin_memory resize", "elsewhere"),
     **_each("softmax log_softmax softmin cummax cummin", (1,)),
     **_each("dropout alpha_dropout feature_dropout feature_alpha_dropout", (0.4, True)),
@@ -164,15 +164,14 @@ CONVERSION: dict[str, Any] = {
 SECANT: dict[str, Any] = {
     **_each(
         """tanh sigmoid elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink hardtanh relu6
-        hardswish hardsigmoid logsigmoid abs absolute square sqrt rsqrt exp exp2 expm1 log log1p log2 log10 erf erfc
+        hardswish hardsigmoid logsigmoid abs absolute exp exp2 expm1 log log1p log2 log10 erf erfc
         sin cos tan sinh cosh asinh arcsinh acosh arccosh atan arctan asin arcsin acos arccos atanh arctanh sinc
-        sign sgn round floor ceil trunc fix frac reciprocal logit expit i0""",
+        sign sgn round floor ceil trunc fix frac logit expit i0""",
         (),
     ),
     **_each("threshold _threshold", (0.1, 0.0)),
     **_each("clamp clip", (-0.5, 0.7)),
     **_each("clamp_min clamp_max", (0.2,)),
-    **_each("pow __pow__", (2,)),
     "heaviside": lambda x: (x, torch.zeros(())),
 }
 

@@ -266,6 +266,8 @@ def test_presets_run_and_print(name: str) -> None:
 def test_every_preset_is_what_its_name_says() -> None:
     small, gamma, two_one = rules.Epsilon(1e-6), rules.Gamma(0.25), rules.AlphaBeta(2.0, 1.0)
     expected = {  # first convolution, norm, second convolution, two linear layers
+        "training": [rules.Epsilon()] * 5,
+        "conserving": [rules.Epsilon()] * 5,
         "published": [small] * 5,
         "epsilon_plus": [rules.ZPlus(), small, rules.ZPlus(), small, small],
         "epsilon_plus_flat": [rules.Flat(), small, rules.ZPlus(), small, small],
@@ -276,4 +278,5 @@ def test_every_preset_is_what_its_name_says() -> None:
         "deep_taylor": [rules.WSquare(), *[rules.ZPlus()] * 4],
     }
     assert {name: list(_assigned(make()).values()) for name, make in PRESETS.items()} == expected
+    assert [name for name, make in PRESETS.items() if make().conserving] == ["conserving"]
     assert all(isinstance(make(), rules.Composite) and make.__doc__ for make in PRESETS.values())

@@ -22,8 +22,8 @@ TABLES = {
     "SECANT": calls.SECANT,
 }
 NAMES = {
-    "ORDINARY": [*operations.ORDINARY.split(), "where", *operations.CONVERSION.split()],
-    "SUMMED": operations.SUMMED.split(),
+    "ORDINARY": [*operations.ORDINARY.split(), *operations.POWER.split(), "where", *operations.CONVERSION.split()],
+    "SUMMED": [*operations.SUMMED.split(), "normalize"],
     "SECANT": [*operations.THROUGH_ZERO.split(), *" ".join(operations.AT_ZERO).split()],
 }
 PUBLISHED = rules.Secant.published()

@@ -27,7 +27,8 @@ WRITTEN_OUT = {
 
 def _run(function, inputs: list[Tensor], rule: rules.Rule, credit: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     leaves = [x.clone().requires_grad_() for x in inputs]
-    with attached(Call(lambda *x: function(*(a * 1.0 for a in x))), rule, activation=PUBLISHED) as model:
+    composite = rules.Composite(rule, conserving=True)
+    with attached(Call(lambda *x: function(*(a * 1.0 for a in x))), composite, activation=PUBLISHED) as model:
         output = model(*leaves)
     output.backward(credit)
     return output.detach(), [leaf.grad for leaf in leaves]

@@ -27,7 +27,8 @@ class _Forward:
     """The attached model's forward. A plain object, so that the model can be copied and pickled."""
 
     def __init__(self, model: nn.Module, composite: Composite, **settings: Any) -> None:
-        self.model, self.composite, self.settings = model, composite, settings
+        self.model, self.composite = model, composite
+        self.settings = settings | {"conserving": composite.conserving}
         self.scopes: list[Rule] = [composite.default]
         assigned = composite.assign(model)
         self.neurons = _take_over_neurons(model)

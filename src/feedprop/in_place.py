@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedprop import credit
+from feedprop import credit, self_gated
 from feedprop.elementwise import relu
 from feedprop.treatments import Arguments, Context, Function, Keywords, Treatment, ordinary, summed, used
 
@@ -19,10 +19,13 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
         target = args[0]
         context.forget(target)
         if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
-            return _written(context, target, (target.clone(), *args[1:]), kwargs)
+            return _written(context, target, (self_gated.copied(target, args[1:]), *args[1:]), kwargs)
         if treatment is relu and target.requires_grad:
             return credit.relu_in_place(target)
+        before = self_gated.copied(target, args[1:]) if treatment not in (ordinary, summed) else None
         credit.prepare_write(target)
+        if before is not None:
+            return _written(context, target, (before, *args[1:]), kwargs)
         if treatment is ordinary:
             _, args, kwargs = used(context, args, kwargs)
             return function(*args, **kwargs)
@@ -35,6 +38,7 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
         result = treatment(context, out_of_place, args, kwargs)
         target.copy_(result)
         context.forget(target, successor_of=result)
+        self_gated.hand_on(result, target)
         return target
 
     return treat

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feedprop import elementwise, products, treatments
+from feedprop import attention, elementwise, normalisation, products, self_gated, treatments
 from feedprop.in_place import in_place, optionally_in_place
 from feedprop.treatments import TREATMENTS, Function, Limits, Treatment
 
@@ -44,20 +44,20 @@ ORDINARY = """
 # Contributions are added up: the ordinary backward, damped.
 SUMMED = """
     add sub subtract __rsub__ rsub __iadd__ __isub__ sum mean nansum nanmean cumsum logcumsumexp logsumexp trace
-    lerp normalize
+    lerp
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate upsample upsample_nearest upsample_bilinear grid_sample index_add scatter_add fold segment_reduce
 """
 # Normalisations and lookups: the same, and the output is an activation whatever went in.
 LAYER = """
-    batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm native_layer_norm native_group_norm
+    batch_norm layer_norm group_norm instance_norm rms_norm native_layer_norm native_group_norm
     embedding embedding_bag
 """
 # Elementwise, with phi(0) = 0 from both sides (or no limit there, where the paper's secant is all there is).
 THROUGH_ZERO = """
-    tanh elu selu celu gelu silu mish softsign tanhshrink softshrink hardshrink hardswish abs absolute square sqrt
-    rsqrt expm1 log log1p log2 log10 erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh acosh arccosh
-    round trunc fix frac reciprocal logit pow __pow__
+    tanh elu selu celu gelu silu mish softsign tanhshrink softshrink hardshrink hardswish abs absolute expm1 log log1p
+    log2 log10 erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh acosh arccosh round trunc fix frac
+    logit
 """
 # The other activations, with what their further arguments make of their limits at 0.
 AT_ZERO: dict[str, Callable[..., Limits]] = {
@@ -79,7 +79,7 @@ AT_ZERO: dict[str, Callable[..., Limits]] = {
         (value,) * 2 if threshold > 0 else (value if threshold == 0 else 0.0, 0.0)
     ),
 }
-NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 sqrt rsqrt square abs absolute heaviside relu6"
+NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 abs absolute heaviside relu6"
 PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"
 COMPARISON = "gt ge lt le greater greater_equal less less_equal"
 CONVERSION = "float double half bfloat16 int long to type type_as"
@@ -90,12 +90,17 @@ SIGN_PRESERVING = """
     adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d dropout dropout1d dropout2d dropout3d mean sum repeat
 """
+# Elementwise: a result that is multiplied by its own input makes an activation, x sigmoid(x). The first are multiples.
+MULTIPLES = "mul multiply __mul__ __rmul__ __imul__ div divide true_divide __truediv__ __itruediv__ __idiv__"
+SCALED = "neg negative float double half bfloat16 to type_as"
+SHIFTED = "add __add__ __radd__ sub subtract rsub __rsub__"
 LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 ADDED_PRODUCT = "addmm addmv addbmm baddbmm addr"
 MATRIX_PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot _grouped_mm"
-PRODUCT = "bilinear multi_dot cosine_similarity"
+PRODUCT = "bilinear multi_dot"
 ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__"
 PRODUCT_OF_ELEMENTS = "prod cumprod"
+POWER = "square sqrt rsqrt reciprocal pow __pow__"
 QUOTIENT = "div divide true_divide __truediv__ __div__ __itruediv__ __idiv__"
 # Questions about a tensor, and what makes constants.
 NEUTRAL = """
@@ -142,14 +147,25 @@ def _options(function: Function) -> list[str]:
         return []
 
 
+def _following(name: str, treatment: Treatment) -> Treatment:
+    """The treatment of a name, with what its results are to remember."""
+    if name in SIGN_PRESERVING.split():
+        return treatments.sign_preserving(treatment)
+    if name in MULTIPLES.split():
+        return self_gated.self_gated(treatment)
+    if name in f"{SCALED} {SHIFTED} {POWER}".split() or name in _activations():
+        return self_gated.tracked(treatment, multiplies=name in SCALED.split())
+    return treatment
+
+
 def _register(names: str, treatment: Treatment) -> None:
     for name in names.split():
-        kept = treatments.sign_preserving(treatment) if name in SIGN_PRESERVING.split() else treatment
+        kept = _following(name, treatment)
         for function in _spellings(name):
             options = _options(function)
             optional = "inplace" in options
             TREATMENTS[function] = optionally_in_place(kept, options.index("inplace")) if optional else kept
-        _register_in_place(name, treatment)
+        _register_in_place(name, kept if name in MULTIPLES.split() else treatment)
 
 
 def _register_in_place(name: str, treatment: Treatment) -> None:
@@ -165,32 +181,41 @@ def _register_in_place(name: str, treatment: Treatment) -> None:
             TREATMENTS[function] = in_place(treatment, out_of_place)
 
 
+def _activations() -> dict[str, Callable[..., Limits]]:
+    through_zero = dict.fromkeys(THROUGH_ZERO.split(), lambda *_, **__: (0.0, 0.0))
+    return through_zero | {name: limits for names, limits in AT_ZERO.items() for name in names.split()}
+
+
 def _fill() -> None:
     for names, treatment in (
         (NEUTRAL, treatments.neutral),
         (ORDINARY, treatments.ordinary),
         (SUMMED, treatments.summed),
-        (LAYER, treatments.layer),
+        (LAYER, normalisation.layer),
         ("relu", elementwise.relu),
         ("where", elementwise.selected),
         ("stack", treatments.stacked),
         (COMPARISON, elementwise.compared),
         (CONVERSION, elementwise.converted),
-        (LINEAR, treatments.linear),
-        (ADDED_PRODUCT, treatments.added_product),
+        (LINEAR, products.linear),
+        (ADDED_PRODUCT, products.added_product),
         (MATRIX_PRODUCT, products.matrix_product),
-        (PRODUCT, treatments.product),
-        (ELEMENTWISE_PRODUCT, treatments.elementwise_product),
+        (PRODUCT, products.product),
+        (ELEMENTWISE_PRODUCT, products.elementwise_product),
+        (POWER, products.power),
         (PRODUCT_OF_ELEMENTS, products.product_of_elements),
-        (QUOTIENT, treatments.quotient),
+        (QUOTIENT, products.quotient),
+        ("scaled_dot_product_attention", attention.scaled_dot_product_attention),
+        ("normalize", normalisation.unit_length),
+        ("cosine_similarity", normalisation.cosine_similarity),
+        ("local_response_norm", normalisation.rescaled),
         ("glu", products.gated),
         ("addcmul", products.summed_with_product),
         ("addcdiv", products.summed_with_quotient),
     ):
         _register(names, treatment)
-    through_zero = dict.fromkeys(THROUGH_ZERO.split(), lambda *_, **__: (0.0, 0.0))
-    others = {name: limits for names, limits in AT_ZERO.items() for name in names.split()}
-    for name, limits in (through_zero | others).items():
+    TREATMENTS.update({getattr(functional, name): t for name, t in normalisation.NORMALISATIONS.items()})
+    for name, limits in _activations().items():
         _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE.split()))
     TREATMENTS.update(dict.fromkeys(_attributes(), treatments.neutral))
     elementwise.PIECEWISE_CONSTANT.update(

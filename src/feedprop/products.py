@@ -1,8 +1,12 @@
-"""Treatments of functions with a product inside: of gates, of all elements, and products that are added at once."""
+"""Treatments of products: of two activations, by a weight, gates, powers, quotients, and products added at once.
+
+Two treatments, by `context.conserving`. For training every factor has its ordinary backward, as if the others were
+constants. Conserving, the factors that carry reward share it equally, and what divides is a mere scale (Achtibat et al.
+2024, AttnLRP). Parameters take feedback, never a share, either way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,19 +18,100 @@ from feedprop.treatments import (
     Context,
     Function,
     Keywords,
-    elementwise_product,
+    carries,
+    damped,
+    flat,
     is_weight,
     ordinary,
-    product,
-    quotient,
+    shared,
     summed,
     used,
+    used_weight,
 )
+
+
+def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
+    """Multiply; with `adds`, products are added up (matmul, einsum), and the sum is damped."""
+    operands, args, kwargs = used(context, args, kwargs)
+    factors = shared(context, (*args, *kwargs.values()))
+    args, kwargs = factors[: len(args)], dict(zip(kwargs, factors[len(args) :], strict=True))
+    output = function(*args, **kwargs)
+    if operands.carriers == 0 and (operands.constants == 0 or not adds):
+        return operands.mark(output)
+    return damped(context, output) if adds or operands.weights else output
+
+
+def elementwise_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Multiply elementwise: nothing is added up, so only a parameter's part is damped."""
+    return product(context, function, args, kwargs, adds=False)
+
+
+def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Divide; conserving, the numerator takes all the reward (AttnLRP, identity rule of normalisations)."""
+    names = [name for name in ("input", "other") if name in kwargs]
+    numerator, denominator, *rest = (*args, *(kwargs.pop(name) for name in names))
+    if context.conserving and isinstance(denominator, Tensor) and not is_weight(denominator):
+        denominator = denominator.detach()
+    return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
+
+
+def power(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Raise to a power as a product x x ... x would: conserving, credit passes by x^n / x, or not at all if n < 0."""
+    x, *rest = (*args, *(kwargs[name] for name in ("input", "exponent") if name in kwargs))
+    exponent = rest[0] if rest else EXPONENTS[function.__name__.strip("_")]
+    if not context.conserving or not carries(x):
+        output = ordinary(context, function, args, kwargs)
+        if function.__name__ in ("square", "sqrt", "rsqrt"):
+            credit.mark_non_negative(output)
+        return output
+    if isinstance(exponent, Tensor) and exponent.requires_grad:
+        return elementwise_product(context, function, args, kwargs)
+    if not isinstance(exponent, Tensor) and exponent <= 0:
+        return function(x.detach(), *rest)  # a scale, as what divides
+    return credit.secant(lambda z: function(z, *rest), x)
+
+
+EXPONENTS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
+
+
+def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Apply the rule in force to function(input, weight, bias, ...); a computed weight shares as a factor."""
+    if len(args) >= 3:
+        inputs, weight, bias, *rest = args
+        named = kwargs
+    else:
+        named = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+        inputs, weight, bias, rest = named.pop("input"), named.pop("weight"), named.pop("bias", None), []
+
+    def operation(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        return function(inputs, weight, bias, *rest, **named)
+
+    inputs = used_weight(inputs, context.magnitude_floor)
+    if weight.requires_grad and not is_weight(weight):
+        bias = None if bias is None else used_weight(bias, context.magnitude_floor)
+        inputs, weight = shared(context, (inputs, weight))
+        return damped(context, operation(inputs, weight, bias))
+    return context.rule(operation, inputs, weight, bias, floor=context.magnitude_floor)
+
+
+_ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in the order of the arguments
+
+
+def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
+    named = [kwargs[name] for name in _ADDED if name in kwargs]
+    bias, inputs, weight, *rest = *args, *named
+    kwargs = {name: value for name, value in kwargs.items() if name not in _ADDED}
+
+    def operation(a: Tensor, w: Tensor, b: Tensor | None) -> Any:
+        return function(a.new_zeros(()) if b is None else b, a, w, *rest, **kwargs)
+
+    return linear(context, operation, (inputs, weight, bias), {})
 
 
 def matrix_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Treat a product of two, of which one is a weight or a constant, as the linear layer that it is; see `product`."""
-    tensors = [value for value in _flat([*args, *kwargs.values()]) if _is_factor(value)]
+    tensors = [value for value in flat([*args, *kwargs.values()]) if _is_factor(value)]
     weights = [value for value in tensors if is_weight(value)] or [
         value for value in tensors if not value.requires_grad
     ]
@@ -50,20 +135,14 @@ def _is_factor(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())  # not an index
 
 
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        if type(value) in (list, tuple):
-            yield from _flat(value)
-        else:
-            yield value
-
-
 def product_of_elements(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Share the reward of prod or cumprod equally among the elements that were multiplied (AttnLRP, eq. 11)."""
+    """Multiply all elements of a tensor, or all so far: prod, cumprod."""
     operands, args, kwargs = used(context, args, kwargs)
     output = function(*args, **kwargs)
     if operands.carriers == 0:
         return operands.mark(output)
+    if not context.conserving:
+        return output
     dim = args[1] if len(args) > 1 else kwargs.get("dim")
     x = args[0] if args else kwargs["input"]
     if output.shape != x.shape:

@@ -30,12 +30,19 @@ class Propagation(TorchFunctionMode):
     """One forward pass of an attached model: sends each torch function to its treatment."""
 
     def __init__(
-        self, model: nn.Module, scopes: list[Rule], *, activation: Secant, unknown: str, magnitude_floor: float
+        self,
+        model: nn.Module,
+        scopes: list[Rule],
+        *,
+        activation: Secant,
+        unknown: str,
+        magnitude_floor: float,
+        conserving: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.scopes = model, scopes
         self.activation, self.unknown, self.magnitude_floor = activation, unknown, magnitude_floor
-        self.suspended = False
+        self.conserving, self.suspended = conserving, False
         self._activations: list[_Activation] = []  # those that the model's code still holds
 
     @property
@@ -59,6 +66,11 @@ class Propagation(TorchFunctionMode):
             for output, z, version in self._activations
             if output is not target
         ]
+
+    def by_parts(self, function: Function, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that is written in torch functions, each of which passes credit by its own treatment."""
+        with self:
+            return function(*args, **kwargs)
 
     def finish(self, result: Any) -> Any:
         """Let rewards know the pre-activations of those outputs of the model that are activations."""
@@ -88,8 +100,7 @@ class Propagation(TorchFunctionMode):
     def _untreated(self, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         parts = _parts(function)
         if parts is not None:
-            with self:
-                return parts(*args, **kwargs)
+            return self.by_parts(parts, *args, **kwargs)
         output = ordinary(self, function, args, kwargs)
         if self.unknown == "error" and _differentiable(output):
             raise UnknownOperationError(self._unknown_message(function))

@@ -7,7 +7,7 @@ floor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,11 +52,17 @@ class Context(Protocol):
     @property
     def activation(self) -> ActivationRule: ...  # noqa: D102
 
+    @property
+    def conserving(self) -> bool: ...  # noqa: D102
+
     def remember(self, output: Tensor, pre_activation: Tensor) -> None:
         """Note that `output` is the activation of `pre_activation`: if the model returns it, rewards on 0 go there."""
 
     def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
         """Note that `target` was written to, and perhaps now holds what another tensor held."""
+
+    def by_parts(self, function: Function, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that is written in torch functions, each of which passes credit by its own treatment."""
 
 
 Treatment = Callable[[Context, Function, Arguments, Keywords], Any]
@@ -197,88 +203,42 @@ def summed(context: Context, function: Function, args: Arguments, kwargs: Keywor
     output = function(*args, **kwargs)
     if operands.carriers == 0:
         return operands.mark(output)
-    return _damped(context, output)
+    return damped(context, output)
 
 
-def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat a normalisation or a lookup like `summed`; its output is an activation even if no input carries reward."""
-    _, args, kwargs = used(context, args, kwargs)
-    return _damped(context, function(*args, **kwargs))
-
-
-def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Apply the rule in force to function(input, weight, bias, ...); a computed weight shares as a factor."""
-    if len(args) >= 3:
-        inputs, weight, bias, *rest = args
-        named = kwargs
-    else:
-        named = dict(zip(("input", "weight"), args, strict=False)) | kwargs
-        inputs, weight, bias, rest = named.pop("input"), named.pop("weight"), named.pop("bias", None), []
-
-    def operation(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
-        return function(inputs, weight, bias, *rest, **named)
-
-    if weight.requires_grad and not is_weight(weight):
-        bias = None if bias is None else used_weight(bias, context.magnitude_floor)
-        share = 0.5 if inputs.requires_grad else 1.0
-        return _damped(context, operation(_scaled(inputs, share), _scaled(weight, share), bias))
-    return context.rule(operation, inputs, weight, bias, floor=context.magnitude_floor)
-
-
-_ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in the order of the arguments
-
-
-def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
-    named = [kwargs[name] for name in _ADDED if name in kwargs]
-    bias, inputs, weight, *rest = *args, *named
-    kwargs = {name: value for name, value in kwargs.items() if name not in _ADDED}
-
-    def operation(a: Tensor, w: Tensor, b: Tensor | None) -> Any:
-        return function(a.new_zeros(()) if b is None else b, a, w, *rest, **kwargs)
-
-    return linear(context, operation, (inputs, weight, bias), {})
-
-
-def _damped(context: Context, output: Any) -> Any:
+def damped(context: Context, output: Any) -> Any:
+    """Damp the credit at sums by the epsilon of the rule in force."""
     if isinstance(output, Tensor):
         return credit.damped(output, context.rule.damping)
-    return type(output)(_damped(context, item) if isinstance(item, Tensor) else item for item in output)
+    return type(output)(damped(context, item) if isinstance(item, Tensor) else item for item in output)
 
 
-def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
-    """Share the reward of a product equally among the factors that carry reward; parameters and constants take none.
+def shared(context: Context, factors: Arguments) -> Arguments:
+    """Return the factors of a product so that, if rewards are conserved, those that carry reward share it equally.
 
-    Achtibat et al. 2024 (AttnLRP), eq. 11. With `adds`, products are added up (matmul, einsum), and the sum is damped.
+    Achtibat et al. 2024 (AttnLRP), eq. 11. Else each has the ordinary backward, as if the others were constants.
     """
-    operands, args, kwargs = used(context, args, kwargs)
-    if operands.carriers > 1:
-        share = 1 / operands.carriers
-        args = tuple(_scaled(value, share) for value in args)
-        kwargs = {name: _scaled(value, share) for name, value in kwargs.items()}
-    output = function(*args, **kwargs)
-    if operands.carriers == 0 and (operands.constants == 0 or not adds):
-        return operands.mark(output)
-    return _damped(context, output) if adds or operands.weights else output
+    carriers = sum(1 for factor in flat(factors) if carries(factor))
+    if not context.conserving or carriers < 2:
+        return factors
+    return tuple(_scaled(factor, 1 / carriers) for factor in factors)
+
+
+def flat(values: Any) -> Iterator[Any]:
+    """Yield arguments, those within lists and tuples one by one."""
+    for value in values:
+        if type(value) in (list, tuple):
+            yield from flat(value)
+        else:
+            yield value
+
+
+def carries(value: Any) -> bool:
+    """Whether an argument is an activation that takes a reward."""
+    return isinstance(value, Tensor) and value.requires_grad and not is_weight(value)
 
 
 def _scaled(value: Any, share: float) -> Any:
-    if isinstance(value, Tensor) and value.requires_grad and not is_weight(value):
-        return credit.scaled(value, share)
     if type(value) in (list, tuple):
         return type(value)([_scaled(item, share) for item in value])
-    return value
-
-
-def elementwise_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Multiply elementwise: nothing is added up, so only a parameter's part is damped."""
-    return product(context, function, args, kwargs, adds=False)
-
-
-def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Divide: the numerator takes all the reward, an activation below is a mere scale (AttnLRP, identity rule)."""
-    numerator, denominator, *rest = args
-    if isinstance(denominator, Tensor) and not is_weight(denominator):
-        carries = isinstance(numerator, Tensor) and numerator.requires_grad
-        denominator = denominator.detach() if carries else denominator
-    return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
+    return credit.scaled(value, share) if carries(value) else value

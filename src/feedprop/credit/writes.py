@@ -22,13 +22,14 @@ def prepare_write(target: Tensor) -> None:
         with torch.no_grad():
             node.slope = node._forward_cls.compute_slope(node)
     for tensor in (base, target):
-        for attribute in ("_undamped", "_pre_activation", "_entry"):
+        for attribute in ("_undamped", "_pre_activation", "_entry", "_function_of"):
             tensor.__dict__.pop(attribute, None)
 
 
 def relu_in_place(z: Tensor) -> Tensor:
     """ReLU in place; a damped `z` takes its damping from the result, so that no memory is added."""
     node: Any = z.grad_fn
+    z.__dict__.pop("_function_of", None)
     if z._base is None and isinstance(node, DAMPED_NODES) and node.damping is None and node.rectified is None:
         z.__dict__.pop("_undamped", None)
         torch.relu_(z)

@@ -35,6 +35,9 @@ class Composite:
         by_name: glob over module paths as in `named_modules()`, "features.*", to rule; a match holds for all inside it.
         first: for the first linear or convolution layer, in the order of `named_modules()`.
         last: for the last one.
+        conserving: whether reward is conserved where activations are multiplied, divided or normalised. False, for
+            training, takes the ordinary backward there; True, for explaining, shares the reward of a product equally
+            among its factors and holds what a normalisation divides by constant (Achtibat et al. 2024, AttnLRP).
         allow_unmatched: do not refuse patterns that match nothing; for presets.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -51,12 +54,13 @@ class Composite:
         by_name: Mapping[str, Rule] | None = None,
         first: Rule | None = None,
         last: Rule | None = None,
+        conserving: bool = False,
         allow_unmatched: bool = False,
     ) -> None:
         self.default = Epsilon() if default is None else default
         self.by_type, self.by_name = dict(by_type or {}), dict(by_name or {})
         self.first, self.last = first, last
-        self.allow_unmatched = allow_unmatched
+        self.conserving, self.allow_unmatched = bool(conserving), allow_unmatched
         for rule in (self.default, first, last, *self.by_type.values(), *self.by_name.values()):
             if rule is not None and not isinstance(rule, Rule):
                 raise TypeError(f"a composite takes rules such as feedprop.rules.Epsilon(), not {rule!r}")

@@ -6,6 +6,19 @@ from feedprop.rules.composite import CONVOLUTIONS, Composite
 from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
 
 
+def training(epsilon: float = 0.0) -> Composite:
+    """Return what `attach` takes by itself: Epsilon, with the ordinary backward of products and normalisations."""
+    return Composite(Epsilon(epsilon))
+
+
+def conserving(epsilon: float = 0.0) -> Composite:
+    """Return Epsilon with rewards conserved in attention, gates and normalisations (Achtibat et al. 2024, AttnLRP).
+
+    For explaining. `Composite(Gamma(0.25), conserving=True)` combines that with another rule.
+    """
+    return Composite(Epsilon(epsilon), conserving=True)
+
+
 def published() -> Composite:
     """Return LRP-epsilon everywhere, epsilon = 1e-6 (Weber et al. 2023, section 4.1)."""
     return Composite(Epsilon(1e-6))

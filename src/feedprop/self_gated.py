@@ -1,0 +1,105 @@
+"""Recognises activations that are written out, x * sigmoid(x), 0.5 * x * (1 + tanh(...)): each passes by its secant.
+
+Swish, GELU and their kin multiply x by a function of the same x (Ramachandran et al. 2017, "self-gated"). As a product
+of two factors, x would take the credit of the one and of the other; as the activation that it is, c_x = c_y y / x, like
+`F.silu` and `F.gelu`. To know them, each elementwise result remembers the tensors that it is a function of.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.treatments import Arguments, Context, Function, Keywords, Treatment, carries
+
+_Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
+
+
+def tracked(treatment: Treatment, *, multiplies: bool) -> Treatment:
+    """Return a treatment whose results know what they are functions of; `multiplies`: by constants, multiples."""
+
+    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        output = treatment(context, function, args, kwargs)
+        factors = [value for value in args if carries(value)]
+        if carries(output) and all(_is_number(value) or carries(value) for value in args):
+            if len(factors) == 1 and factors[0] is not output:
+                _remember(output, [(x, multiple and multiplies) for x, multiple in _sources(factors[0])])
+            elif len(factors) == 2:
+                _remember(output, [(x, False) for x, _, _ in _common(*factors)])
+        return output
+
+    return treat
+
+
+def self_gated(treatment: Treatment) -> Treatment:
+    """Return the treatment of a product or quotient that takes x g(x) as one activation."""
+    plain = tracked(treatment, multiplies=True)
+
+    def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if len(args) != 2 or kwargs or not (carries(args[0]) and carries(args[1])):
+            return plain(context, function, args, kwargs)
+        common = _common(*args)
+        if not common or common[0][1] == common[0][2] or common[0][0].shape != args[0].shape:
+            return plain(context, function, args, kwargs)
+        x = common[0][0]
+        with torch.no_grad():
+            values = function(*args)
+        output = credit.secant(lambda _: values, x)
+        context.remember(output, x)
+        _remember(output, [(x, False) for x, _, _ in common])
+        return output
+
+    return treat
+
+
+def copied(target: Tensor, others: Arguments) -> Tensor:
+    """Return a copy of what is going to be overwritten, of which the other arguments are functions as they were."""
+    copy = target.clone()
+    if not carries(target):
+        return copy
+    hand_on(target, copy)
+    for other in others:
+        if carries(other) and other is not target:
+            _remember(other, [(copy if x is target else x, multiple) for x, multiple in _sources(other)][1:])
+    return copy
+
+
+def hand_on(result: Tensor, target: Tensor) -> None:
+    """Let a tensor that holds the values of another know of what they are a function."""
+    target._function_of = getattr(result, "_function_of", None)  # type: ignore[attr-defined]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an argument is the same for all elements."""
+    return not isinstance(value, Tensor) or (value.numel() == 1 and not value.requires_grad)
+
+
+def _remember(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
+    if torch.compiler.is_compiling():
+        kept: list[_Source] = [(x, 0, multiple) for x, multiple in sources]
+    else:  # weakly: the model's code holds x if it is going to multiply by x
+        kept = [(weakref.ref(x), x._version, multiple) for x, multiple in sources]
+    output._function_of = kept  # type: ignore[attr-defined]
+
+
+def _sources(value: Tensor) -> Iterator[tuple[Tensor, bool]]:
+    """Yield the tensors that `value` is a function of, itself first, and whether it is a multiple of them."""
+    yield value, True
+    for x, version, multiple in getattr(value, "_function_of", None) or ():
+        if torch.compiler.is_compiling():
+            yield x, multiple
+            continue
+        tensor = x()
+        if tensor is not None and tensor._version == version:
+            yield tensor, multiple
+
+
+def _common(a: Tensor, b: Tensor) -> list[tuple[Tensor, bool, bool]]:
+    """Return what both are functions of, the nearest first, and whether each is a multiple of it."""
+    of_b = list(_sources(b))
+    return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if x is y]
