@@ -118,7 +118,11 @@ def converted(context: Context, function: Function, args: Arguments, kwargs: Key
     """Convert to another type; the answer of a comparison becomes a step function."""
     source = args[0] if args else None
     if source is None or not hasattr(source, "_compared"):
-        return ordinary(context, function, args, kwargs)
+        output = ordinary(context, function, args, kwargs)
+        entry = getattr(source, "_entry", None)
+        if entry is not None and output.is_floating_point():  # spikes that mixed precision brings to float32
+            output._entry = entry
+        return output
     rest = args[1:]
     plain = function(*args, **kwargs)
     if not plain.is_floating_point():

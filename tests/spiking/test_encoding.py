@@ -52,9 +52,10 @@ def test_what_is_refused() -> None:
 def test_reading_a_series(tmp_path: Path) -> None:
     file = tmp_path / "task.ts"
     file.write_text("@problemName x\n@classLabel true a b\n@data\n1,2,3:4,5,6:b\n7,8:9,10:a\n")
-    sequences, labels = read_ts(file)
+    sequences, labels, classes = read_ts(file)
     assert sequences.tolist() == [[[1, 4], [2, 5], [3, 6]], [[7, 9], [8, 10], [0, 0]]]
     assert labels.tolist() == [1, 0]
+    assert classes == ("a", "b")
 
 
 def test_a_series_that_cannot_be_read(tmp_path: Path) -> None:

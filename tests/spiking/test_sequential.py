@@ -9,6 +9,7 @@ from torch import nn
 from feedprop import FeedpropError, attach, attached
 from feedprop.rewards import GivenReward
 from feedprop.spiking import LIF, LeakyIntegrator, SpikingResidual, SpikingSequential, State
+from feedprop.spiking.activity import activity
 from feedprop.spiking.models import lif_cnn, lif_cnn5, lif_mlp
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -137,6 +138,15 @@ def test_models_of_the_literature(build, inputs: torch.Tensor) -> None:
         timed = build(steps=None)
         timed.load_state_dict(network.state_dict())
         assert torch.equal(timed(inputs.expand(3, *inputs.shape)), network(inputs))
+
+
+def test_deep_networks_are_not_silent_at_first() -> None:
+    """Where no spike arrives there is no feedback, so that a network that is silent inside never learns."""
+    rates = [
+        row.rate for row in activity(lif_cnn5(channels=1, size=(12, 16)), torch.rand(2, 1, 12, 16)) if not row.dense
+    ]
+    assert len(rates) == 6
+    assert min(rates) > 0.01
 
 
 @pytest.mark.parametrize("build", [lif_mlp, lif_cnn])

@@ -37,14 +37,14 @@ def test_mlp():
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 17, 40), (1, 16, 16)])
 @pytest.mark.parametrize("make", [MLP, LeNet, VGG])
 def test_any_image_that_is_large_enough_fits(make, shape):
-    outputs = check_fit(make(shape, 7), torch.randn(2, *shape), classes=7, name="model")
+    outputs = check_fit(make(shape, 7), torch.randn(2, *shape), samples=2, classes=7, name="model")
     assert outputs.shape == (2, 7)
 
 
 def test_the_check_leaves_no_trace():
     model, inputs = VGG((3, 8, 8), 2, batch_norm=True), torch.randn(2, 3, 8, 8)
     before = torch.get_rng_state()
-    check_fit(model, inputs, classes=2, name="model")
+    check_fit(model, inputs, samples=2, classes=2, name="model")
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert all(int(layer.num_batches_tracked) == 0 for layer in model if isinstance(layer, nn.BatchNorm2d))
@@ -52,7 +52,7 @@ def test_the_check_leaves_no_trace():
 
 def test_lazy_layers_take_their_size_from_the_data():
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
-    check_fit(model, torch.randn(2, 3, 5), classes=4, name="lazy")
+    check_fit(model, torch.randn(2, 3, 5), samples=2, classes=4, name="lazy")
     assert model[1].weight.shape == (4, 15)
 
 
@@ -62,7 +62,7 @@ def test_errors_of_the_package_pass_unchanged():
             raise FeedpropError("mend this")
 
     with pytest.raises(FeedpropError, match=r"^mend this$"):
-        check_fit(Refusing(), torch.zeros(2, 2), classes=2, name="refusing")
+        check_fit(Refusing(), torch.zeros(2, 2), samples=2, classes=2, name="refusing")
 
 
 def test_share_of_near_zero_weights_by_hand():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from torch import nn
 
 from feedprop.spiking.neuron import LIF
 from feedprop.spiking.sequential import SpikingSequential
+
+Size = int | tuple[int, int]  # of an image: its side, or height and width
 
 
 def lif_mlp(
@@ -28,32 +31,40 @@ def lif_mlp(
 
 
 def lif_cnn(
-    classes: int = 10, *, channels: int = 1, size: int = 28, steps: int | None = 15, beta: float = 0.9
+    classes: int = 10, *, channels: int = 1, size: Size = 28, steps: int | None = 15, beta: float = 0.9
 ) -> SpikingSequential:
     """Return conv 12 - LIF - pool - conv 64 - LIF - pool - linear - LIF, kernels of 5 (snnTorch's tutorial network)."""
-    left = ((size - 4) // 2 - 4) // 2
+    left = math.prod(((side - 4) // 2 - 4) // 2 for side in _sides(size))
     return SpikingSequential(
         *(nn.Conv2d(channels, 12, 5), LIF(beta), nn.MaxPool2d(2)),
         *(nn.Conv2d(12, 64, 5), LIF(beta), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(64 * left * left, classes), LIF(beta)),
+        *(nn.Flatten(), nn.Linear(64 * left, classes), LIF(beta)),
         steps=steps,
     )
 
 
 def lif_cnn5(
-    classes: int = 10, *, channels: int = 3, size: int = 32, steps: int | None = 25, beta: float = 0.9
+    classes: int = 10, *, channels: int = 3, size: Size = 32, steps: int | None = 25, beta: float = 0.9
 ) -> SpikingSequential:
     """Return five 3x3 convolutions of 30, 150, 250, 200 and 100 channels and a linear layer, without biases.
 
-    LIF neurons after each, maximum pooling after the first four (Weber et al. 2023: CIFAR-10, 25 steps).
+    LIF neurons after each, maximum pooling after the first four (Weber et al. 2023: CIFAR-10, 25 steps). Weights begin
+    as He et al. 2015 have them: as torch has them, no spike reaches the last layers, and what is silent learns nothing.
     """
     layers: list[nn.Module] = []
+    height, width = _sides(size)
     for inner, outer, padding in ((channels, 30, 2), (30, 150, 1), (150, 250, 1), (250, 200, 2), (200, 100, 2)):
         layers += [nn.Conv2d(inner, outer, 3, padding=padding, bias=False), LIF(beta)]
-        size += 2 * padding - 2
+        height, width = height + 2 * padding - 2, width + 2 * padding - 2
         if outer != 100:
             layers.append(nn.MaxPool2d(2))
-            size //= 2
-    return SpikingSequential(
-        *layers, nn.Flatten(), nn.Linear(100 * size * size, classes, bias=False), LIF(beta), steps=steps
-    )
+            height, width = height // 2, width // 2
+    layers += [nn.Flatten(), nn.Linear(100 * height * width, classes, bias=False), LIF(beta)]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    return SpikingSequential(*layers, steps=steps)
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +11,16 @@ from torch import Tensor
 from feedprop.errors import FeedpropError
 
 
-def read_ts(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Return (sequences, labels): (cases, steps, channels) float and (cases,) from 0; steps after a shorter end are 0.
+class TimeSeries(NamedTuple):
+    """Sequences (cases, steps, channels), labels (cases,) from 0, and the name of each class."""
+
+    sequences: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def read_ts(path: str | Path) -> TimeSeries:
+    """Read a file; steps after the end of a shorter sequence are 0.
 
     Raises:
         FeedpropError: the file is missing, or is not in the .ts format with class labels.
@@ -40,7 +49,8 @@ def read_ts(path: str | Path) -> tuple[Tensor, Tensor]:
             labels.append(classes.index(label))
     if not sequences:
         raise FeedpropError(f"{path} holds no cases after @data")
-    return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True), torch.tensor(labels)
+    padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+    return TimeSeries(padded, torch.tensor(labels), tuple(classes))
 
 
 def japanese_vowels(folder: str | Path, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -50,4 +60,4 @@ def japanese_vowels(folder: str | Path, *, train: bool) -> tuple[Tensor, Tensor]
         folder: where `timeseries/JapaneseVowels_eq_TRAIN.ts` lies.
         train: the 270 cases to train on, otherwise the 370 to test.
     """
-    return read_ts(Path(folder) / "timeseries" / f"JapaneseVowels_eq_{'TRAIN' if train else 'TEST'}.ts")
+    return read_ts(Path(folder) / "timeseries" / f"JapaneseVowels_eq_{'TRAIN' if train else 'TEST'}.ts")[:2]

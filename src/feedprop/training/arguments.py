@@ -15,11 +15,11 @@ from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import CONFIG
 from feedprop.training.components import KINDS, Component, add_component, nearest
 from feedprop.training.config import (
-    DEFAULT_LEARNING_RATES,
-    DEFAULT_NAMES,
     KINDS_OF_METHOD,
     Config,
     Settings,
+    default_arguments,
+    default_names,
     read_yaml,
 )
 from feedprop.training.parser import OneSentenceParser
@@ -74,7 +74,7 @@ def parse_train(argv: Sequence[str]) -> Config:
     stored = {key: value for key, value in stored.items() if key not in KINDS or key in KINDS_OF_METHOD[method]}
     names = _names(words, stored, method)
     for kind, name in names.items():
-        if kind in stored and stored[kind].get("name", DEFAULT_NAMES[kind]) != name:
+        if kind in stored and stored[kind].get("name", default_names(names["model"])[kind]) != name:
             stored[kind] = {"name": name}  # another component: the options of the stored one are not its own
     parser = _parser(names, method)
     parsed = parser.parse_args([*_stored_words(stored), *words])
@@ -113,9 +113,9 @@ def _parser(names: Mapping[str, str], method: str) -> ArgumentParser:
     parser.add_class_arguments(Settings, None, skip={"overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the output folder")
     for kind, name in names.items():
-        default = name == DEFAULT_NAMES[kind]
-        learning_rate = {"lr": DEFAULT_LEARNING_RATES[method]} if kind == "optimizer" and default else {}
-        add_component(parser, kind, name, learning_rate)
+        default = name == default_names(names["model"])[kind]
+        arguments = default_arguments(kind, model=names["model"], method=method) if default else {}
+        add_component(parser, kind, name, arguments)
     return parser
 
 
@@ -173,10 +173,12 @@ def _options_of(kind: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _names(words: Sequence[str], stored: Mapping[str, Any], method: str) -> dict[str, str]:
     """Return which component is wanted of each kind: as in the command, else as in the file, else the default."""
-    names = {}
-    for kind in KINDS_OF_METHOD[method]:
+    names: dict[str, str] = {}
+    for kind in ("model", *KINDS_OF_METHOD[method]):  # the model decides about the defaults of the others
         given = _take(words, f"{kind}.name")[0]
-        names[kind] = given[-1] if given else stored.get(kind, {}).get("name", DEFAULT_NAMES[kind])
+        default = default_names(names.get("model", ""))[kind]
+        names[kind] = given[-1] if given else stored.get(kind, {}).get("name", default)
+    names = {kind: names[kind] for kind in KINDS_OF_METHOD[method]}
     for kind in KINDS:
         if kind not in names and any(word.startswith(f"--{kind}.") for word in words):
             other = "backprop" if method == "lfp" else "lfp"

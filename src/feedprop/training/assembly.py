@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training.config import Config
-from feedprop.training.data import Normalisation, Splits, load, loader
+from feedprop.training.data import Normalisation, SequenceData, Splits, load, loader
 from feedprop.training.evaluation import Objective
 from feedprop.training.models import check_fit
+from feedprop.training.spiking import fires
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,44 @@ class Parts:
 
 
 def assemble(config: Config, *, normalisation: Normalisation | None = None) -> Parts:
-    """Load the data, make the model and the objective, and see on two samples that they fit."""
+    """Load the data, make the model and the objective, and see on two samples that they fit.
+
+    The spiking networks take inputs as they are: an image is a current of intensities in [0, 1], and where it is 0,
+    nothing is to be computed.
+    """
     data = load(
         config.component("data"),
         seed=config.settings.seed,
         validation_fraction=config.settings.validation_fraction,
-        normalisation=normalisation,
+        normalisation=Normalisation((), ()) if config.spiking else normalisation,
     )
     inputs, targets = next(iter(loader(data.train, batch_size=2)))
-    model = make_model(config, shape=tuple(inputs.shape[1:]), classes=len(data.classes))
+    timed = isinstance(data.train, SequenceData)
+    model = make_model(config, shape=tuple(inputs.shape[1 + timed :]), classes=len(data.classes), timed=timed)
     objective = make_objective(config)
-    outputs = check_fit(model, inputs, classes=len(data.classes), name=config.component("model").name)
+    try:
+        outputs = check_fit(
+            model, inputs, samples=len(targets), classes=len(data.classes), name=config.component("model").name
+        )
+    except FeedpropError as error:
+        if not timed:
+            raise
+        raise FeedpropError(f"{error}; batches of sequences are time-first, as --model lif_mlp takes them") from error
     objective.check(outputs, targets)
     return Parts(data, model, objective)
 
 
-def make_model(config: Config, *, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Make the model for inputs of this shape."""
+def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: bool) -> nn.Module:
+    """Make the model for inputs of this shape (at one step, if they are sequences)."""
     component = config.component("model")
-    model = component.make(inputs=shape, classes=classes, num_classes=classes)
+    model = component.make(inputs=shape, classes=classes, num_classes=classes, timed=timed)
     if not isinstance(model, nn.Module):
         raise FeedpropError(f"--model {component.name} makes a {type(model).__name__}, not a torch.nn.Module")
+    if config.settings.method == "backprop" and fires(model):
+        raise FeedpropError(
+            f"--method backprop cannot train {component.name}: its neurons fire by a step function, which has "
+            f"derivative 0; leave --method out, or name a model of snnTorch's neurons, which have a surrogate gradient"
+        )
     return model
 
 

@@ -17,6 +17,7 @@ from feedprop.errors import FeedpropError
 
 _TOYS = "feedprop.training.toys"
 _MODELS = "feedprop.training.models"
+_SPIKING = "feedprop.training.spiking"
 _TORCHVISION = "torchvision.datasets"
 
 
@@ -51,6 +52,7 @@ KINDS: Mapping[str, Kind] = {
             "cifar10": f"{_TORCHVISION}.CIFAR10",
             "cifar100": f"{_TORCHVISION}.CIFAR100",
             "image_folder": "feedprop.training.images.image_folder",
+            "time_series": "feedprop.training.sequences.time_series",
         },
         withheld=frozenset(
             {"train", "split", "download", "transform", "target_transform", "transforms", "loader", "seed"}
@@ -58,8 +60,16 @@ KINDS: Mapping[str, Kind] = {
     ),
     "model": Kind(
         "model",
-        {"mlp": f"{_MODELS}.MLP", "lenet": f"{_MODELS}.LeNet", "vgg": f"{_MODELS}.VGG"},
-        filled={"inputs": Sequence[int] | None, "classes": int | None, "num_classes": int | None},
+        {
+            **{"mlp": f"{_MODELS}.MLP", "lenet": f"{_MODELS}.LeNet", "vgg": f"{_MODELS}.VGG"},
+            **{name: f"{_SPIKING}.{name}" for name in ("lif_mlp", "lif_cnn", "lif_cnn5")},
+        },
+        filled={
+            "inputs": Sequence[int] | None,
+            "classes": int | None,
+            "num_classes": int | None,
+            "timed": bool | None,
+        },
     ),
     "optimizer": Kind(
         "optimizer", {}, "torch.optim", "torch.optim.optimizer.Optimizer", withheld=frozenset({"params"})

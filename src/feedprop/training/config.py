@@ -33,6 +33,31 @@ DEFAULT_NAMES: Mapping[str, str] = {
 }
 # SGD's own default of 0.001 is too small for either method; feedback is proportional to |w|, hence the larger rate
 DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lfp": 1.0, "backprop": 0.1}
+SPIKING_MODELS = ("lif_mlp", "lif_cnn", "lif_cnn5")
+# as chosen in experiments/spiking; epsilon is of the size of the threshold
+SPIKING_NAMES: Mapping[str, str] = {
+    **DEFAULT_NAMES,
+    "reward": "feedprop.rewards.SpikeTargetReward",
+    "optimizer": "torch.optim.Adam",
+}
+SPIKING_LEARNING_RATE, SPIKING_EPSILON = 2e-3, 1.0
+
+
+def is_spiking(model: str) -> bool:
+    """Whether this is the name of one of feedprop's spiking networks."""
+    return model.removeprefix("feedprop.training.spiking.") in SPIKING_MODELS
+
+
+def default_names(model: str) -> Mapping[str, str]:
+    """Return which component is taken of each kind unless one is named."""
+    return SPIKING_NAMES if is_spiking(model) else DEFAULT_NAMES
+
+
+def default_arguments(kind: str, *, model: str, method: str) -> Mapping[str, Any]:
+    """Return the arguments in which the default component of this kind differs from its own defaults."""
+    if kind == "optimizer":
+        return {"lr": SPIKING_LEARNING_RATE if is_spiking(model) else DEFAULT_LEARNING_RATES[method]}
+    return {"epsilon": SPIKING_EPSILON} if kind == "rule" and is_spiking(model) else {}
 
 
 @dataclass(frozen=True)
@@ -104,6 +129,11 @@ class Config:
     def component(self, kind: str) -> Component:
         """Return the component of this kind."""
         return self.components[kind]
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the model is one of feedprop's spiking networks."""
+        return is_spiking(self.component("model").name)
 
     @property
     def title(self) -> str:

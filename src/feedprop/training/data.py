@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from feedprop.errors import FeedpropError
 from feedprop.training.checked import usable
 from feedprop.training.components import Component
-from feedprop.training.memory import Batch, TensorData
+from feedprop.training.memory import Batch, SequenceData, TensorData
 
-__all__ = ["Normalisation", "Source", "Splits", "TensorData", "load", "loader", "measure", "split_off"]
+__all__ = ["Normalisation", "SequenceData", "Source", "Splits", "TensorData", "load", "loader", "measure", "split_off"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def load(
         if isinstance(part, TensorData):
             key = id(part.inputs)
             bases.setdefault(key, normalisation(part.inputs))
-            parts[name] = TensorData(bases[key], part.targets, part.indices)
+            parts[name] = type(part)(bases[key], part.targets, part.indices)
         else:
             parts[name] = _Normalised(part, normalisation)
     return Splits(parts["training"], parts["validation"], parts["test"], source.classes, normalisation)

@@ -45,7 +45,8 @@ class Objective:
                 value = self(outputs, targets)
         except (ValueError, TypeError, RuntimeError, IndexError, Warning) as error:
             reason = " ".join(str(error).split())
-            raise FeedpropError(f"the {self.name} {label} does not fit {shapes}: {reason}") from error
+            hint = "; for spikes over time write --reward SpikeTargetReward" if outputs.ndim == 3 else ""
+            raise FeedpropError(f"the {self.name} {label} does not fit {shapes}: {reason}{hint}") from error
         if not isinstance(value, Tensor) or value.ndim != 0:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise FeedpropError(f"the {self.name} {label} must return one number for {shapes}, but returned {found}")
@@ -89,14 +90,26 @@ def evaluate(
     try:
         with torch.no_grad():
             for inputs, labels in batches:
-                outputs, targets = gather((model(inputs.to(device)), labels.to(device)))
+                outputs = model(inputs.to(device))
+                rows, targets = gather((batch_first(outputs), labels.to(device)))
+                outputs = batch_first(rows)  # its own inverse
                 mean.update(objective.sign * objective(outputs, targets), weight=len(targets))
-                metrics.update(outputs, targets)
+                metrics.update(scores(outputs), targets)
     finally:
         model.train(training)
     figures = metrics.compute()
     confusion = figures["confusion"].long().tolist()
     return Evaluation(float(mean.compute()), float(figures["accuracy"]), float(figures["f1"]), confusion)
+
+
+def batch_first(outputs: Tensor) -> Tensor:
+    """Turn spikes over time, (T, B, classes), to (B, T, classes) and back; other outputs stay as they are."""
+    return outputs.transpose(0, 1) if outputs.ndim == 3 else outputs
+
+
+def scores(outputs: Tensor) -> Tensor:
+    """Return one score per class, (B, classes): of spikes over time, (T, B, classes), how many there were."""
+    return outputs.sum(0) if outputs.ndim == 3 else outputs
 
 
 def near_zero_share(model: nn.Module) -> float:

@@ -17,7 +17,7 @@ from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOA
 from feedprop.training.config import Config
 from feedprop.training.devices import make_accelerator
 from feedprop.training.environment import describe
-from feedprop.training.evaluation import Evaluation, near_zero_share
+from feedprop.training.evaluation import Evaluation, near_zero_share, scores
 from feedprop.training.health import Health
 from feedprop.training.report import write_report
 from feedprop.training.run import Run, prepare
@@ -103,7 +103,7 @@ def _pass(run: Run, epoch: int) -> dict[str, float]:
         run.step += 1
         health.observe(inputs, outputs.detach())
         mean.update(objective.sign * value.detach(), weight=len(targets))
-        accuracy.update(outputs.detach(), targets)
+        accuracy.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
             health.check()
             shown = time.monotonic()

@@ -36,4 +36,13 @@ class TensorData(Dataset[Batch]):
 
     def select(self, chosen: Tensor) -> TensorData:
         """Return the chosen samples, without a copy."""
-        return TensorData(self.inputs, self.targets, self.indices[chosen])
+        return type(self)(self.inputs, self.targets, self.indices[chosen])
+
+
+class SequenceData(TensorData):
+    """Sequences in memory, (N, channels, T); a batch of them is time-first, (T, B, channels)."""
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return a whole batch at once."""
+        inputs, targets = super().__getitems__(indices)
+        return inputs.permute(2, 0, 1).contiguous(), targets

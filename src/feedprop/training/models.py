@@ -48,7 +48,7 @@ class LeNet(nn.Sequential):
     """
 
     def __init__(self, inputs: Sequence[int], classes: int, *, activation: str = "ReLU", dropout: float = 0.5) -> None:
-        channels, height, width = _image_shape("lenet", inputs, smallest=16)
+        channels, height, width = image_shape("lenet", inputs, smallest=16)
         act = _maker(activation)
         rows, columns = (height - 12) // 4, (width - 12) // 4
         super().__init__(
@@ -79,7 +79,7 @@ class VGG(nn.Sequential):
         dropout: float = 0.5,
         batch_norm: bool = False,
     ) -> None:
-        channels, height, width = _image_shape("vgg", inputs, smallest=8)
+        channels, height, width = image_shape("vgg", inputs, smallest=8)
         act = _maker(activation)
         layers: list[nn.Module] = []
         for stage in ((32, 64), (128, 128), (256, 256)):
@@ -106,12 +106,12 @@ def _dense(widths: Sequence[int], classes: int, activation: Callable[[], nn.Modu
     return [*layers, nn.Linear(widths[-1], classes)]
 
 
-def _image_shape(model: str, inputs: Sequence[int], *, smallest: int) -> tuple[int, int, int]:
+def image_shape(model: str, inputs: Sequence[int], *, smallest: int, instead: str = "mlp") -> tuple[int, int, int]:
     """Return channels, height and width, or say why this shape is no image that the network can take."""
     if len(inputs) != 3 or min(inputs[1:]) < smallest:
         raise FeedpropError(
             f"{model} needs images (channels, height, width) of at least {smallest}x{smallest} pixels, but one input "
-            f"of the data has shape {tuple(inputs)}; --model mlp takes any shape"
+            f"of the data has shape {tuple(inputs)}; --model {instead} takes any shape"
         )
     return inputs[0], inputs[1], inputs[2]
 
@@ -136,10 +136,11 @@ def _call_activation(name: str, make: Callable[[], object]) -> object:
         raise FeedpropError(f"--model.activation: {name} cannot be made without arguments: {error}") from error
 
 
-def check_fit(model: nn.Module, inputs: Tensor, *, classes: int, name: str) -> Tensor:
-    """Run the model on two inputs as in evaluation and return its outputs; refuse what is not one score per class.
+def check_fit(model: nn.Module, inputs: Tensor, *, samples: int, classes: int, name: str) -> Tensor:
+    """Run the model on a few inputs as in evaluation and return its outputs; refuse what is not one score per class.
 
-    Lazy layers take their sizes from this call.
+    Outputs are (samples, classes), or spikes over time, (T, samples, classes). Lazy layers take their sizes from this
+    call.
     """
     shape = tuple(inputs.shape[1:])
     training = model.training
@@ -153,15 +154,15 @@ def check_fit(model: nn.Module, inputs: Tensor, *, classes: int, name: str) -> T
         raise FeedpropError(f"the model {name} cannot take inputs of shape {shape}: {reason}") from error
     finally:
         model.train(training)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
+    if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3) or outputs.shape[-2] != samples:
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise FeedpropError(
-            f"the model {name} must return one score per class, shape {(len(inputs), classes)} for {len(inputs)} "
-            f"inputs, but returned {found}"
+            f"the model {name} must return one score per class, shape {(samples, classes)} for {samples} inputs, or "
+            f"spikes over time, (steps, {samples}, {classes}), but returned {found}"
         )
-    if outputs.shape[1] != classes:
+    if outputs.shape[-1] != classes:
         raise FeedpropError(
-            f"the model {name} has {outputs.shape[1]} outputs, but the data has {classes} classes, labels 0 to "
+            f"the model {name} has {outputs.shape[-1]} outputs, but the data has {classes} classes, labels 0 to "
             f"{classes - 1}; give the model {classes} outputs"
         )
     return outputs
