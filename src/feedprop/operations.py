@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feedprop import attention, elementwise, normalisation, products, self_gated, treatments
+from feedprop import attention, elementwise, normalisation, products, recurrent, self_gated, treatments
 from feedprop.in_place import in_place, optionally_in_place
 from feedprop.treatments import TREATMENTS, Function, Limits, Treatment
 
@@ -215,6 +215,7 @@ def _fill() -> None:
     ):
         _register(names, treatment)
     TREATMENTS.update({getattr(functional, name): t for name, t in normalisation.NORMALISATIONS.items()})
+    TREATMENTS.update(recurrent.RECURRENT)
     for name, limits in _activations().items():
         _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE.split()))
     TREATMENTS.update(dict.fromkeys(_attributes(), treatments.neutral))
