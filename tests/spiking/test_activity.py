@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from feedprop.spiking import LIF, SpikingSequential
-from feedprop.spiking.activity import activity
+from feedprop.spiking import LIF, LeakyIntegrator, Recurrent, SpikingSequential, Synaptic
+from feedprop.spiking.activity import activity, traces
 
 
 def test_by_hand() -> None:
@@ -18,6 +18,8 @@ def test_by_hand() -> None:
     assert (first.layer, first.operations, first.dense) == ("layers.0", 3 * 2, 6 * 2)
     assert (neurons.layer, neurons.spikes, neurons.rate) == ("layers.1", 1, 0.25)
     assert (second.operations, second.dense) == (1 * 4, 4 * 4)
+    assert (first.passes, second.passes) == (2, 2)
+    assert (neurons.size, second.size) == (2 * 2, 0)
 
 
 def test_convolutions_count_their_borders() -> None:
@@ -27,6 +29,32 @@ def test_convolutions_count_their_borders() -> None:
     conv, _ = activity(network, image)
     assert conv.operations == 4 * 2
     assert conv.dense == (4 * 4 + 8 * 6 + 4 * 9) * 2
+    assert conv.passes == 1
+
+
+def test_a_recurrent_connection_runs_at_every_step() -> None:
+    recurrent = Recurrent(nn.Linear(2, 2, bias=False), beta=0.0)
+    nn.init.zeros_(recurrent.connection.weight)
+    inputs = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]]).view(3, 1, 2).expand(3, 4, 2)
+    connection, neurons = activity(SpikingSequential(recurrent), inputs)
+    assert (connection.operations, connection.dense, connection.passes) == ((0 + 1 + 1) * 2, 3 * 2 * 2, 3)
+    assert (neurons.layer, neurons.spikes) == (
+        "layers.0",
+        3,
+    )  # the second is reset in the last step: 2 - 1 is not above 1
+
+
+@pytest.mark.parametrize(
+    "neuron", [LIF(0.9, threshold=0.5), Synaptic(0.5, 0.9), Recurrent(nn.Linear(4, 4)), LIF(reset="zero")]
+)
+def test_traces(neuron: LIF) -> None:
+    network = SpikingSequential(nn.Linear(3, 4), neuron, nn.Linear(4, 2), LIF(), LeakyIntegrator())
+    inputs = torch.rand(6, 2, 3) * 4
+    hidden, last = traces(network, inputs)
+    assert torch.equal(hidden.spikes, network[:2][1](network[0](inputs)))
+    assert torch.equal(hidden.spikes, (hidden.membranes > neuron.threshold).float())
+    assert (hidden.layer, last.layer, last.spikes.shape) == ("layers.1", "layers.3", (6, 2, 2))
+    assert not any("scan" in vars(module) for module in network.modules())
 
 
 def test_it_leaves_nothing_behind() -> None:

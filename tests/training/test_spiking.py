@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import feedprop
 from feedprop.rewards import GivenReward
 from feedprop.spiking import LIF, SpikingSequential, models
 from feedprop.training.components import Component
-from feedprop.training.data import load, loader
+from feedprop.training.data import Normalisation, Splits, TensorData, load, loader
 from feedprop.training.evaluation import Objective, evaluate
 from feedprop.training.memory import SequenceData
 from feedprop.training.spiking import lif_cnn, lif_cnn5, lif_mlp
+from feedprop.training.spiking_report import measure, pictures
+from feedprop.training.updates import Updates
 
 SERIES = ["--data", "time_series", "--data.problem", "Toy", "--data.root", "."]
 
@@ -74,6 +77,56 @@ def test_defaults_of_a_spiking_model(command, tmp_path):
     assert command(*words, *other, "--output", "other").code == 0
     config = yaml.safe_load((tmp_path / "other/config.yaml").read_text())
     assert (config["reward"]["name"], config["optimizer"]["lr"]) == ("SpikeRateReward", 1e-3)
+
+
+def test_the_report_of_a_spiking_network(series, tmp_path):
+    words = [*SERIES, "--model", "lif_mlp", "--model.hidden", "[4]", "--epochs", 2, "--batch_size", 2]
+    assert series("train", *words, "--output", "run").code == 0
+    spiking = json.loads((tmp_path / "run/results.json").read_text())["spiking"]
+    first, hidden, second, output = spiking["layers"]
+    assert (first["kind"], first["operations"], first["dense"]) == (
+        "Linear 2 → 4",
+        5 * 2 * 4,
+        5 * 2 * 4,
+    )  # no input is 0
+    assert second["dense"] == 5 * 4 * 2
+    assert second["operations"] == pytest.approx(hidden["spikes"] * 2)
+    assert hidden["rate"] == pytest.approx(hidden["spikes"] / (5 * 4))
+    assert spiking["rate"] == pytest.approx((hidden["spikes"] + output["spikes"]) / (5 * 6))
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(0 <= share <= 1 for row in rows for share in row["updates"].values())
+    page = (tmp_path / "run/report.html").read_text()
+    for words in ("spikes per inference", "multiply-accumulates, ", "Update sparsity", "Spikes of one sample",
+                  "Membranes of the output neurons", "see each step once", "Linear 2 → 4"):  # fmt: skip
+        assert words in page
+
+
+def test_an_image_is_seen_once_by_the_dense_network():
+    images = TensorData(torch.rand(3, 1, 4, 4), torch.arange(3))
+    data = Splits(images, images, images, ("a", "b", "c"), Normalisation((), ()))
+    network = lif_mlp((1, 4, 4), 3, hidden=(5,), steps=7)
+    found = measure(network, data, torch.device("cpu"))
+    assert [row["dense"] for row in found["layers"] if "dense" in row] == [16 * 5, 5 * 3]
+    titles = [title for title, _, drawn in pictures([{"epoch": 1, "updates": EVEN}], network, data) if drawn]
+    assert titles == ["Update sparsity", "Spikes of one sample", "Membranes of the output neurons"]
+
+
+EVEN = {"without_feedback": 0.5, "negligible": 0.5}
+
+
+def test_update_sparsity_by_hand():
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[2.0, 1.0, 1.0, 1.0]])
+    updates, optimizer = Updates(layer), torch.optim.SGD(layer.parameters(), lr=1.0)
+    for step in range(11):  # the first and the eleventh are watched
+        layer.weight.grad = (
+            torch.tensor([[0.0, 1.9e-3, 3e-3, -1e-3]]) if step else torch.tensor([[0.0, 0.0, 1.0, 3e-3]])
+        )
+        updates.step(optimizer)
+    # a thousandth of the largest is .002: two of four at first (0, 0), three of four then
+    assert updates.shares() == {"without_feedback": 3 / 8, "negligible": 5 / 8}
+    torch.testing.assert_close(layer.weight.data[0, 2], torch.tensor(1 - 1 - 10 * 3e-3))
+    assert updates.shares() == {"without_feedback": 0.0, "negligible": 0.0}
 
 
 def test_a_sequence_is_learned_and_evaluated(series, tmp_path):

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+
+from feedprop.spiking import plots
+from feedprop.spiking.dynamics import Number
 
 INK, MUTED, LINE = "#1c2530", "#6b7683", "#dde2e8"
 COLOURS = ("#0b6e6e", "#d9772b", "#5b5fc7", "#b83a5e", "#5f8f2f", "#8a6d3b", "#3a7fb8", "#9a4fb0", "#777777", "#c2a500")
@@ -113,6 +117,19 @@ def boundaries(model: nn.Module, inputs: Tensor, targets: Tensor, *, classes: in
         axes.set_xlabel("first input")
         axes.set_ylabel("second input")
         return _png(figure)
+
+
+def raster(layers: Mapping[str, Tensor]) -> str:
+    """Draw when the neurons of one sample fired, a panel for each layer of spikes (T, 1, ...)."""
+    with rc_context({**_STYLE, "axes.grid": False}):
+        return _png(plots.raster(layers, colour=COLOURS[0], size=(5.2, 1.0 + 1.3 * len(layers))))
+
+
+def membranes(values: Tensor, threshold: Number, names: Sequence[str]) -> str:
+    """Draw the membranes (T, 1, neurons) of the first neurons of one sample."""
+    level = threshold if isinstance(threshold, float) else float(threshold.max())
+    with rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
+        return _svg(plots.membrane(values, threshold=level, most=len(COLOURS), names=names, size=(5.2, 3.2)))
 
 
 def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:

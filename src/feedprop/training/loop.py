@@ -21,6 +21,8 @@ from feedprop.training.evaluation import Evaluation, near_zero_share, scores
 from feedprop.training.health import Health
 from feedprop.training.report import write_report
 from feedprop.training.run import Run, prepare
+from feedprop.training.spiking import fires
+from feedprop.training.spiking_report import measure
 
 _SHOWN_EVERY_SECONDS = 0.2
 
@@ -82,6 +84,8 @@ def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
         "validation": {name: validation.objective, "accuracy": validation.accuracy},
         "seconds": time.monotonic() - started,
     }
+    if run.updates is not None:
+        row["updates"] = run.updates.shares()
     run.rows.append(row)
     return row, validation
 
@@ -120,7 +124,10 @@ def _update(run: Run) -> None:
     """Let the optimizer move, once enough batches are accumulated."""
     if run.accelerator.sync_gradients and run.config.settings.clip_norm is not None:
         run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.settings.clip_norm)
-    run.optimizer.step()
+    if run.updates is not None and run.accelerator.sync_gradients:
+        run.updates.step(run.optimizer)
+    else:
+        run.optimizer.step()
     if run.accelerator.sync_gradients and not run.accelerator.optimizer_step_was_skipped:
         run.schedule.after_step()
     run.optimizer.zero_grad()
@@ -150,8 +157,8 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
     for part in ("train", "validation"):
         for key, value in row[part].items():
             log.add_scalar(f"{key}/{part}", value, row["step"])
-    for key in ("learning_rate", "near_zero"):
-        log.add_scalar(key, row[key], row["step"])
+    for key, value in ({key: row[key] for key in ("learning_rate", "near_zero")} | row.get("updates", {})).items():
+        log.add_scalar(key, value, row["step"])
     log.flush()
 
 
@@ -165,7 +172,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     if not run.main:
         return
     name = run.parts.objective.name
-    results = {
+    results: dict[str, Any] = {
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
         "test": test.as_dict(name),
@@ -173,6 +180,8 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "classes": run.parts.data.classes,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
+    if fires(run.parts.model):
+        results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
     run.folder.write_json(RESULTS, results)
     write_report(run.folder, run.config, rows=run.rows, results=results, model=run.parts.model, data=run.parts.data)
     run.watch.say(

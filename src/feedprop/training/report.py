@@ -10,10 +10,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from torch import nn
 
-from feedprop.training import charts
+from feedprop.training import charts, spiking_report
 from feedprop.training.checkpoints import REPORT, RunFolder
 from feedprop.training.config import Config
-from feedprop.training.data import Splits, TensorData
+from feedprop.training.data import SequenceData, Splits, TensorData
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -34,6 +34,9 @@ def write_report(
         environment=_environment(results["environment"]),
         sizes={part: len(data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]  # sized
         per_class=_per_class(results),
+        samples=spiking_report.SAMPLES,
+        timed=isinstance(data.test, SequenceData),
+        activity=[_activity(row) for row in results.get("spiking", {"layers": []})["layers"]],
     )
     folder.write(REPORT, page)
 
@@ -41,11 +44,34 @@ def write_report(
 def _headlines(rows: Rows, results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (figure, what it is, remark) for the figures that matter most."""
     best, epochs = results["best_epoch"], len(rows)
-    return [
+    headlines = [
         (_percent(results["test"]["accuracy"]), "test accuracy", "best model, tested once"),
         (_percent(results["validation"]["accuracy"]), "validation accuracy", f"chosen at epoch {best} of {epochs}"),
         (_percent(results["near_zero"]), "weights near zero", "below ¼ of the layer's largest"),
         (_duration(results["environment"]["seconds"]), "wall time", results["environment"]["device"].partition(" ")[0]),
+    ]
+    return headlines + (_spiking_headlines(results["spiking"], rows[-1]["updates"]) if "spiking" in results else [])
+
+
+def _spiking_headlines(spiking: Mapping[str, Any], updates: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    operations, dense = spiking["operations"], spiking["dense"]
+    return [
+        (
+            _count(spiking["spikes"]),
+            "spikes per inference",
+            f"a neuron fires in {_percent(spiking['rate'])} of the steps",
+        ),
+        (_count(operations), "synaptic operations", "additions per inference"),
+        (
+            _count(dense),
+            "dense network's operations",
+            f"multiply-accumulates, {dense / max(operations, 1):.2g} times as many",
+        ),
+        (
+            _percent(updates["negligible"]),
+            "negligible updates",
+            f"{_percent(updates['without_feedback'])} had no feedback",
+        ),
     ]
 
 
@@ -73,11 +99,20 @@ def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Sp
             charts.confusion(results["test"]["confusion"], results["classes"]),
         ),
     ]
+    if "spiking" in results:
+        pictures += spiking_report.pictures(rows, model, data)
     if isinstance(data.test, TensorData) and tuple(data.test.inputs.shape[1:]) == (2,):
         inputs, targets = (part[data.test.indices] for part in (data.test.inputs, data.test.targets))
         drawn = charts.boundaries(model, inputs, targets, classes=len(data.classes))
         pictures.append(("Decision boundaries", "Areas are predictions, points are test data.", drawn))
     return [{"title": title, "remark": remark, "picture": Markup(drawn)} for title, remark, drawn in pictures]
+
+
+def _activity(row: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
+    """Return layer, kind, spikes, rate, synaptic operations and those of the dense network, as they are printed."""
+    spikes = (_count(row["spikes"]), _percent(row["rate"])) if "rate" in row else ("", "")
+    operations = (_count(row["operations"]), _count(row["dense"])) if "dense" in row else ("", "")
+    return (row["layer"], row["kind"], *spikes, *operations)
 
 
 def _per_class(results: Mapping[str, Any]) -> list[tuple[str, int, float]]:
@@ -114,6 +149,13 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_text, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
 
 
 def _percent(share: float) -> str:

@@ -16,6 +16,8 @@ from feedprop.training.data import loader
 from feedprop.training.evaluation import Evaluation, evaluate
 from feedprop.training.progress import Watch
 from feedprop.training.schedule import Schedule, make_schedule
+from feedprop.training.spiking import fires
+from feedprop.training.updates import Updates
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Run:
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
+    updates: Updates | None = None  # watched where what a step leaves alone is of interest: in spiking networks
 
     @property
     def main(self) -> bool:
@@ -89,4 +92,5 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         watch.say(f"note: {note}")
     parts.objective.module.to(accelerator.device)
     named = dict(zip(loaders, batches, strict=True))
-    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch)
+    updates = Updates(parts.model) if fires(parts.model) else None
+    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch, updates=updates)
