@@ -31,7 +31,20 @@ class Block(nn.Module):
         return self.activation(out)
 
 
+class Handwritten(nn.Module):
+    """Methods of tensors that torch writes in Python, and an activation and a normalisation written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.sigmoid(1.702 * x)
+        x = x * torch.rsqrt((x**2).mean(-1, keepdim=True) + 1e-5)
+        return 1 - x + 1 / (3 + x.square()) + x.unflatten(-1, (-1, 2)).norm(dim=-1, keepdim=True).flatten(-2).mean()
+
+
 NETWORKS = {
+    "transformer": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 8)), nn.TransformerEncoderLayer(8, 2, 8, activation="gelu", batch_first=True, dropout=0.0),
+        Handwritten(), nn.Flatten(), nn.Linear(16, 4),
+    ),
     "perceptron": lambda: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)),
     "convolutional": lambda: nn.Sequential(
         nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3, padding=1), Block(nn.ReLU(inplace=True)),
@@ -40,10 +53,12 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_compiled_equals_eager(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "conserving"), [*((name, False) for name in NETWORKS), ("transformer", True)], ids=str
+)
+def test_compiled_equals_eager(name: str, conserving: bool) -> None:
     torch._dynamo.reset()
-    model = attach(randomised(NETWORKS[name]()), rules.Epsilon(0.1))
+    model = attach(randomised(NETWORKS[name]()), rules.Composite(rules.Epsilon(0.1), conserving=conserving))
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     inputs, targets, reward = torch.randn(5, 16), torch.randint(4, (5,)), rewards.SoftmaxReward()
     for _ in range(2):

@@ -29,7 +29,7 @@ ORDINARY = """
     pixel_shuffle pixel_unshuffle channel_shuffle real repeat repeat_interleave reshape reshape_as resolve_conj
     resolve_neg roll rot90 scatter select slice_scatter select_scatter split split_with_sizes squeeze stack swapaxes
     swapdims t take take_along_dim tensor_split tile transpose tril triu unbind unflatten unfold unsqueeze view view_as
-    vsplit vstack
+    vsplit vstack view_as_complex view_as_real complex
     __getitem__ __setitem__ pad zero_ fill_ chain_matmul block_diag nan_to_num positive resize meshgrid
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -87,6 +88,8 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Call `function` by its treatment."""
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling() and getattr(function, "__module__", None) == "torch._tensor":
+            function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         treatment = TREATMENTS.get(function)
         if treatment is neutral or self.suspended:
             return function(*args, **kwargs)
@@ -98,7 +101,7 @@ class Propagation(TorchFunctionMode):
         return self._untreated(function, args, kwargs)
 
     def _untreated(self, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-        parts = _parts(function)
+        parts = _PARTS.get(function)
         if parts is not None:
             return self.by_parts(parts, *args, **kwargs)
         output = ordinary(self, function, args, kwargs)
@@ -169,30 +172,25 @@ def _version(tensor: Tensor) -> int:
     return 0 if torch.compiler.is_compiling() else tensor._version
 
 
-_PARTS: dict[Function, Function | None] = {}
+# Methods of tensors that torch writes in Python. Dynamo finds them in a table only by the object that it looked up itself.
+_METHODS = {method.__name__: method for method in vars(Tensor).values() if isinstance(method, FunctionType)}
 
 
-def _parts(function: Function) -> Function | None:
-    """A Python function of torch that calls others, as one that does not hand itself to the mode again."""
-    if function not in _PARTS:
-        made: Function | None = None
-        if isinstance(function, FunctionType) and function.__module__ in _COMPOSITE_MODULES:
-            refuse = dict.fromkeys(
-                ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), lambda *_: False
-            )
-            made = FunctionType(
-                function.__code__,
-                {**function.__globals__, **refuse},
-                function.__name__,
-                function.__defaults__,
-                function.__closure__,
-            )
-            made.__kwdefaults__ = function.__kwdefaults__
-        _PARTS[function] = made
-    return _PARTS[function]
+def _by_parts() -> Iterator[tuple[Function, Function]]:
+    """Yield Python functions of torch that call others, each with one that does not hand itself to the mode again."""
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    places = {"torch.nn.functional": nn.functional, "torch.functional": torch.functional, "torch._tensor": Tensor}
+    for module, place in places.items():
+        within = vars(sys.modules[module]) | dict.fromkeys(names, lambda *_: False)
+        for function in vars(place).values():
+            if isinstance(function, FunctionType) and function.__module__ == module:
+                code, defaults = function.__code__, function.__defaults__
+                made = FunctionType(code, within, function.__name__, defaults, function.__closure__)
+                made.__kwdefaults__ = function.__kwdefaults__
+                yield function, made
 
 
-_COMPOSITE_MODULES = ("torch.nn.functional", "torch.functional", "torch._tensor")
+_PARTS: dict[Function, Function] = dict(_by_parts())
 
 
 def _differentiable(output: Any) -> bool:
