@@ -1,0 +1,138 @@
+"""The models that feedprop is checked on, each as small as its constructor allows. To add one, add a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision import models
+
+CLASSES = 10
+BATCH = 3
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model, and the inputs that it is called with."""
+
+    name: str
+    source: str
+    build: Callable[[], nn.Module]
+    inputs: Callable[[], dict[str, Tensor]]
+    relu: bool = False  # no activation but ReLU and no product: its feedback is -|w| times the gradient
+    remark: str = ""
+
+
+def images(size: int, name: str = "x") -> Callable[[], dict[str, Tensor]]:
+    """Return what makes a batch of random images, as the argument `name`."""
+    return lambda: {name: torch.randn(BATCH, 3, size, size)}
+
+
+def _torchvision(name: str, size: int = 32, *, relu: bool = False, remark: str = "", **settings: Any) -> Listed:
+    def build() -> nn.Module:
+        return torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **settings)
+
+    return Listed(name, "torchvision", build, images(size), relu, remark)
+
+
+def _timm(name: str, size: int = 32, *, relu: bool = False, remark: str = "", **settings: Any) -> Listed:
+    def build() -> nn.Module:
+        import timm  # takes seconds, which only its models need wait for
+
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=CLASSES, **settings)
+        return model
+
+    return Listed(name, "timm", build, images(size), relu, remark)
+
+
+def _with_small_classifier(name: str, size: int, features: int) -> Listed:
+    """A network most of whose weights are in its classifier, with one of 32 units in its place."""
+
+    def build() -> nn.Module:
+        with torch.device("meta"):  # what is replaced is never made
+            model: nn.Module = torchvision.models.get_model(name, weights=None)
+        model.classifier = nn.Sequential(
+            nn.Linear(features, 32), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(32, CLASSES)
+        )
+        model.features.to_empty(device="cpu")
+        for module in model.features:
+            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                module.reset_parameters()
+        return model
+
+    return Listed(name, "torchvision", build, images(size), relu=True, remark="classifier of 32 units")
+
+
+TORCHVISION = [
+    _with_small_classifier("alexnet", 63, 9216),
+    _with_small_classifier("vgg11", 32, 25088),
+    _with_small_classifier("vgg11_bn", 32, 25088),
+    _torchvision("resnet18", relu=True),
+    _torchvision("resnet50", relu=True),
+    _torchvision("resnext50_32x4d", relu=True),
+    Listed(
+        "wide_resnet50_2",
+        "torchvision",
+        lambda: models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], CLASSES, width_per_group=128),
+        images(32),
+        relu=True,
+        remark="one block per stage",
+    ),
+    _torchvision("densenet121", relu=True),
+    _torchvision("squeezenet1_1", relu=True),
+    _torchvision("googlenet", relu=True, init_weights=False, remark="with its auxiliary outputs, rewarded too"),
+    _torchvision("inception_v3", 75, relu=True, init_weights=False, aux_logits=False),
+    _torchvision("shufflenet_v2_x0_5", relu=True),
+    _torchvision("mnasnet0_5", relu=True),
+    _torchvision("regnet_x_400mf", relu=True),
+    _torchvision("regnet_y_400mf", remark="squeeze and excite"),
+    _torchvision("mobilenet_v2", remark="ReLU6"),
+    _torchvision("mobilenet_v3_small", remark="hard swish, squeeze and excite"),
+    _torchvision("efficientnet_b0", stochastic_depth_prob=0.1, remark="SiLU, squeeze and excite, stochastic depth"),
+    _torchvision("efficientnet_v2_s", remark="SiLU, squeeze and excite, stochastic depth"),
+    _torchvision("convnext_tiny", remark="GELU, LayerNorm, LayerScale"),
+    _torchvision("swin_t", remark="shifted windows"),
+    _torchvision("swin_v2_t", remark="cosine attention"),
+    Listed(
+        "vit",
+        "torchvision",
+        lambda: models.VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=CLASSES),
+        images(32),
+        remark="`nn.MultiheadAttention`",
+    ),
+    Listed(
+        "maxvit",
+        "torchvision",
+        lambda: models.MaxVit((32, 32), 16, 2, [16, 32], [1, 1], 8, 0.2, num_classes=CLASSES),
+        images(32),
+        remark="block and grid attention",
+    ),
+]
+
+TIMM = [
+    _timm("resnet10t", relu=True, remark="blocks that start at 0"),
+    _timm("resnetv2_50", relu=True, remark="pre-activation"),
+    _timm("efficientnet_lite0", remark="ReLU6"),
+    _timm("mobilenetv4_conv_small", relu=True),
+    _timm("convnextv2_atto", remark="global response normalisation"),
+    _timm("eca_nfnet_l0", remark="no normalisation, standardised weights"),
+    _timm("mambaout_femto", remark="gated convolution"),
+    _timm("poolformer_s12", 64, remark="pooling for attention"),
+    _timm("edgenext_xx_small", remark="cross-covariance attention"),
+    _timm("mobilevit_xxs"),
+    _timm("xcit_nano_12_p16_224", depth=2),
+    _timm("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2),
+    _timm("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, depth=2, remark="two heads"),
+    _timm("beit_base_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=4),
+    _timm("eva02_tiny_patch14_224", 28, img_size=28, depth=2, remark="rotary embedding, SwiGLU"),
+    _timm("cait_xxs24_224", img_size=32, patch_size=8, depth=2, remark="class attention"),
+    _timm("convit_tiny", img_size=32, patch_size=8, depth=2, local_up_to_layer=1, remark="gated positional attention"),
+    _timm("swinv2_cr_tiny_224", 64, img_size=64, depths=(1, 1), num_heads=(2, 4), embed_dim=16),
+    _timm("pvt_v2_b0"),
+    _timm("coatnet_nano_rw_224", 64, img_size=64, remark="convolution and attention"),
+    _timm("sequencer2d_s", layers=(1, 1, 1, 1), remark="LSTM over rows and columns"),
+]

@@ -1,0 +1,21 @@
+"""Every listed model takes its step, and docs/models.md tells what it did."""
+
+import pytest
+from listed import Listed
+from one_step import one_step
+from table import PAGE, SOURCES, page, row
+
+LISTED = [listed for models in SOURCES.values() for listed in models]
+
+
+@pytest.mark.parametrize("listed", LISTED, ids=lambda listed: listed.name)
+def test_a_model_takes_its_step(listed: Listed) -> None:
+    assert row(listed, one_step(listed)) in PAGE.read_text().splitlines(), "python tests/models/table.py --write"
+
+
+def test_the_page_lists_these_models_and_no_others() -> None:
+    told = iter(line for line in PAGE.read_text().splitlines() if line.startswith("| ") and "| tensors |" not in line)
+    rows = {source: [next(told) for _ in models] for source, models in SOURCES.items()}
+    assert PAGE.read_text() == page(rows)
+    names = [line.split(" | ")[0] for lines in rows.values() for line in lines]
+    assert names == [f"| {listed.name}" for listed in LISTED]

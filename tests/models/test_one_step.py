@@ -1,0 +1,119 @@
+"""What one_step requires of a model, each seen to be required."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from listed import CLASSES, Listed
+from one_step import StepError, one_step
+from torch import Tensor, nn
+
+import feedprop
+
+
+class _Classifier(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.last = inner, nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.inner(x)))
+
+
+class _BehindTheBack(torch.autograd.Function):
+    """A linear layer that no torch function shows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, credit: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return credit @ weight, credit.T @ x
+
+
+class _Hidden(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return _BehindTheBack.apply(x, self.weight)
+
+
+class _Unused(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 6)
+        self.unused = nn.Parameter(torch.ones(3))
+
+
+class _Different(nn.Linear):
+    calls = itertools.count()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + next(self.calls)
+
+
+class _Lost(torch.autograd.Function):
+    """The identity, with a backward that divides by 0."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, credit: Tensor) -> Tensor:
+        return credit / 0
+
+
+class _Unbounded(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Lost.apply(super().forward(x))
+
+
+def _listed(inner: Callable[[], nn.Module]) -> Listed:
+    return Listed("small", "here", lambda: _Classifier(inner()), lambda: {"x": torch.rand(5, 4)})
+
+
+def test_what_is_right_passes() -> None:
+    step = one_step(dataclasses.replace(_listed(lambda: nn.Linear(4, 6)), relu=True))
+    assert (step.tensors, step.numbers, step.zero) == (4, 24 + 6 + 60 + 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (_Unused, "inner.unused is not reached"),
+        (lambda: _Hidden(4, 6, bias=False), "inner.weight: weights of 0 have feedback"),
+        (lambda: _Different(4, 6), "attached, the model answers differently"),
+        (lambda: _Unbounded(4, 6), "the feedback is not finite"),
+    ],
+    ids=["unused", "hidden", "different", "unbounded"],
+)
+def test_what_is_not_right_is_said(inner: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(StepError, match=message):
+        one_step(_listed(inner))
+
+
+def test_a_network_that_is_not_of_relus_is_told_apart() -> None:
+    listed = _listed(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh()))
+    with pytest.raises(StepError, match=r"-\|w\| times the gradient"):
+        one_step(dataclasses.replace(listed, relu=True))
+
+
+def test_what_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedprop, "detach", lambda model: model)
+    with pytest.raises(StepError, match=r"detach left a difference in \['.forward'\]"):
+        one_step(_listed(lambda: nn.Linear(4, 6)))
+
+
+def test_a_hook_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = feedprop.detach
+
+    def forgetful(model: nn.Module) -> nn.Module:
+        model.inner.register_forward_hook(lambda *_: None)
+        return plain(model)
+
+    monkeypatch.setattr(feedprop, "detach", forgetful)
+    with pytest.raises(StepError, match=r"detach left a difference in .*inner\._forward_hooks"):
+        one_step(_listed(lambda: nn.Linear(4, 6)))

@@ -1,0 +1,67 @@
+"""What people do with Hugging Face models besides calling them: `labels`, checkpointing, generation, in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+from huggingface import HUGGING_FACE
+from torch import Tensor, nn
+
+import feedprop
+from feedprop import rewards
+
+NAMED = {listed.name: listed for listed in HUGGING_FACE}
+CLOSE = {"rtol": 1e-5, "atol": 1e-8}  # logits are turned into float32 on the way to a loss
+
+
+def _attached(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    model = NAMED[name].build().double().eval()
+    inputs = {key: v.double() if v.is_floating_point() else v for key, v in NAMED[name].inputs().items()}
+    return feedprop.attach(model, magnitude_floor=0.02), inputs
+
+
+def _feedback(model: nn.Module, objective: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    objective.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["BertForSequenceClassification", "ViTForImageClassification", "LlamaForCausalLM", "T5ForConditionalGeneration"],
+)
+def test_the_loss_of_labels_is_the_softmax_reward(name: str) -> None:
+    model, inputs = _attached(name)
+    logits: Any = model(**inputs).logits
+    labels = torch.randint(3, logits.shape[-1], logits.shape[:-1])
+    told = (logits[:, :-1], labels[:, 1:]) if "Causal" in name else (logits, labels)
+    reward = rewards.SoftmaxReward()(told[0].flatten(0, -2), told[1].flatten())
+    expected = _feedback(model, reward)
+    found = _feedback(model, model(**inputs, labels=labels).loss)
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "LlamaForCausalLM"])
+def test_activation_checkpointing_takes_the_rules_along(name: str) -> None:
+    model, inputs = _attached(name)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.config.attention_probs_dropout_prob = 0.0
+
+    def objective() -> Tensor:
+        logits = model(**inputs).logits.flatten(0, -2)
+        return rewards.SoftmaxReward()(logits, torch.arange(len(logits)) % logits.shape[1])
+
+    expected = _feedback(model, objective())
+    arguments = {"use_reentrant": False, "context_fn": feedprop.recomputation}
+    model.train().activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
+    torch.testing.assert_close(_feedback(model, objective()), expected, **CLOSE)
+
+
+def test_generation_goes_on_as_before() -> None:
+    model, inputs = _attached("GPT2LMHeadModel")
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    found = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    expected = feedprop.detach(model).generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert torch.equal(found, expected)
