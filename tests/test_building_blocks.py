@@ -1,4 +1,4 @@
-"""What today's models are built from: gates, rotary positions, tied embeddings, stochastic depth, grouped convolution."""
+"""What models are built from: gates, rotary positions, tied embeddings, stochastic depth, grouped convolution."""
 
 import math
 

@@ -30,7 +30,7 @@ def _shared(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> K
     at_logits = carries(query) or carries(key) or carries(bias)
     half = 0.5 if at_logits and carries(value) else 1.0
     quarter = half / 2 if carries(query) and carries(key) else half
-    shares = {"query": quarter, "key": quarter, "attn_mask": half, "value": half if carries(value) else 1.0}
+    shares = {"query": quarter, "key": quarter, "attn_mask": half, "value": half}
     factors = {"query": query, "key": key, "attn_mask": bias, "value": value}
     return {
         name: credit.scaled(factor, shares[name])

@@ -172,7 +172,7 @@ def _version(tensor: Tensor) -> int:
     return 0 if torch.compiler.is_compiling() else tensor._version
 
 
-# Methods of tensors that torch writes in Python. Dynamo finds them in a table only by the object that it looked up itself.
+# Methods of tensors that torch writes in Python: Dynamo finds them in a table by the object that it looked up itself.
 _METHODS = {method.__name__: method for method in vars(Tensor).values() if isinstance(method, FunctionType)}
 
 
