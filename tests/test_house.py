@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-OPTIONAL = ["snntorch", "torchvision", "accelerate", "jsonargparse", "matplotlib", "rich", "safetensors", "sklearn"]
+OPTIONAL = "snntorch nir torchvision accelerate jsonargparse matplotlib rich safetensors sklearn".split()
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys({names!r})); {statement}"
 
 

@@ -59,7 +59,10 @@ def test_steps_and_sizes(build, steps):
     with torch.no_grad():
         assert build((2, 16, 21), 3, steps=2, beta=0.5)(torch.rand(4, 2, 16, 21)).shape == (2, 4, 3)
         assert build((2, 16, 21), 3, timed=True)(torch.rand(2, 4, 2, 16, 21)).shape == (2, 4, 3)
-    assert all(layer.beta == 0.5 for layer in build((2, 16, 21), 3, beta=0.5) if isinstance(layer, LIF))
+    neurons = [
+        layer for layer in build((2, 16, 21), 3, beta=0.5, reset="zero", reset_delay=False) if isinstance(layer, LIF)
+    ]
+    assert all((layer.beta, layer.reset, layer.reset_delay) == (0.5, "zero", False) for layer in neurons)
 
 
 def test_defaults_of_a_spiking_model(command, tmp_path):

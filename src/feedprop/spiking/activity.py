@@ -20,8 +20,8 @@ class Activity(NamedTuple):
 
     `spikes` is how often its neurons fired, over all steps; `rate` the share of neurons and steps with a spike;
     `operations` how many additions of a weight its incoming spikes cause (0 for a neuron); `dense` how many all inputs
-    would cause; `passes` how often the layer ran: 1 if its input was constant, else once per step (0 for a neuron); `size`
-    is its number of neurons times steps (0 for what is no neuron).
+    would cause; `passes` how often the layer ran: 1 if its input was constant, else once per step (0 for a neuron);
+    `size` is its number of neurons times steps (0 for what is no neuron).
     """
 
     layer: str
