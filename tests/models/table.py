@@ -28,8 +28,8 @@ takes one step with each of these and requires that
 - for networks of ReLU, max pooling and normalisation, the feedback is -|w| times the gradient of the cross entropy.
 
 The models have random weights, are in training mode, and most are smaller than what goes by their name. "Tensors"
-counts the trainable ones, "at 0" those that start there and need `attach(model, magnitude_floor=...)` to move. This page
-is written by `python tests/models/table.py --write`, which fails where a model does.
+counts the trainable ones, "at 0" those that start there and need `attach(model, magnitude_floor=...)` to move. This
+page is written by `python tests/models/table.py --write`, which fails where a model does.
 """
 
 
