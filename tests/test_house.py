@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-OPTIONAL = "snntorch nir torchvision accelerate jsonargparse matplotlib rich safetensors sklearn".split()
+OPTIONAL = [
+    *("snntorch", "nir", "torchvision", "accelerate", "jsonargparse", "matplotlib", "rich", "safetensors", "sklearn")
+]
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys({names!r})); {statement}"
 
 
