@@ -52,11 +52,13 @@ def test_numbers_are_those_of_the_fused_kernel(make, form: dict, packed: bool) -
         lengths = torch.tensor([6, 2, 4])
         inputs = rnn.pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
     with torch.no_grad():
+        state = layer(inputs)[1]  # of the right shape
+        state = tuple(map(torch.randn_like, state)) if isinstance(state, tuple) else torch.randn_like(state)
         torch.manual_seed(1)
-        expected = _final(layer(inputs))
+        expected = _final(layer(inputs, state))
     with attached(layer):
         torch.manual_seed(1)
-        found = _final(layer(inputs))
+        found = _final(layer(inputs, state))
     assert all(part.requires_grad for part in found)
     torch.testing.assert_close(tuple(part.detach() for part in found), expected, **CLOSE)
     sum(part.sum() for part in found).backward()

@@ -33,8 +33,9 @@ from feedprop.treatments import (
 def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
     """Multiply; with `adds`, products are added up (matmul, einsum), and the sum is damped."""
     operands, args, kwargs = used(context, args, kwargs)
-    factors = shared(context, (*args, *kwargs.values()))
-    args, kwargs = factors[: len(args)], dict(zip(kwargs, factors[len(args) :], strict=True))
+    if context.conserving and operands.carriers > 1:
+        factors = shared(context, (*args, *kwargs.values()))
+        args, kwargs = factors[: len(args)], dict(zip(kwargs, factors[len(args) :], strict=True))
     output = function(*args, **kwargs)
     if operands.carriers == 0 and (operands.constants == 0 or not adds):
         return operands.mark(output)

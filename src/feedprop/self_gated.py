@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
-from feedprop.treatments import Arguments, Context, Function, Keywords, Treatment, carries
+from feedprop.treatments import Arguments, Context, Function, Keywords, Treatment, carries, is_weight
 
+FARTHEST = 4  # sources that a result remembers, the nearest first
 _Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
 
 
@@ -25,12 +26,15 @@ def tracked(treatment: Treatment, *, multiplies: bool) -> Treatment:
 
     def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = treatment(context, function, args, kwargs)
-        factors = [value for value in args if carries(value)]
-        if carries(output) and all(_is_number(value) or carries(value) for value in args):
-            if len(factors) == 1 and factors[0] is not output:
-                _remember(output, [(x, multiple and multiplies) for x, multiple in _sources(factors[0])])
-            elif len(factors) == 2:
-                _remember(output, [(x, False) for x, _, _ in _common(*factors)])
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        factors = [value for value in tensors if value.requires_grad]
+        numbers = [value for value in tensors if not value.requires_grad]
+        if any(x.numel() != 1 for x in numbers) or any(is_weight(x) for x in factors) or not carries(output):
+            return output
+        if len(factors) == 1 and factors[0] is not output:
+            _remember(output, [(x, multiple and multiplies) for x, multiple in _sources(factors[0])])
+        elif len(factors) == 2 and (common := _common(*factors)):
+            _remember(output, [(x, False) for x, _, _ in common])
         return output
 
     return treat
@@ -74,12 +78,8 @@ def hand_on(result: Tensor, target: Tensor) -> None:
     target._function_of = getattr(result, "_function_of", None)  # type: ignore[attr-defined]
 
 
-def _is_number(value: Any) -> bool:
-    """Whether an argument is the same for all elements."""
-    return not isinstance(value, Tensor) or (value.numel() == 1 and not value.requires_grad)
-
-
 def _remember(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
+    sources = sources[:FARTHEST]
     if torch.compiler.is_compiling():
         kept: list[_Source] = [(x, 0, multiple) for x, multiple in sources]
     else:  # weakly: the model's code holds x if it is going to multiply by x

@@ -91,12 +91,14 @@ def register(torch_function: Function) -> Callable[[Treatment], Treatment]:
 
 def is_weight(value: Any) -> bool:
     """Whether a tensor is a parameter or was computed from parameters alone: it takes feedback, never a reward."""
+    if type(value) is Tensor:  # spares the look of isinstance() at Parameter, which is slow
+        return hasattr(value, "_from_parameters")
     return isinstance(value, Parameter) or hasattr(value, "_from_parameters")
 
 
 def used_weight(weight: Tensor, floor: float) -> Tensor:
     """Return a weight as one operation uses it: a parameter with its magnitude, still known as a weight."""
-    if not (isinstance(weight, Parameter) and weight.requires_grad):
+    if type(weight) is Tensor or not (isinstance(weight, Parameter) and weight.requires_grad):
         return weight
     used = credit.magnitude(weight, floor)
     used._from_parameters = True  # type: ignore[attr-defined]
@@ -127,7 +129,7 @@ class Operands:
             if not value.requires_grad:
                 self.constants += 1
                 return value
-            if isinstance(value, Parameter):
+            if type(value) is not Tensor and isinstance(value, Parameter):
                 self.weights += 1
                 return used_weight(value, self.context.magnitude_floor)
             if hasattr(value, "_from_parameters"):
@@ -218,8 +220,10 @@ def shared(context: Context, factors: Arguments) -> Arguments:
 
     Achtibat et al. 2024 (AttnLRP), eq. 11. Else each has the ordinary backward, as if the others were constants.
     """
+    if not context.conserving:
+        return factors
     carriers = sum(1 for factor in flat(factors) if carries(factor))
-    if not context.conserving or carriers < 2:
+    if carriers < 2:
         return factors
     return tuple(_scaled(factor, 1 / carriers) for factor in factors)
 

@@ -29,7 +29,6 @@ def prepare_write(target: Tensor) -> None:
 def relu_in_place(z: Tensor) -> Tensor:
     """ReLU in place; a damped `z` takes its damping from the result, so that no memory is added."""
     node: Any = z.grad_fn
-    z.__dict__.pop("_function_of", None)
     if z._base is None and isinstance(node, DAMPED_NODES) and node.damping is None and node.rectified is None:
         z.__dict__.pop("_undamped", None)
         torch.relu_(z)
