@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from feedprop import FeedpropError
 from feedprop.spiking import LIF, LeakyIntegrator, Recurrent, SpikingSequential, Synaptic
 from feedprop.spiking.activity import activity, traces
 
@@ -59,6 +60,6 @@ def test_traces(neuron: LIF) -> None:
 
 def test_it_leaves_nothing_behind() -> None:
     network = SpikingSequential(nn.Linear(3, 2), LIF())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(FeedpropError):
         activity(network, torch.zeros(2, 2, 5))
     assert not any(module._forward_hooks for module in network.modules())

@@ -226,6 +226,9 @@ def test_a_copy_and_its_state_dict(build) -> None:
 def test_settings_out_of_range(arguments: dict, message: str) -> None:
     with pytest.raises(FeedpropError, match=message):
         LIF(**arguments)
+    if not isinstance(arguments.get("beta"), Tensor):
+        with pytest.raises(FeedpropError, match=message):
+            lif(torch.rand(3, 1, 2), **arguments)
     if "beta" in arguments:
         with pytest.raises(FeedpropError, match="alpha"):
             Synaptic(arguments["beta"])
@@ -249,6 +252,15 @@ def test_inputs_that_cannot_be_run(build, currents: Tensor, message: str) -> Non
         neuron.connection = nn.Identity()
     with pytest.raises(FeedpropError, match=message):
         neuron(currents)
+
+
+def test_a_current_that_cannot_decay() -> None:
+    with pytest.raises(FeedpropError, match=r"alpha has to be in \[0, 1\], got 2.0"):
+        leaky_sum(torch.rand(3, 2), alpha=2.0)
+    with pytest.raises(FeedpropError, match="at least one step, got T = 0"):
+        leaky_sum(torch.rand(0, 2), alpha=0.5)
+    with pytest.raises(FeedpropError, match=r"takes time-first currents \(T, B, ...\), got shape \(3,\)"):
+        leaky_sum(torch.rand(3), alpha=0.5)
 
 
 def test_a_state_of_another_batch() -> None:

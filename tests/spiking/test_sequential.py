@@ -175,8 +175,25 @@ def test_what_is_refused() -> None:
         SpikingSequential(nn.Linear(2, 3))
     with pytest.raises(FeedpropError, match="steps has to be at least 1, got 0"):
         SpikingSequential(LIF(), steps=0)
-    with pytest.raises(FeedpropError, match=r"time-first inputs \(T, B, ...\), got shape \(3,\)"):
-        SpikingSequential(nn.Linear(3, 2), LIF())(torch.zeros(3))
+    for shape in ((3,), (4, 3), (4, 1, 2)):
+        with pytest.raises(
+            FeedpropError, match=r"without steps takes time-first inputs \(T, B, ...\), got shape .* at Lin"
+        ):
+            SpikingSequential(nn.Linear(3, 2), LIF())(torch.zeros(shape))
+    for network, shape in ((lif_mlp(steps=None), (2, 784)), (lif_cnn(steps=None), (2, 1, 28, 28))):
+        with pytest.raises(
+            FeedpropError, match=r"without steps takes time-first inputs \(T, B, ...\), got shape \(2, "
+        ):
+            network(torch.zeros(shape))
+    for network in (lif_mlp(), lif_cnn()):
+        with pytest.raises(
+            FeedpropError, match=r"with steps takes inputs \(B, ...\), to be shown 15 times, got shape \(5, "
+        ):
+            network(torch.zeros(5, 2, 1, 28, 28))
+    with pytest.raises(FeedpropError, match="at least one step, got T = 0"):
+        lif_cnn(steps=None)(torch.zeros(0, 2, 1, 28, 28))
+    with pytest.raises(FeedpropError, match="membranes are NaN or infinite"):
+        lif_cnn()(torch.full((2, 1, 28, 28), float("nan")))
     with pytest.raises(FeedpropError, match="state of SpikingSequential has 1 parts, but it has 2 layers with a state"):
         SpikingSequential(LIF(), LIF())(torch.zeros(3, 1, 2), State(parts=(State(),)))
 

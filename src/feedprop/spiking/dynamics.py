@@ -7,7 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from feedprop.errors import FeedpropError
+
 Number = float | Tensor
+RESETS = ("subtract", "zero", "refractory", "none")
 
 
 class Dynamics(NamedTuple):
@@ -34,6 +37,17 @@ class Dynamics(NamedTuple):
     def fired(self, membrane: Tensor) -> Tensor:
         """1 where a membrane is above the threshold, so that the next step begins with a reset."""
         return torch.gt(membrane, self.threshold).to(membrane.dtype)
+
+
+def check_settings(*, threshold: Number = 1.0, reset: str = "none", **decays: Number) -> None:
+    """Raise FeedpropError for settings that no neuron has; tensors are checked where neurons are made."""
+    if reset not in RESETS:
+        raise FeedpropError(f"reset has to be one of {', '.join(map(repr, RESETS))}, not {reset!r}")
+    if not isinstance(threshold, Tensor) and not threshold > 0:
+        raise FeedpropError(f"threshold has to be > 0, got {threshold!r}")
+    for name, decay in decays.items():
+        if not isinstance(decay, Tensor) and not 0 <= decay <= 1:
+            raise FeedpropError(f"{name} has to be in [0, 1], got {decay!r}")
 
 
 def subtract(membrane: Tensor, fired: Tensor, threshold: Number, sign: float = 1.0) -> None:

@@ -10,7 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from feedprop import credit
 from feedprop.errors import FeedpropError
-from feedprop.spiking.dynamics import Dynamics, Number
+from feedprop.spiking.dynamics import Dynamics, Number, check_settings
 from feedprop.spiking.scan import Scan
 from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
 
@@ -74,6 +74,7 @@ def _scan(
     currents: Tensor, start: Tensor | None, *, steps: int | None, beta: Number, **settings: Any
 ) -> tuple[Tensor, Tensor]:
     check_currents(currents, steps)
+    check_settings(beta=beta, threshold=settings["threshold"], reset=settings["reset"])
     kind = currents.dtype
     if kind in (torch.float16, torch.bfloat16):  # a membrane that sums in half precision loses small currents
         currents = currents.float()

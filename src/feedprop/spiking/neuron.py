@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
-from feedprop.spiking.dynamics import Number
+from feedprop.spiking.dynamics import Number, check_settings
 from feedprop.spiking.lif import check_currents, lif
-
-RESETS = ("subtract", "zero", "refractory", "none")
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class Neuron(nn.Module):
 
     def __init__(self, *, beta: Number, threshold: Number, reset: str, reset_delay: bool, learn_beta: bool) -> None:
         super().__init__()
-        if reset not in RESETS:
-            raise FeedpropError(f"reset has to be one of {', '.join(map(repr, RESETS))}, not {reset!r}")
+        check_settings(reset=reset)
         self.reset, self.reset_delay = reset, bool(reset_delay)
         self.beta = self._setting("beta", beta, highest=1.0, learn=learn_beta)
         self.threshold = self._setting("threshold", threshold, above=0.0)

@@ -23,6 +23,7 @@ class SpikingSequential(nn.Module):
         layers: neurons, spiking networks, and modules without time such as Linear, Conv2d, BatchNorm2d.
         steps: how often a constant input is shown; not given, inputs are (T, B, ...).
 
+    >>> from feedprop.spiking import LIF
     >>> net = SpikingSequential(nn.Linear(3, 4), LIF(), nn.Linear(4, 2), LIF(), steps=5)
     >>> net(torch.rand(8, 3)).shape
     torch.Size([5, 8, 2])
@@ -60,8 +61,11 @@ class SpikingSequential(nn.Module):
                 values, end = layer(values, next(parts), steps=steps)
                 ends.append(end)
                 steps = None
+            elif steps is None:
+                values = at_every_step(layer, values)
             else:
-                values = layer(values) if steps is not None else at_every_step(layer, values)
+                _check_shape(layer, values, steps=steps)
+                values = layer(values)
         return values if state is None else (values, State(parts=tuple(ends)))
 
     def _parts(self, state: State | None) -> tuple[State, ...]:
@@ -112,8 +116,7 @@ TIMED = (Neuron, SpikingSequential)
 
 def at_every_step(layer: nn.Module, values: Tensor) -> Tensor:
     """Apply a module without time to (T, B, ...): all steps are one batch."""
-    if values.ndim < 2:
-        raise FeedpropError(f"a spiking network takes time-first inputs (T, B, ...), got shape {tuple(values.shape)}")
+    _check_shape(layer, values, steps=None)
     if isinstance(layer, nn.Linear):  # takes any leading dimensions
         return layer(values)  # type: ignore[no-any-return]
     steps, batch = values.shape[:2]
@@ -123,6 +126,25 @@ def at_every_step(layer: nn.Module, values: Tensor) -> Tensor:
     outputs = layer(rows)
     behind, epsilon = credit.undamped(outputs)  # a neuron takes the current before its damping, also through this view
     return credit.damped(behind.view(steps, batch, *behind.shape[1:]), epsilon)
+
+
+RANKS: dict[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
+
+
+def _check_shape(layer: nn.Module, values: Tensor, *, steps: int | None) -> None:
+    """Raise FeedpropError if a layer cannot take these values, most often since time is missing or comes elsewhere."""
+    rank = RANKS.get(type(layer))
+    least = rank or (2 if isinstance(layer, nn.Linear | nn.Flatten) else 1)
+    found = values.ndim - (steps is None)
+    if found >= least and (rank is None or found == rank):
+        features = layer.in_features if isinstance(layer, nn.Linear) else 0  # 0: not known yet
+        if features in (0, values.shape[-1]):
+            return
+    wanted = "time-first inputs (T, B, ...)" if steps is None else f"inputs (B, ...), to be shown {steps} times"
+    raise FeedpropError(
+        f"a spiking network {'without' if steps is None else 'with'} steps takes {wanted}, got shape "
+        f"{tuple(values.shape)} at {layer}"
+    )
 
 
 def channels_last(values: Tensor, *, time: bool) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from feedprop.spiking.dynamics import Number
+from feedprop.spiking.dynamics import Number, check_settings
+from feedprop.spiking.lif import check_currents
 from feedprop.spiking.neuron import LIF
 from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
 
@@ -27,6 +28,8 @@ def leaky_sum(currents: Tensor, start: Tensor | None = None, *, alpha: Number, s
     if has_torch_function_unary(currents):  # an attached model is running
         result: Tensor = handle_torch_function(leaky_sum, (currents,), currents, start, alpha=alpha, steps=steps)
         return result
+    check_currents(currents, steps)
+    check_settings(alpha=alpha)
     if steps is not None:
         currents = currents.expand(steps, *currents.shape)
     return _LeakySum.apply(currents, start, alpha)  # type: ignore[no-any-return]
