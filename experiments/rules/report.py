@@ -25,16 +25,16 @@ def shown(value: float) -> str:
 
 def table(rows: list[dict]) -> str:
     level = LEVELS[rows[0]["network"]]
-    lines = [f"| rule | test accuracy | steps to {level:.0%} | weights near zero | ms per step | learning rate |",
+    lines = [f"| rule | test accuracy | steps to {level:.0%} | 80 % pruned | ms per step | learning rate |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for rule, seeds in groups(rows).items():
         accuracies = [row["test"] for row in seeds]
         steps = ", ".join(reached(row["curve"], level) for row in seeds)
-        near_zero = statistics.mean(row["near_zero"] for row in seeds)
+        sparse = shown(statistics.mean(row["pruned"] for row in seeds)) if "pruned" in seeds[0] else ""
         milliseconds = statistics.median(row["ms"] for row in seeds)
         lines.append(
             f"| {rule} | {shown(statistics.mean(accuracies))} ({shown(min(accuracies))}) | {steps} "
-            f"| {near_zero:.2f} | {milliseconds:.0f} | {seeds[0]['lr']:g} |"
+            f"| {sparse} | {milliseconds:.0f} | {seeds[0]['lr']:g} |"
         )
     return "\n".join(lines)
 

@@ -5,11 +5,11 @@
 LeNet on 20,000 images of MNIST, a narrow VGG-like net on 10,000 of Fashion-MNIST, two epochs of batch 128, SGD
 with momentum .9 or Adam, OneCycle. The learning rate of each rule (three each) by 5,000 other training images, seed
 100; then three seeds, tested once. Rows are appended to results.jsonl: test accuracy, validation accuracy every
-26 steps (the curve), share of weights below a quarter of their layer's largest,
-milliseconds per step.
+26 steps (the curve), test accuracy without the 80 % smallest weights of each layer, milliseconds per step.
 """
 
 import argparse
+import copy
 import functools
 import json
 import time
@@ -100,9 +100,14 @@ def train(
     return model, curve, 1000 * spent / step
 
 
-def near_zero(model: nn.Module) -> float:
-    weights = [p.detach().abs() for name, p in model.named_parameters() if name.endswith("weight")]
-    return (sum((w < w.max() / 4).sum() for w in weights) / sum(w.numel() for w in weights)).item()
+@torch.no_grad()
+def pruned(model: nn.Module, share: float = 0.8) -> nn.Module:
+    """Return the model without this share of the weights of each layer, the smallest ones."""
+    model = copy.deepcopy(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("weight"):
+            parameter[parameter.abs() < parameter.abs().flatten().quantile(share)] = 0
+    return model
 
 
 def main() -> None:
@@ -128,7 +133,8 @@ def main() -> None:
             for seed in SEEDS:
                 model, curve, milliseconds = once(lr=lr, seed=seed)
                 row = {"network": network, "optimizer": options.optimizer, "rule": name, "lr": lr, "tuning": tuned,
-                       "seed": seed, "test": round(accuracy(model, test), 4), "near_zero": round(near_zero(model), 3),
+                       "seed": seed, "test": round(accuracy(model, test), 4),
+                       "pruned": round(accuracy(pruned(model), test), 4),
                        "ms": round(milliseconds, 1), "curve": curve}  # fmt: skip
                 print(row, flush=True)
                 with (HERE / "results.jsonl").open("a") as file:

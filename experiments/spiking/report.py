@@ -1,0 +1,41 @@
+"""Prints the tables of comparison.jsonl: python experiments/spiking/report.py"""
+
+import json
+import statistics
+from pathlib import Path
+
+GOALS = {"mnist-mlp": ".975", "mnist-cnn": ".985", "fashion-cnn": ".88", "vowels": ".93"}
+
+
+def shown(value: float) -> str:
+    return f"{value:.4f}".lstrip("0") if value < 1 else "1.0000"
+
+
+def main() -> None:
+    text = Path(__file__).with_name("comparison.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    print("| task | feedback | surrogate gradient | goal |\n|---|---|---|---|")
+    for task, goal in GOALS.items():
+        cells = []
+        for method in ("feedback", "surrogate"):
+            found = [row for row in rows if (row["task"], row["method"], row["test"]) == (task, method, True)]
+            accuracies = [row["accuracy"] for row in found]
+            seeds = ", ".join(map(shown, accuracies))
+            cells.append(
+                f"{shown(statistics.mean(accuracies))} ({seeds}; {found[0]['objective']}, {found[0]['lr']:g})"
+                if found
+                else "not run"
+            )
+        print(f"| {task} | {' | '.join(cells)} | {goal} |")
+    print("\n| task | method | objective | validation accuracy by learning rate |\n|---|---|---|---|")
+    tuned: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if not row["test"]:
+            cell = f"{shown(row['accuracy'])} ({row['lr']:g})"
+            tuned.setdefault((row["task"], row["method"], row["objective"]), []).append(cell)
+    for key, cells in tuned.items():
+        print(f"| {' | '.join(key)} | {', '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
