@@ -64,6 +64,16 @@ def test_rewards_of_products_of_many_are_conserved() -> None:
         torch.testing.assert_close((credit * x).sum(), reward.sum(), **CLOSE)
 
 
+def test_in_training_products_of_many_have_their_gradient() -> None:
+    for function in (lambda x: x.prod(1), lambda x: x.cumprod(1), torch.prod):
+        x = torch.randn(2, 5, 3, requires_grad=True)
+        with attached(Call(lambda x, f=function: f(x * 1.0))) as model:
+            output = model(x)
+        credit = torch.randn_like(output)
+        (found,) = torch.autograd.grad(output, x, credit)
+        torch.testing.assert_close(found, *torch.autograd.grad(function(x), x, credit), **CLOSE)
+
+
 def test_running_product_by_hand() -> None:
     # outputs 2, 6, 30 with credit 1 each: output k gives 1/k of its value to each of its factors
     # x c: 2 + 6/2 + 30/3 = 15, 3 + 10 = 13, 10
