@@ -5,13 +5,14 @@ A value is the tuple of what follows the input x, or a function of x that return
 """
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-PLACES = (torch, Tensor, functional, torch.special, torch.linalg, torch._C._nn)
+PLACES = (torch, Tensor, functional, torch.special, torch.linalg, torch.fft, torch._C._nn)
 
 SHAPES: dict[str, tuple[int, ...]] = {}
 for _shape, _names in (
@@ -62,6 +63,7 @@ ORDINARY: dict[str, Any] = {
         rot90 mode norm vector_norm matrix_norm square sqrt rsqrt reciprocal""",
         (),
     ),
+    **_each("fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft fftshift ifftshift", ()),
     **_each("chunk dsplit hsplit vsplit split tensor_split pixel_unshuffle pow __pow__", (2,)),
     **_each("cuda pin_memory resize", "elsewhere"),
     **_each("softmax log_softmax softmin cummax cummin", (1,)),
@@ -196,7 +198,7 @@ def calls(table: dict[str, Any], name: str) -> Iterator[tuple[str, Callable[[Ten
 
     for place in PLACES:
         found = getattr(place, name, None)
-        if found is None:
+        if found is None or isinstance(found, ModuleType):  # torch.fft
             continue
         if not callable(found):
             yield f"{place.__name__}.{name}", lambda x: getattr(x, name)

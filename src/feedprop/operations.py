@@ -20,7 +20,7 @@ from feedprop import attention, elementwise, normalisation, products, recurrent,
 from feedprop.in_place import in_place, optionally_in_place
 from feedprop.treatments import TREATMENTS, Function, Limits, Treatment
 
-# Shapes, selections, piecewise linear maps through 0, and what has to be differentiated: the ordinary backward.
+# Shapes, selections, piecewise linear maps through 0, transforms, what has to be differentiated: as in autograd.
 ORDINARY = """
     adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
     concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal dsplit dstack expand expand_as flatten flip
@@ -39,6 +39,7 @@ ORDINARY = """
     feature_alpha_dropout
     leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax
     var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm
+    fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft fftshift ifftshift
     cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
 """
 # Contributions are added up: the ordinary backward, damped.
@@ -122,7 +123,16 @@ def _clamped(low: float | Tensor | None, high: float | Tensor | None) -> Limits:
 
 
 def _spellings(name: str) -> Iterator[Function]:
-    places: list[Any] = [torch, Tensor, torch._C.TensorBase, functional, torch.special, torch.linalg, torch._C._nn]
+    places: list[Any] = [
+        torch,
+        Tensor,
+        torch._C.TensorBase,
+        functional,
+        torch.special,
+        torch.linalg,
+        torch.fft,
+        torch._C._nn,
+    ]
     for place in places:
         found = getattr(place, name, None)
         if found is None or isinstance(found, ModuleType):

@@ -105,6 +105,7 @@ HUGGING_FACE = [
         "relative positions",
     ),
     _family("BartForConditionalGeneration", "BartConfig", SEQUENCE | {"max_position_embeddings": 32}, _translated),
+    _family("FNetForSequenceClassification", "FNetConfig", TEXT, remark="Fourier transforms for attention"),
     _family(
         "MambaForCausalLM",
         "MambaConfig",
