@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from feedprop import attach, rewards, rules
 from propagation import Residual, feedback_of, randomised
@@ -68,6 +69,30 @@ def test_compiled_equals_eager(name: str, conserving: bool) -> None:
     torch.testing.assert_close(values[1], values[0])
     found = {key.removeprefix("_orig_mod."): f for key, f in feedback_of(compiled).items()}
     torch.testing.assert_close(found, feedback_of(model), rtol=1e-8, atol=1e-11)
+
+
+class Unlisted(nn.Module):
+    """Functions that torch.compile hands to no mode by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.weight = nn.ModuleList([nn.Linear(16, 16) for _ in range(4)]), nn.Parameter(torch.randn(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, phi in zip(self.layers, (F.tanh, F.sigmoid, F.hardswish, F.hardsigmoid), strict=True):
+            x = phi(layer(x))
+        return F.linear(x.unflatten(1, (2, 8)).flatten(1), torch.as_strided(self.weight, (4, 16), (16, 1)))
+
+
+def test_no_function_is_hidden_by_the_compiler() -> None:
+    torch._dynamo.reset()
+    model = attach(randomised(Unlisted()), rules.Epsilon(0.1))
+    inputs, targets, found = torch.randn(5, 16), torch.randint(4, (5,)), []
+    for one in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        rewards.SoftmaxReward()(one(inputs), targets).backward()
+        found.append(feedback_of(model))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-11)
 
 
 def test_inductor_compiles_the_whole_step() -> None:

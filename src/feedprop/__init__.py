@@ -1,7 +1,8 @@
 """Train PyTorch networks by Layer-wise Feedback Propagation instead of gradients."""
 
 from feedprop import discrete, rewards, rules
-from feedprop.attach import attach, attached, detach, recomputation
+from feedprop.attach import attach, attached, detach
+from feedprop.checkpointing import recomputation
 from feedprop.errors import FeedpropError
 from feedprop.propagation import UnknownOperationError
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from feedprop import credit
+from feedprop.compiler import hand_over_all_functions
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
@@ -142,6 +143,7 @@ def attach(
     floor = non_negative("magnitude_floor", magnitude_floor)
     if isinstance(model.__dict__.get("forward"), _Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
+    hand_over_all_functions()
     if floor == 0:
         _warn_of_zeros(model)
     model.forward = _Forward(
@@ -190,30 +192,6 @@ def detach(model: nn.Module) -> nn.Module:
     for neuron in forward.neurons:
         del neuron.forward
     return model
-
-
-def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
-    """Let activation checkpointing recompute with the rules.
-
-    `torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False, context_fn=feedprop.recomputation)`. Returns the
-    contexts of the first computation and of the recomputation, as torch.utils.checkpoint takes them.
-    """
-    propagations = running()
-    again = _again(propagations[-1], propagations[-1].rule) if propagations else contextlib.nullcontext()
-    return contextlib.nullcontext(), again
-
-
-@contextlib.contextmanager
-def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
-    """Recompute within a propagation, starting from the rule that was in force the first time."""
-    depth = len(propagation.scopes)
-    propagation.scopes.append(rule)
-    try:
-        with propagation:
-            yield
-    finally:
-        del propagation.scopes[depth:]
-        propagation.finish(None)
 
 
 @contextlib.contextmanager

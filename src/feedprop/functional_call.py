@@ -23,11 +23,12 @@ def take_over_weights(model: nn.Module, *, floor: float) -> Places:
     max(|w|, floor), as that of a parameter.
     """
     places: Places = []
-    for module in model.modules():
-        held: dict[str, Any] = module._parameters
-        places += [
-            (held, name, weight) for name, weight in held.items() if not isinstance(weight, (Parameter, NoneType))
-        ]
+    modules: list[Any] = [model]
+    for module in modules:  # runs at every step; model.modules() takes longer
+        modules += filter(None, module._modules.values())
+        for name, weight in module._parameters.items():
+            if type(weight) is not Parameter and not isinstance(weight, (Parameter, NoneType)):
+                places.append((module._parameters, name, weight))
     uses: dict[int, Tensor] = {}
     for held, name, weight in places:
         if weight.requires_grad and not hasattr(weight, "_from_parameters"):

@@ -27,6 +27,8 @@ def spelling(function: Function) -> str:
 
 def running_module(model: nn.Module) -> str:
     """Path and type of the innermost module whose forward is running, read off the call stack."""
+    if torch.compiler.is_compiling():
+        return "the compiled model"
     paths = {id(module): path for path, module in model.named_modules()}
     frame = sys._getframe(1)
     while frame is not None:
