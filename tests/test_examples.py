@@ -16,6 +16,7 @@ OTHERS = [  # warnings of other packages about themselves
     "ignore:.torch.jit.script. is deprecated",  # torch.func.vmap
     "ignore:.isinstance.treespec, LeafSpec:",  # lightning
     "ignore:.*does not have many workers",  # lightning, which would have us start processes
+    "ignore:.gradient_checkpointing_enable. is deprecated",  # transformers 5.23 renamed it
     "ignore:'pin_memory' argument",  # transformers without a GPU
 ]
 
