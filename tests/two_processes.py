@@ -6,6 +6,7 @@ Process 0 writes FOLDER/steps.pt: for each way to spread a model, its parameters
 """
 
 import contextlib
+import runpy
 import sys
 import warnings
 from collections.abc import Callable
@@ -125,6 +126,9 @@ def main(folder: Path) -> None:
     found["epsilon: attach, accelerate"] = train(accelerator.prepare(attach(network(), RULES["epsilon"])), half=rank)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     found["bfloat16: FSDP2"] = train(attach(sharded(network(), mp_policy=policy), RULES["epsilon"]), half=rank)
+    torch.set_default_dtype(torch.float32)
+    example = runpy.run_path(str(Path(__file__).parent.parent / "examples/accelerate_digits.py"))
+    assert example["main"](cpu=True) > 0.8
     if rank == 0:
         torch.save(found, folder / "steps.pt")
     accelerator.end_training()
