@@ -1,8 +1,8 @@
 """Handwritten digits by LFP on any number of devices and in any precision, with Hugging Face accelerate.
 
-    accelerate launch examples/accelerate_digits.py
-    accelerate launch --multi_gpu --num_processes 2 --mixed_precision bf16 examples/accelerate_digits.py
-    torchrun --nproc_per_node 2 examples/accelerate_digits.py
+accelerate launch examples/accelerate_digits.py
+accelerate launch --multi_gpu --num_processes 2 --mixed_precision bf16 examples/accelerate_digits.py
+torchrun --nproc_per_node 2 examples/accelerate_digits.py
 """
 
 import torch

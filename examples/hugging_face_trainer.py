@@ -3,8 +3,8 @@
     pip install transformers accelerate
     python examples/hugging_face_trainer.py
 
-The data are made up, so that nothing is downloaded: two kinds of sentences, each with its favourite words. With a checkpoint
-of your own, `AutoModelForSequenceClassification.from_pretrained(...)` takes the place of the small random BERT.
+The data are made up, so that nothing is downloaded: two kinds of sentences, each with its favourite words. With a
+checkpoint, `AutoModelForSequenceClassification.from_pretrained(...)` takes the place of the small random BERT.
 """
 
 import tempfile

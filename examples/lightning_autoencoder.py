@@ -3,8 +3,8 @@
     pip install 'feedprop[test]'    # or lightning and scikit-learn
     python examples/lightning_autoencoder.py
 
-Lightning calls `training_step`, not `forward`: attach the networks that `training_step` calls. Where it calls `self(x)`, the
-LightningModule itself can be attached.
+Lightning calls `training_step`, not `forward`: attach the networks that `training_step` calls. Where it calls
+`self(x)`, the LightningModule itself can be attached.
 """
 
 import lightning as L
@@ -52,7 +52,12 @@ def main():
     train, val = torch.utils.data.random_split(data, [1500, len(data) - 1500])
     autoencoder = LitAutoEncoder(encoder, decoder)
     trainer = L.Trainer(
-        max_epochs=8, accelerator="auto", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+        max_epochs=8,
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
     )
     loaders = DataLoader(train, batch_size=50, shuffle=True), DataLoader(val, batch_size=300)
     before = trainer.validate(autoencoder, loaders[1], verbose=False)[0]["val_mse"]

@@ -234,6 +234,13 @@ def test_wrong_use_is_answered_with_a_sentence() -> None:
             rules.Epsilon(wrong)
 
 
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, nn.DataParallel])
+def test_what_hides_parameters_is_refused(kind) -> None:
+    hiding = nn.SyncBatchNorm(3) if kind is nn.SyncBatchNorm else nn.DataParallel(nn.Linear(4, 3))
+    with pytest.raises(FeedpropError, match=rf"{kind.__name__} \(1\) uses parameters where the rules cannot see it"):
+        attach(nn.Sequential(nn.Linear(4, 3), hiding))
+
+
 def test_parameters_that_cannot_move_are_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.warns(UserWarning, match=r"1 parameters are 0 .*1\.bias"):

@@ -12,15 +12,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from feedprop import attach, detach, recomputation, rewards, rules
+from feedprop import FeedpropError, attach, detach, recomputation, rewards, rules
 
 RULES = {"epsilon": rules.Epsilon(0.1), "gamma": rules.Composite(rules.Gamma(0.25), last=rules.Epsilon())}
 
@@ -126,6 +127,8 @@ def main(folder: Path) -> None:
     found["epsilon: attach, accelerate"] = train(accelerator.prepare(attach(network(), RULES["epsilon"])), half=rank)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     found["bfloat16: FSDP2"] = train(attach(sharded(network(), mp_policy=policy), RULES["epsilon"]), half=rank)
+    with pytest.raises(FeedpropError, match="fully_shard"):
+        FullyShardedDataParallel(attach(network()), device_id=torch.device("cpu"))(batches()[0][0])
     torch.set_default_dtype(torch.float32)
     example = runpy.run_path(str(Path(__file__).parent.parent / "examples/accelerate_digits.py"))
     assert example["main"](cpu=True) > 0.8

@@ -22,6 +22,7 @@ from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
 from feedprop.rules import Composite, Rule, Secant
+from feedprop.wrappers import refuse_wrappers
 
 
 class _Forward:
@@ -143,6 +144,7 @@ def attach(
     floor = non_negative("magnitude_floor", magnitude_floor)
     if isinstance(model.__dict__.get("forward"), _Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
+    refuse_wrappers(model)
     hand_over_all_functions()
     if floor == 0:
         _warn_of_zeros(model)

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from feedprop import credit
 from feedprop.errors import FeedpropError
+from feedprop.wrappers import refuse_flat_parameters
 
 Places = list[tuple[dict[str, Any], str, Tensor]]
 
@@ -26,6 +27,8 @@ def take_over_weights(model: nn.Module, *, floor: float) -> Places:
     modules: list[Any] = [model]
     for module in modules:  # runs at every step; model.modules() takes longer
         modules += filter(None, module._modules.values())
+        if "_is_fsdp_managed_module" in module.__dict__:
+            refuse_flat_parameters(module)
         for name, weight in module._parameters.items():
             if type(weight) is not Parameter and not isinstance(weight, (Parameter, NoneType)):
                 places.append((module._parameters, name, weight))
