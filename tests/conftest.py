@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 import torch
 
+from feedprop.treatments import TREATMENTS
+
 hypothesis.settings.register_profile("feedprop", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("feedprop")
 
@@ -25,3 +27,13 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def treatments_kept() -> Iterator[None]:
+    """Take back what a test registers, but what modules of feedprop registered when they were first imported."""
+    before = dict(TREATMENTS)
+    yield
+    ours = {f: kept for f, kept in TREATMENTS.items() if str(getattr(f, "__module__", "")).startswith("feedprop.")}
+    TREATMENTS.clear()
+    TREATMENTS.update(ours | before)

@@ -9,8 +9,6 @@ import pytest
 import torch
 import torch.utils.checkpoint
 
-from feedprop.treatments import TREATMENTS
-
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
@@ -27,14 +25,6 @@ def _run(page: Path) -> dict[str, Any]:
     for block in _blocks(page):
         exec(compile(block, str(page), "exec"), names)
     return names
-
-
-@pytest.fixture
-def treatments_kept():
-    before = dict(TREATMENTS)
-    yield
-    TREATMENTS.clear()
-    TREATMENTS.update(before)
 
 
 def _named(page: Path) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from feedprop import credit
+from feedprop.autograd_functions import sequence_number
 from feedprop.compiler import hand_over_all_functions
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
@@ -34,6 +35,7 @@ class _Forward:
         self.scopes: list[Rule] = [composite.default]
         assigned = composite.assign(model)
         self.neurons = _take_over_neurons(model)
+        self.inspected = False  # once is enough: a model calls the same functions at every step
         self.replaced = model.__dict__.get("forward")
         modules = dict(model.named_modules())
         for path, (rule, reason) in assigned.items():
@@ -67,11 +69,16 @@ class _Forward:
             refuse_hidden_gradients(self.model)
         given = take_over_weights(self.model, floor=propagation.magnitude_floor)
         outer = [] if torch.compiler.is_compiling() else running()
+        since = None if self.inspected or torch.compiler.is_compiling() else sequence_number()
         for mode in outer:  # an attached model inside an attached model: one treats a function, the inner one
             mode.suspended = True
         try:
             with propagation:
-                return propagation.finish(self._call(*args, **kwargs))
+                result = propagation.finish(self._call(*args, **kwargs))
+            if since is not None:
+                propagation.refuse_unseen(result, since=since)
+                self.inspected = True
+            return result
         finally:
             for mode in outer:
                 mode.suspended = False

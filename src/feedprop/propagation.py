@@ -15,6 +15,8 @@ from torch.utils.checkpoint import CheckpointFunction
 
 import feedprop.operations  # noqa: F401  fills the table
 from feedprop import credit
+from feedprop.autograd_functions import unseen
+from feedprop.elementwise import secant
 from feedprop.errors import FeedpropError
 from feedprop.places import running_module, spelling
 from feedprop.rules import Rule, Secant
@@ -82,6 +84,26 @@ class Propagation(TorchFunctionMode):
             credit.keep_entry(part)
         self._activations = []
         return result
+
+    def refuse_unseen(self, result: Any, *, since: int) -> None:
+        """Raise if an autograd function that nobody registered is behind what the model returned.
+
+        Args:
+            result: of the model.
+            since: `autograd_functions.sequence_number()` before it ran.
+        """
+        if self.unknown != "error":
+            return
+        seen = [function for function, treatment in TREATMENTS.items() if treatment is not secant]
+        function = unseen(_tensors(result), since=since, seen=seen)
+        if function is not None:
+            name = f"{function.__module__}.{function.__qualname__}"
+            raise UnknownOperationError(
+                f"no rule says how credit passes {name}, a torch.autograd.Function whose backward is a gradient: "
+                f"before the model runs, call feedprop.rules.register({function.__qualname__})(feedprop.rules.secant) "
+                f"if it is an elementwise activation, (feedprop.rules.ordinary) if its own backward is right, or write "
+                f'it in torch functions; attach(model, unknown="gradient") takes the backward of every such function'
+            )
 
     def __torch_function__(
         self, function: Function, types: Any, args: Arguments = (), kwargs: Keywords | None = None

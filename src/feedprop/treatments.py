@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from feedprop import credit
+from feedprop.autograd_functions import is_autograd_function, make_visible
 
 Function = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -77,13 +78,16 @@ def register(torch_function: Function) -> Callable[[Treatment], Treatment]:
     added up), `secant` (elementwise activation) and `product` (inputs are multiplied).
 
     Args:
-        torch_function: as it is called, `torch.special.i0`, `torch.nn.functional.gelu`, `torch.Tensor.tanh`.
+        torch_function: as it is called, `torch.special.i0`, `torch.nn.functional.gelu`, `torch.Tensor.tanh`; or a
+            subclass of torch.autograd.Function, whose own backward then counts only as far as the treatment uses it.
     """
     if not callable(torch_function):
         raise TypeError(f"register() takes a torch function such as torch.special.i0, not {torch_function!r}")
 
     def keep(treatment: Treatment) -> Treatment:
         TREATMENTS[torch_function] = treatment
+        if is_autograd_function(torch_function):
+            TREATMENTS[make_visible(torch_function)] = treatment  # type: ignore[arg-type]
         return treatment
 
     return keep
