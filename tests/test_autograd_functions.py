@@ -85,3 +85,12 @@ def test_what_inputs_went_through_before_is_not_the_models(straight_through: typ
     model = attach(nn.Linear(3, 2))
     model(inputs).sum().backward()
     assert model.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["Swish", "Mish", "HardSigmoid", "HardSwish", "HardMish"])
+def test_those_of_timm_are_known(name: str) -> None:
+    module = pytest.importorskip("timm.layers.activations_me", reason="timm is not installed")
+    function = getattr(module, f"{name}AutoFn")
+    z, given = torch.randn(6), torch.randn(6)
+    found = propagate(Call(lambda z: function.apply(z * 1.0)), z, given)
+    torch.testing.assert_close(found.input_reward, given.masked_fill(found.output == 0, 0.0), **CLOSE)

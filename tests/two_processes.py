@@ -6,6 +6,7 @@ Process 0 writes FOLDER/steps.pt: for each way to spread a model, its parameters
 """
 
 import contextlib
+import os
 import runpy
 import sys
 import warnings
@@ -139,3 +140,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    os._exit(0)  # what follows, the end of gloo's threads, now and then aborts a process

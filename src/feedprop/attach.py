@@ -23,6 +23,7 @@ from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
 from feedprop.rules import Composite, Rule, Secant
+from feedprop.third_party import register_known
 from feedprop.wrappers import refuse_wrappers
 
 
@@ -35,6 +36,7 @@ class _Forward:
         self.scopes: list[Rule] = [composite.default]
         assigned = composite.assign(model)
         self.neurons = _take_over_neurons(model)
+        register_known()
         self.inspected = False  # once is enough: a model calls the same functions at every step
         self.replaced = model.__dict__.get("forward")
         modules = dict(model.named_modules())

@@ -1,0 +1,28 @@
+"""Autograd functions of packages that people use, and how credit passes each: a package as a few lines of data."""
+
+from __future__ import annotations
+
+import sys
+
+from feedprop.elementwise import secant
+from feedprop.treatments import TREATMENTS, Treatment, ordinary, register
+
+KNOWN: dict[str, dict[str, Treatment]] = {
+    "timm.layers.activations_me": dict.fromkeys(
+        ("SwishAutoFn", "MishAutoFn", "HardSigmoidAutoFn", "HardSwishAutoFn", "HardMishAutoFn"), secant
+    ),
+    "transformers.models.bloom.modeling_bloom": {"GeLUFunction": secant},
+    "transformers.models.phimoe.modeling_phimoe": {"PhimoeMultiplier": ordinary},  # picks the experts' answers
+    "transformers.models.recurrent_gemma.modeling_recurrent_gemma": {"SqrtBoundDerivative": secant},
+    "transformers.models.sew_d.modeling_sew_d": {"XSoftmax": ordinary, "XDropout": ordinary},
+}
+
+
+def register_known() -> None:
+    """Register the known functions of the packages that are imported, but what a user registered already."""
+    for name, treatments in KNOWN.items():
+        module = sys.modules.get(name)
+        for function, treatment in treatments.items():
+            found = getattr(module, function, None)
+            if found is not None and found not in TREATMENTS:
+                register(found)(treatment)
