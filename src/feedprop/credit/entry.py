@@ -28,16 +28,18 @@ def same_values(output: Tensor, activation: Tensor) -> bool:
     """Whether `output` is `activation`, or what DDP or a conversion made of it (compiled: only the former)."""
     if output is activation:
         return True
-    return not torch.compiler.is_compiling() and _source(output) == _source(activation) != (None, 0)
+    if torch.compiler.is_compiling() or output.shape != activation.shape:
+        return False
+    return _source(output) == _source(activation) != (None, 0)
 
 
 def keep_entry(output: Tensor) -> None:
     """Remember for the values of `output` where rewards on 0 enter, if that is known for the tensor."""
     if torch.compiler.is_compiling():
         return
-    node, number = _source(output)
     for place in PLACES:
-        if node is not None and hasattr(output, place):
+        if hasattr(output, place) and output.grad_fn is not None:
+            node, number = _source(output)
             node.metadata[place, number] = getattr(output, place)
 
 
