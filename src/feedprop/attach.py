@@ -70,8 +70,9 @@ class _Forward:
         if credit.transformed():
             refuse_hidden_gradients(self.model)
         given = take_over_weights(self.model, floor=propagation.magnitude_floor)
-        outer = [] if torch.compiler.is_compiling() else running()
-        since = None if self.inspected or torch.compiler.is_compiling() else sequence_number()
+        compiling = torch.compiler.is_compiling()
+        outer = [] if compiling else running()
+        since = None if compiling or self.inspected else sequence_number()
         for mode in outer:  # an attached model inside an attached model: one treats a function, the inner one
             mode.suspended = True
         try:

@@ -6,12 +6,14 @@ pass for credit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
+
+from feedprop import credit
 
 _OURS = ("feedprop", "torch")  # torch's own are part of how it runs a model: checkpoints, DDP, FSDP, compiled regions
 
@@ -45,7 +47,7 @@ def sequence_number() -> int:
     return number
 
 
-def unseen(outputs: Iterable[Tensor], *, since: int, seen: Iterable[Any]) -> type[Any] | None:
+def unseen(outputs: Iterable[Tensor], *, since: int, seen: Collection[Any]) -> type[Any] | None:
     """Return an autograd function behind `outputs` that nobody registered.
 
     Args:
@@ -53,15 +55,8 @@ def unseen(outputs: Iterable[Tensor], *, since: int, seen: Iterable[Any]) -> typ
         since: `sequence_number()` before it ran.
         seen: autograd functions that may stand in the graph.
     """
-    todo: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    known = set(todo)
-    while todo:
-        node = todo.pop()
+    for node in credit.nodes_behind(outputs, since=since):
         function = getattr(node, "_forward_cls", None)
         if function is not None and function.__module__.partition(".")[0] not in _OURS and function not in seen:
             return function  # type: ignore[no-any-return]
-        for before, _ in node.next_functions:
-            if before is not None and before not in known and before._sequence_nr() >= since:
-                known.add(before)
-                todo.append(before)
     return None

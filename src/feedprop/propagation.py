@@ -94,7 +94,7 @@ class Propagation(TorchFunctionMode):
         """
         if self.unknown != "error":
             return
-        seen = [function for function, treatment in TREATMENTS.items() if treatment is not secant]
+        seen = {function for function, treatment in TREATMENTS.items() if treatment is not secant}
         function = unseen(_tensors(result), since=since, seen=seen)
         if function is not None:
             name = f"{function.__module__}.{function.__qualname__}"

@@ -15,6 +15,7 @@ Every function leaves values as they are and changes the backward pass alone.
 from feedprop.credit.activations import Activation, limits_at_zero, offset_secant, secant
 from feedprop.credit.entry import find_entry, keep_entry, same_values
 from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, substituted
+from feedprop.credit.graph import nodes_behind
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
 from feedprop.credit.transforms import transformed
 from feedprop.credit.weights import magnitude, magnitudes, modified_weight
@@ -36,6 +37,7 @@ __all__ = [
     "magnitudes",
     "mark_non_negative",
     "modified_weight",
+    "nodes_behind",
     "offset_secant",
     "prepare_write",
     "relu_in_place",

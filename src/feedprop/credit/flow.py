@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feedprop.credit.graph import nodes_behind
 from feedprop.credit.slope import slope
 from feedprop.credit.transforms import rerouted, transformed
 
@@ -60,19 +61,10 @@ def as_ones(x: Tensor) -> Tensor:
 
 def follows_weights(x: Tensor) -> bool:
     """Whether a parameter takes part in the computation of `x` (unknown to torch.compile and torch.func: False)."""
-    if torch.compiler.is_compiling() or transformed() or x.grad_fn is None:
+    if torch.compiler.is_compiling() or transformed():
         return False
-    todo: list[Any] = [x.grad_fn]
-    seen: set[Any] = set()
-    while todo:
-        node = todo.pop()
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, torch.nn.Parameter):
-            return True
-        following = {before for before, _ in node.next_functions if before is not None} - seen
-        seen |= following
-        todo += following
-    return False
+    leaves = (getattr(node, "variable", None) for node in nodes_behind([x]))
+    return any(isinstance(leaf, torch.nn.Parameter) for leaf in leaves)
 
 
 class _Scaled(torch.autograd.Function):
