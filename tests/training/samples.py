@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import snntorch
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -122,6 +123,24 @@ class Frozen(Linear):
 class Pair(Linear):
     def forward(self, inputs):
         return super().forward(inputs), inputs
+
+
+class SnnTorch(nn.Module):
+    """Time-first inputs, two layers of snnTorch's neurons, stepped in a loop as its tutorials do."""
+
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.first, self.second = nn.Linear(inputs[0], 4), nn.Linear(4, classes)
+        self.hidden, self.output = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9)
+
+    def forward(self, inputs):
+        hidden, output = self.hidden.reset_mem(), self.output.reset_mem()
+        spikes = []
+        for values in inputs:
+            fired, hidden = self.hidden(self.first(values), hidden)
+            fired, output = self.output(self.second(fired), output)
+            spikes.append(fired)
+        return torch.stack(spikes)
 
 
 def not_a_model():

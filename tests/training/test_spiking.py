@@ -104,6 +104,20 @@ def test_the_report_of_a_spiking_network(series, tmp_path):
         assert words in page
 
 
+def test_the_report_of_a_network_of_snntorch(series, tmp_path):
+    words = [*SERIES, "--model", "samples.SnnTorch", "--reward", "SpikeTargetReward", "--rule.epsilon", 1]
+    answer = series("train", *words, "--epochs", 2, "--batch_size", 4, "--output", "run")
+    assert answer.code == 0, answer.err
+    spiking = json.loads((tmp_path / "run/results.json").read_text())["spiking"]
+    assert [row["layer"] for row in spiking["layers"]] == ["first", "hidden", "second", "output"]
+    first, hidden, second, _ = spiking["layers"]
+    assert (first["operations"], second["dense"]) == (5 * 2 * 4, 5 * 4 * 2)
+    assert second["operations"] == pytest.approx(hidden["spikes"] * 2)
+    page = (tmp_path / "run/report.html").read_text()
+    for words in ("spikes per inference", "Update sparsity", "Spikes of one sample", "Leaky"):
+        assert words in page
+
+
 def test_an_image_is_seen_once_by_the_dense_network():
     images = TensorData(torch.rand(3, 1, 4, 4), torch.arange(3))
     data = Splits(images, images, images, ("a", "b", "c"), Normalisation((), ()))

@@ -33,50 +33,73 @@ class Activity(NamedTuple):
     size: int
 
 
+def fires(module: nn.Module) -> bool:
+    """Whether a module is a spiking neuron, feedprop's own or snnTorch's."""
+    return module.fires if isinstance(module, Neuron) else _of_snntorch(module)
+
+
+def _of_snntorch(module: nn.Module) -> bool:
+    names = (f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__)
+    return any(name.startswith("snntorch.") and name.endswith(".SpikingNeuron") for name in names)
+
+
 def activity(network: nn.Module, inputs: Tensor) -> list[Activity]:
     """Run `network` once without gradients and return what its neurons, linear layers and convolutions did, in order.
 
-    A synaptic operation is one weight that is added because its input is not 0; a constant input is counted once.
+    Neurons may be feedprop's, which run all steps at once, or snnTorch's, called once per step. A synaptic operation is
+    one weight that is added because its input is not 0; a constant input is counted once.
     """
-    found: dict[str, Activity] = {}
-    samples = [1]
-    shapes: list[tuple[str, torch.Size]] = []
+    counted = _watched(network, inputs)
+    samples = next((counts.samples for counts in counted.values() if counts.samples), 1)
+    return [counts.per_sample(path, samples) for path, counts in counted.items()]
 
-    def watch(path: str, layer: nn.Module) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
-            values = output[0] if isinstance(output, tuple) else output
-            if isinstance(module, Neuron):
-                samples[0] = values.shape[1]
-                found[path] = Activity(
-                    path, float(values.sum()), float(values.mean()), 0.0, 0.0, 0, values[:, 0].numel()
-                )
-                return
-            before = found.get(
-                path, Activity(path, 0.0, 0.0, 0.0, 0.0, 0, 0)
-            )  # a recurrent connection runs at each step
+
+class _Counts:
+    """What one layer did in a run of the network, over all samples."""
+
+    def __init__(self) -> None:
+        self.spikes = self.operations = self.dense = 0.0
+        self.cells = 0  # neurons times steps times samples
+        self.samples = 0  # known to neurons alone: to them, time comes first or does not come at all
+        self.leading: list[torch.Size] = []  # of each output of a layer with weights: (B,), (T B,), (T, B)
+
+    def hook(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:
+        values = output[0] if isinstance(output, tuple) else output
+        if isinstance(module, WEIGHTED):
             operations, dense = _operations(module, (arguments[0] != 0).to(values.dtype))
-            found[path] = before._replace(operations=before.operations + operations, dense=before.dense + dense)
-            shapes.append((path, values.shape))
+            self.operations, self.dense = self.operations + operations, self.dense + dense
+            self.leading.append(values.shape[: -1 if isinstance(module, nn.Linear) else 1])
+            return
+        self.samples = values.shape[1 if isinstance(module, Neuron) else 0]
+        if fires(module):
+            self.spikes, self.cells = self.spikes + float(values.sum()), self.cells + values.numel()
 
-        return layer.register_forward_hook(hook)
+    def per_sample(self, path: str, samples: int) -> Activity:
+        rows = (shape.numel() if shape[1:] == (samples,) else shape[0] for shape in self.leading)
+        return Activity(
+            path,
+            spikes=self.spikes / samples,
+            rate=self.spikes / self.cells if self.cells else 0.0,
+            operations=self.operations / samples,
+            dense=self.dense / samples,
+            passes=sum(rows) // samples,
+            size=self.cells // samples,
+        )
 
-    handles = [watch(path, layer) for path, layer in network.named_modules() if isinstance(layer, (Neuron, *WEIGHTED))]
-    try:
-        with torch.no_grad():
-            network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    size = samples[0]
-    for path, shape in shapes:
-        timed = (
-            len(shape) > 2 and shape[1] == size and isinstance(network.get_submodule(path), nn.Linear)
-        )  # (T, B, ...)
-        found[path] = found[path]._replace(passes=found[path].passes + (shape[0] if timed else shape[0] // size))
-    return [
-        row._replace(spikes=row.spikes / size, operations=row.operations / size, dense=row.dense / size)
-        for row in found.values()
-    ]
+
+def _watched(network: nn.Module, inputs: Tensor) -> dict[str, _Counts]:
+    """Run the network and return the counts of each layer, in the order in which they ended."""
+    counted: dict[str, _Counts] = {}
+
+    def hook(path: str) -> Any:
+        return lambda *call: counted.setdefault(path, _Counts()).hook(*call)
+
+    with ExitStack() as stack, torch.no_grad():
+        for path, layer in network.named_modules():
+            if isinstance(layer, (Neuron, *WEIGHTED)) or _of_snntorch(layer):
+                stack.callback(layer.register_forward_hook(hook(path)).remove)
+        network(inputs)
+    return counted
 
 
 def _operations(layer: nn.Module, active: Tensor) -> tuple[float, float]:
@@ -101,18 +124,22 @@ class Trace(NamedTuple):
 def traces(network: nn.Module, inputs: Tensor) -> list[Trace]:
     """Run `network` once without gradients and return what its neurons did, layer by layer."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    neurons = {path: module for path, module in network.named_modules() if isinstance(module, LIF) and module.fires}
+    neurons = {path: module for path, module in network.named_modules() if fires(module)}
     with ExitStack() as stack, torch.no_grad():
         for path, neuron in neurons.items():
-            neuron.scan = _recorded(neuron.scan, found.setdefault(path, []))  # type: ignore[method-assign]
-            stack.callback(neuron.__dict__.pop, "scan")
+            kept = found.setdefault(path, [])
+            if isinstance(neuron, LIF):
+                neuron.scan = _recorded(neuron.scan, kept)  # type: ignore[method-assign]
+                stack.callback(neuron.__dict__.pop, "scan")
+            elif _of_snntorch(neuron):
+                stack.callback(neuron.register_forward_hook(_record_step(kept)).remove)
         network(inputs)
     return [
         Trace(
             path,
             torch.cat([spikes for spikes, _ in ran]),
             torch.cat([membranes for _, membranes in ran]),
-            neurons[path].threshold,
+            _threshold(neurons[path]),
         )
         for path, ran in found.items()
         if ran
@@ -125,3 +152,16 @@ def _recorded(scan: Callable[..., tuple[Tensor, Tensor]], kept: list[tuple[Tenso
         return kept[-1]
 
     return record
+
+
+def _record_step(kept: list[tuple[Tensor, Tensor]]) -> Any:
+    def hook(neuron: Any, _: Any, output: Any) -> None:
+        spikes = output[0] if isinstance(output, tuple) else output
+        kept.append((spikes[None], neuron.mem[None]))
+
+    return hook
+
+
+def _threshold(neuron: Any) -> Number:
+    threshold: Number = neuron.threshold
+    return threshold.item() if isinstance(threshold, Tensor) and threshold.numel() == 1 else threshold

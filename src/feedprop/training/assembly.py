@@ -16,7 +16,7 @@ from feedprop.training.config import Config
 from feedprop.training.data import Normalisation, SequenceData, Splits, load, loader
 from feedprop.training.evaluation import Objective
 from feedprop.training.models import check_fit
-from feedprop.training.spiking import fires
+from feedprop.training.spiking import has_step_neurons
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: b
     model = component.make(inputs=shape, classes=classes, num_classes=classes, timed=timed)
     if not isinstance(model, nn.Module):
         raise FeedpropError(f"--model {component.name} makes a {type(model).__name__}, not a torch.nn.Module")
-    if config.settings.method == "backprop" and fires(model):
+    if config.settings.method == "backprop" and has_step_neurons(model):
         raise FeedpropError(
             f"--method backprop cannot train {component.name}: its neurons fire by a step function, which has "
             f"derivative 0; leave --method out, or name a model of snnTorch's neurons, which have a surrogate gradient"

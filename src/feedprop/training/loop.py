@@ -21,7 +21,7 @@ from feedprop.training.evaluation import Evaluation, near_zero_share, scores
 from feedprop.training.health import Health
 from feedprop.training.report import write_report
 from feedprop.training.run import Run, prepare
-from feedprop.training.spiking import fires
+from feedprop.training.spiking import has_spiking_neurons
 from feedprop.training.spiking_report import measure
 
 _SHOWN_EVERY_SECONDS = 0.2
@@ -180,7 +180,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "classes": run.parts.data.classes,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if fires(run.parts.model):
+    if has_spiking_neurons(run.parts.model):
         results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
     run.folder.write_json(RESULTS, results)
     write_report(run.folder, run.config, rows=run.rows, results=results, model=run.parts.model, data=run.parts.data)

@@ -16,7 +16,7 @@ from feedprop.training.data import loader
 from feedprop.training.evaluation import Evaluation, evaluate
 from feedprop.training.progress import Watch
 from feedprop.training.schedule import Schedule, make_schedule
-from feedprop.training.spiking import fires
+from feedprop.training.spiking import has_spiking_neurons
 from feedprop.training.updates import Updates
 
 
@@ -92,5 +92,5 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         watch.say(f"note: {note}")
     parts.objective.module.to(accelerator.device)
     named = dict(zip(loaders, batches, strict=True))
-    updates = Updates(parts.model) if fires(parts.model) else None
+    updates = Updates(parts.model) if has_spiking_neurons(parts.model) else None
     return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch, updates=updates)

@@ -10,6 +10,7 @@ from torch import nn
 
 from feedprop.errors import FeedpropError
 from feedprop.spiking import Neuron, SpikingSequential, models
+from feedprop.spiking.activity import fires
 from feedprop.training.models import image_shape
 
 Reset = Literal["subtract", "zero", "refractory", "none"]
@@ -120,6 +121,11 @@ def _steps(given: int | None, usual: int, timed: bool) -> int | None:
     return None
 
 
-def fires(model: nn.Module) -> bool:
-    """Whether a model has neurons of feedprop's that fire by a step function."""
-    return any(isinstance(module, Neuron) and module.fires for module in model.modules())
+def has_spiking_neurons(model: nn.Module) -> bool:
+    """Whether a model has neurons that fire, feedprop's own or snnTorch's."""
+    return any(fires(module) for module in model.modules())
+
+
+def has_step_neurons(model: nn.Module) -> bool:
+    """Whether a model has neurons of feedprop's that fire by a step function, with no surrogate gradient."""
+    return any(fires(module) for module in model.modules() if isinstance(module, Neuron))
