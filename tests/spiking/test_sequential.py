@@ -8,7 +8,7 @@ from torch import nn
 
 from feedprop import FeedpropError, attach, attached
 from feedprop.rewards import GivenReward
-from feedprop.spiking import LIF, LeakyIntegrator, SpikingResidual, SpikingSequential, State
+from feedprop.spiking import LIF, LeakyIntegrator, Recurrent, SpikingResidual, SpikingSequential, State, Synaptic
 from feedprop.spiking.activity import activity
 from feedprop.spiking.models import lif_cnn, lif_cnn5, lif_mlp
 
@@ -159,6 +159,36 @@ def test_compiled_without_a_break(build) -> None:
         spikes = model(inputs)
         spikes.backward(torch.ones_like(spikes))
         found.append([p.grad.clone() for p in network.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "neuron",
+    [LIF(reset=reset, reset_delay=delay) for reset in ("subtract", "zero", "refractory") for delay in (True, False)]
+    + [
+        LIF(torch.full((4,), 0.8), learn_beta=True),
+        Synaptic(0.5, 0.9),
+        Recurrent(nn.Linear(4, 4)),
+        LeakyIntegrator(0.9),
+    ],
+    ids=repr,
+)
+def test_sequences_compiled(neuron) -> None:
+    torch._dynamo.reset()
+    network = attach(SpikingSequential(nn.Linear(3, 4), neuron, nn.Linear(4, 2), LIF()).double())
+    with torch.no_grad():
+        for layer in (network[0], network[2]):
+            layer.weight.abs_()  # so that outputs fire
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    inputs, found = torch.rand(5, 2, 3, dtype=torch.float64) * 3, []
+    for model in (network, compiled):
+        network.zero_grad()
+        spikes, state = model(inputs[:3], State())
+        more, _ = model(inputs[3:], state.detach())
+        (spikes.sum() + more.sum()).backward()
+        found.append([spikes, more, *(p.grad.clone() for p in network.parameters())])
+    assert any(part.any() for part in found[0][2:])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -35,13 +35,17 @@ class Backwards:
         at_entries: Sequence[Tensor | None],
         *,
         out: Tensor,
-    ) -> None:
-        """Write the credit at the currents to `out`: (T, B, ...), or (B, ...) if they are the same at all steps.
+    ) -> Tensor:
+        """Return the credit at the currents, in `out`: (T, B, ...), or (B, ...) if they are the same at all steps.
+
+        Compiled, it is in memory of its own: a write into a part of `out` would become a copy of the whole.
 
         Spikes and membranes bring credit, entries the reward itself: it reaches silent neurons at rest too.
         """
         steps, constant = len(self.before), self.dynamics.steps is not None
-        rows = [torch.empty_like(self.denominator) for _ in range(2)] if constant else out.unbind(0)
+        apart = torch.compiler.is_compiling() and not constant
+        fresh = steps if apart else 2 if constant else 0
+        rows = [torch.empty_like(self.denominator) for _ in range(fresh)] or out.unbind(0)
         for t in reversed(range(steps)):
             reward = rows[t % len(rows)]
             self._reward(t, at_spikes[t], at_membranes[t], out=reward)
@@ -50,6 +54,7 @@ class Backwards:
                 out.copy_(reward)
             elif constant:
                 out.add_(reward)
+        return torch.stack(list(rows)) if apart else out
 
     def _membrane(self, t: int) -> Tensor | None:
         if t < 0:

@@ -39,15 +39,8 @@ class Scan(torch.autograd.Function):
         ctx: Any, currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the neuron over all steps."""
-        constant = dynamics.steps is not None
-        membranes = torch.empty_like(currents) if dynamics.steps is None else _with_steps(currents, dynamics.steps)
-        spikes = torch.empty_like(membranes) if dynamics.fires else currents.new_zeros(()).expand(membranes.shape)
-        before = torch.empty_like(membranes) if dynamics.empties_at_once else membranes
-        for block in _blocks(membranes):
-            part = currents[block] if constant else currents[:, block]
-            rows = (part,) * len(spikes) if constant else part.unbind(0)
-            outputs = (spikes[:, block].unbind(0), membranes[:, block].unbind(0), before[:, block].unbind(0))
-            _run(zip(rows, *outputs, strict=True), None if start is None else start[block], beta, dynamics)
+        run = _forward_compiled if torch.compiler.is_compiling() else _forward
+        spikes, membranes, before = run(currents, start, beta, dynamics)
         ctx.dynamics = dynamics
         ctx.beta, saved = (None, beta) if isinstance(beta, Tensor) else (beta, None)
         ctx.save_for_backward(spikes, before, start, saved)
@@ -75,10 +68,37 @@ class Scan(torch.autograd.Function):
                 at_beta,
             )
             out = credits[block] if constant else credits[:, block]
-            back.run(*(_rows(values, block, len(spikes)) for values in arriving), out=out)
+            credit = back.run(*(_rows(values, block, len(spikes)) for values in arriving), out=out)
             if at_start is not None:
                 at_start[block] = back.carried()
-        return credits, at_start, at_beta, None
+        return credit if torch.compiler.is_compiling() else credits, at_start, at_beta, None  # compiled: one block
+
+
+def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics) -> tuple[Tensor, Tensor, Tensor]:
+    """Return spikes, membranes u and v; v is the same memory as u where it can be."""
+    constant, steps = dynamics.steps is not None, dynamics.steps or len(currents)
+    membranes = _with_steps(currents, steps) if constant else torch.empty_like(currents)
+    spikes = torch.empty_like(membranes) if dynamics.fires else currents.new_zeros(()).expand(membranes.shape)
+    before = torch.empty_like(membranes) if dynamics.empties_at_once else membranes
+    for block in _blocks(membranes):
+        part = currents[block] if constant else currents[:, block]
+        rows = (part,) * steps if constant else part.unbind(0)
+        outputs = (spikes[:, block].unbind(0), membranes[:, block].unbind(0), before[:, block].unbind(0))
+        _run(zip(rows, *outputs, strict=True), None if start is None else start[block], beta, dynamics)
+    return spikes, membranes, before
+
+
+def _forward_compiled(
+    currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with memory of its own for each step: a write into a part would be compiled to a copy of the whole."""
+    rows = currents.unbind(0) if dynamics.steps is None else (currents,) * dynamics.steps
+    membranes = [torch.empty_like(row) for row in rows]
+    spikes = [torch.empty_like(row) if dynamics.fires else torch.zeros_like(row) for row in rows]
+    before = [torch.empty_like(row) for row in rows] if dynamics.empties_at_once else membranes
+    _run(zip(rows, spikes, membranes, before, strict=True), start, beta, dynamics)
+    stacked = torch.stack(membranes)
+    return torch.stack(spikes), stacked, torch.stack(before) if dynamics.empties_at_once else stacked
 
 
 def _with_steps(currents: Tensor, steps: int) -> Tensor:
