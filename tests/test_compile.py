@@ -3,12 +3,13 @@
 import copy
 
 import pytest
+import snntorch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import attach, rewards, rules
-from propagation import Residual, feedback_of, randomised
+from feedprop import attach, discrete, rewards, rules, spiking
+from propagation import Call, Residual, feedback_of, randomised
 
 pytestmark = [
     pytest.mark.usefixtures("float64"),
@@ -87,11 +88,82 @@ class Unlisted(nn.Module):
 def test_no_function_is_hidden_by_the_compiler() -> None:
     torch._dynamo.reset()
     model = attach(randomised(Unlisted()), rules.Epsilon(0.1))
-    inputs, targets, found = torch.randn(5, 16), torch.randint(4, (5,)), []
+    compared(model, torch.randn(5, 16), torch.randint(4, (5,)))
+
+
+class Twice(torch.autograd.Function):
+    """Two z + sign(z), with a backward pass that no treatment uses."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor) -> Tensor:
+        return 2 * z + z.sign()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return 7 * gradient
+
+
+def written_in_part(currents: Tensor) -> Tensor:
+    currents = currents * 2
+    currents[:, 0] += 5
+    return spiking.lif(currents, beta=0.5, steps=3)[0].sum(0)
+
+
+@pytest.mark.usefixtures("treatments_kept")
+@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("registered", "inner"),
+    [
+        (None, Call(discrete.top_one)),
+        (None, Call(lambda x: spiking.lif(x.expand(3, *x.shape) * 2, beta=0.5)[0].sum(0))),
+        (None, Call(written_in_part)),
+        (None, Call(lambda x: spiking.leaky_sum(x, alpha=0.5, steps=3).sum(0))),
+        (Twice, Call(lambda x: Twice.apply(x))),
+        (torch.special.i0, Call(torch.special.i0)),
+        (torch.special.ndtr, Call(torch.special.ndtr)),
+    ],
+    ids=["top_one", "lif", "lif of what was written to", "leaky_sum", "autograd function", "i0", "ndtr"],
+)
+def test_added_functions_are_not_hidden_either(registered, inner: nn.Module, epsilon: float) -> None:
+    torch._dynamo.reset()
+    if registered is not None:
+        rules.register(registered)(rules.secant)
+    model = attach(randomised(nn.Sequential(nn.Linear(16, 6), inner, nn.Linear(6, 4))), rules.Epsilon(epsilon))
+    compared(model, torch.randn(5, 16), torch.randint(4, (5,)))
+
+
+class Stepped(nn.Module):
+    """snnTorch's neurons, stepped in a loop as its tutorials do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(16, 8), nn.Linear(8, 4)
+        self.hidden, self.last = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9, threshold=0.2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden, last = self.hidden.reset_mem(), self.last.reset_mem()
+        counts = 0
+        for _ in range(3):
+            fired, hidden = self.hidden(self.inner(inputs), hidden)
+            fired, last = self.last(self.outer(fired), last)
+            counts = counts + fired
+        return counts
+
+
+def test_neurons_of_snntorch_are_compiled_with_their_rules() -> None:
+    torch._dynamo.reset()
+    model = attach(randomised(Stepped()), rules.Epsilon(1.0))
+    compared(model, 3 * torch.randn(5, 16), torch.randint(4, (5,)))
+
+
+def compared(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    """The feedback of a compiled step is that of the plain one, and there is some for the first layer."""
+    found = []
     for one in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         model.zero_grad()
         rewards.SoftmaxReward()(one(inputs), targets).backward()
         found.append(feedback_of(model))
+    assert next(iter(found[0].values())).any()
     torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-11)
 
 

@@ -6,14 +6,17 @@ pass for credit.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.autograd.function import FunctionMeta
+from torch.overrides import handle_torch_function
 
 from feedprop import credit
+from feedprop.listening import listened_to
 
 _OURS = ("feedprop", "torch")  # torch's own are part of how it runs a model: checkpoints, DDP, FSDP, compiled regions
 
@@ -23,21 +26,34 @@ def is_autograd_function(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, torch.autograd.Function)
 
 
+class _Visible(FunctionMeta):
+    """The type of what was made visible: torch.compile calls the `apply` of no other type as it stands."""
+
+
 def make_visible(function: type[Any]) -> Any:
     """Let `function.apply` hand itself to whoever listens, as torch's functions do, and return what it hands over."""
-    plain = function.apply
-    if hasattr(plain, "_visible"):
-        return plain
+    if isinstance(function, _Visible) and "apply" in vars(function):
+        return vars(function)["apply"].__func__.handed_over
+    inherited = inspect.getattr_static(function, "apply")
+    made: Any = FunctionMeta  # torch has no types there
+    plain = made(function.__name__, (function,), {"__module__": function.__module__, "apply": inherited})
 
     def apply(*args: Any, **kwargs: Any) -> Any:
         tensors = [value for value in args if isinstance(value, Tensor)]
-        if has_torch_function(tensors):
+        if listened_to(*tensors):
             return handle_torch_function(apply, tensors, *args, **kwargs)
-        return plain(*args, **kwargs)
+        return plain.apply(*args, **kwargs)
 
-    apply._visible = True  # type: ignore[attr-defined]
+    def of_class(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        if cls is function:
+            return apply(*args, **kwargs)
+        return inherited.__get__(None, cls)(*args, **kwargs)  # a subclass, which is registered by itself or not at all
+
     apply.__name__ = apply.__qualname__ = f"{function.__name__}.apply"
-    function.apply = staticmethod(apply)
+    of_class.handed_over = apply  # type: ignore[attr-defined]
+    function.apply = classmethod(of_class)
+    function.__class__ = _Visible
+    plain.stands_for = function
     return apply
 
 
@@ -57,6 +73,7 @@ def unseen(outputs: Iterable[Tensor], *, since: int, seen: Collection[Any]) -> t
     """
     for node in credit.nodes_behind(outputs, since=since):
         function = getattr(node, "_forward_cls", None)
+        function = vars(function).get("stands_for", function) if function is not None else None
         if function is not None and function.__module__.partition(".")[0] not in _OURS and function not in seen:
             return function  # type: ignore[no-any-return]
     return None

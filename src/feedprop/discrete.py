@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function
 
 from feedprop.errors import FeedpropError, non_negative
+from feedprop.listening import listened_to
 from feedprop.treatments import Arguments, Context, Function, Keywords, register, summed
 
 
@@ -46,7 +47,7 @@ def top_one(scores: Tensor) -> Tensor:
     Args:
         scores: (..., n) with n >= 2.
     """
-    if has_torch_function_unary(scores):
+    if listened_to(scores):
         output: Tensor = handle_torch_function(top_one, (scores,), scores)
         return output
     return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)

@@ -19,6 +19,7 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
         target = args[0]
         context.forget(target)
         if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
+            target._undamped = None
             return _written(context, target, (self_gated.copied(target, args[1:]), *args[1:]), kwargs)
         if treatment is relu and target.requires_grad:
             return credit.relu_in_place(target)

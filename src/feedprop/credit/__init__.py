@@ -12,7 +12,7 @@ exactly as a gradient does; only these corrections have to be made on the way (W
 Every function leaves values as they are and changes the backward pass alone.
 """
 
-from feedprop.credit.activations import Activation, limits_at_zero, offset_secant, secant
+from feedprop.credit.activations import Activation, limits_at_zero, offset_secant, secant, traced_secant
 from feedprop.credit.entry import find_entry, keep_entry, same_values
 from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, substituted
 from feedprop.credit.graph import nodes_behind
@@ -45,6 +45,7 @@ __all__ = [
     "scaled",
     "secant",
     "substituted",
+    "traced_secant",
     "transformed",
     "undamped",
 ]

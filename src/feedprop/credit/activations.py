@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit.slope import slope
-from feedprop.credit.sums import undamped
+from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 
 Activation = Callable[[Tensor], Tensor]
@@ -44,7 +44,7 @@ def secant(activation: Activation, z: Tensor) -> Tensor:
     if transformed():
         x = activation(z.detach())
         return rerouted(x, (z, slope(z.detach(), x, 0.0)))
-    z, epsilon = undamped(z)
+    z, epsilon = fusible(z)
     return _Secant.apply(z, activation, epsilon)  # type: ignore[no-any-return]
 
 
@@ -99,11 +99,33 @@ def offset_secant(
     return _OffsetSecant.apply(z, activation, middle, jump, epsilon)  # type: ignore[no-any-return]
 
 
+def traced_secant(activation: Activation, z: Tensor, *, offset: bool, epsilon: float) -> Tensor:
+    """The secant of an activation whose limits at 0 are not known, in operations that torch.compile can trace.
+
+    Args:
+        activation: elementwise.
+        z: any shape.
+        offset: take the secant from (0, middle of the limits) instead of (0, 0).
+        epsilon: as in `offset_secant`; with `offset` used where there is a jump, otherwise where a limit is not 0.
+    """
+    x = activation(z.detach())
+    below, above = _limits(activation, z)
+    middle, jump = ((below + above) / 2, above - below) if offset else (0.0, torch.zeros_like(below))
+    wide = (jump if offset else below.abs() + above.abs()) != 0
+    rise = torch.where(z == 0, torch.copysign(jump / 2, z), x - middle)
+    width = wide * epsilon * z.detach().square().mean().sqrt()
+    return rerouted(x, (z, rise.div(torch.copysign(width, z) + z).nan_to_num(nan=0.0)))
+
+
 def limits_at_zero(activation: Activation, z: Tensor) -> tuple[float, float]:
     """Compute the limits of an elementwise activation at 0, from below and from above; 0 where there is none."""
+    below, above = _limits(activation, z).tolist()
+    return below, above
+
+
+def _limits(activation: Activation, z: Tensor) -> Tensor:
     tiny = torch.finfo(z.dtype).tiny
     with torch.no_grad():
         values = activation(torch.tensor([-tiny, tiny], dtype=z.dtype, device=z.device))
     small = 2 * tiny**0.5  # what is smaller vanishes at 0, also like a root; what is larger than 1 / small diverges
-    below, above = (value if small < abs(value) < 1 / small else 0.0 for value in values.tolist())
-    return below, above
+    return torch.where((values.abs() > small) & (values.abs() < 1 / small), values, 0.0)

@@ -72,8 +72,7 @@ def damped(z: Tensor, epsilon: float) -> Tensor:
     if transformed():
         return rerouted(z, (z, damping_of(z.detach(), epsilon)))
     output: Tensor = _Damped.apply(z, epsilon)
-    if not torch.compiler.is_compiling():  # compiled, the two passes are fused anyway
-        output._undamped = z, epsilon  # type: ignore[attr-defined]  # an activation damps and bends in one pass
+    output._undamped = z, epsilon  # type: ignore[attr-defined]  # an activation damps and bends in one pass
     return output
 
 
@@ -86,10 +85,22 @@ def damped_in_place(z: Tensor, epsilon: float) -> Tensor:
 
 def undamped(z: Tensor) -> tuple[Tensor, float]:
     """Return the tensor behind a damped one and its epsilon; if there is none, or it is watched, itself and 0."""
-    behind: tuple[Tensor, float] | None = getattr(z, "_undamped", None)
-    if behind is None or z._backward_hooks or z.retains_grad:  # by FSDP for instance
+    recorded: tuple[Tensor, float] | None = getattr(z, "_undamped", None)
+    if recorded is None:
         return z, 0.0
-    return behind
+    if torch.compiler.is_compiling():
+        behind, epsilon = recorded
+        return rerouted(
+            z, (behind, 1.0)
+        ), epsilon  # the values of z, should something have been written to a part of it
+    if z._backward_hooks or z.retains_grad:  # by FSDP for instance
+        return z, 0.0
+    return recorded
+
+
+def fusible(z: Tensor) -> tuple[Tensor, float]:
+    """The same for who only spares a pass over `z`: compiled, the two passes are fused anyway."""
+    return (z, 0.0) if torch.compiler.is_compiling() else undamped(z)
 
 
 class _DampedReLU(torch.autograd.Function):
@@ -108,7 +119,7 @@ class _DampedReLU(torch.autograd.Function):
 
 def damped_relu(z: Tensor) -> Tensor:
     """ReLU whose backward pass damps too, in one pass over the result: x / (x + epsilon) is 0 where x is."""
-    z, epsilon = undamped(z)
+    z, epsilon = fusible(z)
     if epsilon == 0:
         return torch.relu(z)
     return _DampedReLU.apply(z, epsilon)  # type: ignore[no-any-return]

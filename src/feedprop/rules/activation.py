@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from feedprop import credit
@@ -39,6 +40,8 @@ class Secant:
             z: pre-activations, any shape.
             at_zero: the limits of phi at 0 from below and above, if known; else they are computed.
         """
+        if at_zero is None and torch.compiler.is_compiling():
+            return credit.traced_secant(activation, z, offset=self.offset, epsilon=self.epsilon)
         below, above = credit.limits_at_zero(activation, z) if at_zero is None else at_zero
         if below == above == 0 or (not self.offset and not self.epsilon):
             return credit.secant(activation, z)

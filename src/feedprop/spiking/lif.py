@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function
 
 from feedprop import credit
 from feedprop.errors import FeedpropError
+from feedprop.listening import listened_to
 from feedprop.spiking.dynamics import Dynamics, Number, check_settings
 from feedprop.spiking.scan import Scan
 from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
@@ -48,7 +49,7 @@ def lif(
     settings: dict[str, Any] = {
         "beta": beta, "threshold": threshold, "reset": reset, "reset_delay": reset_delay, "steps": steps, "fires": fires
     }  # fmt: skip
-    if has_torch_function_unary(currents):  # an attached model is running
+    if listened_to(currents):  # an attached model is running
         result: tuple[Tensor, Tensor] = handle_torch_function(
             lif, (currents,), currents, start, epsilon=epsilon, **settings
         )

@@ -13,10 +13,11 @@ from typing import Any
 import snntorch  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function
 
 from feedprop import credit
 from feedprop.errors import FeedpropError
+from feedprop.listening import listened_to
 from feedprop.spiking.dynamics import Number
 from feedprop.spiking.lif import lif
 from feedprop.spiking.synapse import leaky_sum
@@ -64,7 +65,7 @@ class _NeuronForward:
 
     def __call__(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:
         kind: Any = type(self.neuron)
-        if not (has_torch_function_unary(input_) and handle_torch_function(_propagates, (input_,), input_)):
+        if not (listened_to(input_) and handle_torch_function(_propagates, (input_,), input_)):
             return MethodType(kind.forward, self.neuron)(input_, *args, **kwargs)
         return _step(self.neuron, input_, dict(zip(STATES[kind], args, strict=False)) | kwargs)
 

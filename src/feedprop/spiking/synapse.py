@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function
 
+from feedprop.listening import listened_to
 from feedprop.spiking.dynamics import Number, check_settings
 from feedprop.spiking.lif import check_currents
 from feedprop.spiking.neuron import LIF
@@ -25,7 +26,7 @@ def leaky_sum(currents: Tensor, start: Tensor | None = None, *, alpha: Number, s
     >>> leaky_sum(torch.ones(3, 1), alpha=0.5).flatten()
     tensor([1.0000, 1.5000, 1.7500])
     """
-    if has_torch_function_unary(currents):  # an attached model is running
+    if listened_to(currents):  # an attached model is running
         result: Tensor = handle_torch_function(leaky_sum, (currents,), currents, start, alpha=alpha, steps=steps)
         return result
     check_currents(currents, steps)
