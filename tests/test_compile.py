@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from feedprop import attach, discrete, rewards, rules, spiking
 from propagation import Call, Residual, feedback_of, randomised
+from stepped import Stepped
 
 pytestmark = [
     pytest.mark.usefixtures("float64"),
@@ -132,28 +133,12 @@ def test_added_functions_are_not_hidden_either(registered, inner: nn.Module, eps
     compared(model, torch.randn(5, 16), torch.randint(4, (5,)))
 
 
-class Stepped(nn.Module):
-    """snnTorch's neurons, stepped in a loop as its tutorials do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.outer = nn.Linear(16, 8), nn.Linear(8, 4)
-        self.hidden, self.last = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9, threshold=0.2)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden, last = self.hidden.reset_mem(), self.last.reset_mem()
-        counts = 0
-        for _ in range(3):
-            fired, hidden = self.hidden(self.inner(inputs), hidden)
-            fired, last = self.last(self.outer(fired), last)
-            counts = counts + fired
-        return counts
-
-
 def test_neurons_of_snntorch_are_compiled_with_their_rules() -> None:
     torch._dynamo.reset()
-    model = attach(randomised(Stepped()), rules.Epsilon(1.0))
-    compared(model, 3 * torch.randn(5, 16), torch.randint(4, (5,)))
+    neurons = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9, threshold=0.2)
+    model = randomised(Stepped(nn.Linear(16, 8), neurons[0], nn.Linear(8, 4), neurons[1]))
+    counts = nn.Sequential(model, Call(lambda spikes: spikes.sum(0)))
+    compared(attach(counts, rules.Epsilon(1.0)), 3 * torch.randn(3, 5, 16), torch.randint(4, (5,)))
 
 
 def compared(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:

@@ -3,11 +3,12 @@
 import pytest
 import snntorch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from feedprop import FeedpropError
 from feedprop.spiking import LIF, LeakyIntegrator, Recurrent, SpikingSequential, Synaptic
 from feedprop.spiking.activity import activity, traces
+from stepped import Stepped
 
 
 def test_by_hand() -> None:
@@ -59,35 +60,20 @@ def test_traces(neuron: LIF) -> None:
     assert not any("scan" in vars(module) for module in network.modules())
 
 
-class Stepped(nn.Module):
-    """The same layers with snnTorch's neurons, stepped in a loop as its tutorials do."""
-
-    def __init__(self, network: SpikingSequential) -> None:
-        super().__init__()
-        self.first, self.second = network[0], network[2]
-        self.hidden, self.last = (snntorch.Leaky(beta=0.9, threshold=0.1) for _ in range(2))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden, last = self.hidden.reset_mem(), self.last.reset_mem()
-        spikes = []
-        for values in inputs:
-            fired, hidden = self.hidden(self.first(values), hidden)
-            fired, last = self.last(self.second(fired), last)
-            spikes.append(fired)
-        return torch.stack(spikes)
-
-
 def test_neurons_of_snntorch_count_as_ours_do() -> None:
     network = SpikingSequential(
         *(nn.Linear(3, 4), LIF(0.9, threshold=0.1)), *(nn.Linear(4, 2), LIF(0.9, threshold=0.1))
     )
     network[2].weight.data.abs_()
     inputs = torch.rand(6, 5, 3) * 2
-    ours, theirs = activity(network, inputs), activity(Stepped(network), inputs)
+    stepped = Stepped(
+        network[0], snntorch.Leaky(beta=0.9, threshold=0.1), network[2], snntorch.Leaky(beta=0.9, threshold=0.1)
+    )
+    ours, theirs = activity(network, inputs), activity(stepped, inputs)
     assert all(row.spikes > 0 for row in (ours[1], ours[3]))
     assert [row[1:] for row in theirs] == [pytest.approx(row[1:]) for row in ours]
-    assert [row.layer for row in theirs] == ["first", "hidden", "second", "last"]
-    for own, its in zip(traces(network, inputs), traces(Stepped(network), inputs), strict=True):
+    assert [row.layer for row in theirs] == ["first", "hidden", "second", "output"]
+    for own, its in zip(traces(network, inputs), traces(stepped, inputs), strict=True):
         assert torch.equal(own.spikes, its.spikes)
         torch.testing.assert_close(own.membranes, its.membranes)
         assert its.threshold == pytest.approx(own.threshold)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from feedprop.training.data import Source, TensorData
+from stepped import Stepped
 
 
 def _source(inputs, targets, classes=("a", "b")):
@@ -125,22 +126,8 @@ class Pair(Linear):
         return super().forward(inputs), inputs
 
 
-class SnnTorch(nn.Module):
-    """Time-first inputs, two layers of snnTorch's neurons, stepped in a loop as its tutorials do."""
-
-    def __init__(self, inputs, classes):
-        super().__init__()
-        self.first, self.second = nn.Linear(inputs[0], 4), nn.Linear(4, classes)
-        self.hidden, self.output = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9)
-
-    def forward(self, inputs):
-        hidden, output = self.hidden.reset_mem(), self.output.reset_mem()
-        spikes = []
-        for values in inputs:
-            fired, hidden = self.hidden(self.first(values), hidden)
-            fired, output = self.output(self.second(fired), output)
-            spikes.append(fired)
-        return torch.stack(spikes)
+def snntorch_network(inputs, classes):
+    return Stepped(nn.Linear(inputs[0], 4), snntorch.Leaky(beta=0.9), nn.Linear(4, classes), snntorch.Leaky(beta=0.9))
 
 
 def not_a_model():

@@ -105,7 +105,7 @@ def test_the_report_of_a_spiking_network(series, tmp_path):
 
 
 def test_the_report_of_a_network_of_snntorch(series, tmp_path):
-    words = [*SERIES, "--model", "samples.SnnTorch", "--reward", "SpikeTargetReward", "--rule.epsilon", 1]
+    words = [*SERIES, "--model", "samples.snntorch_network", "--reward", "SpikeTargetReward", "--rule.epsilon", 1]
     answer = series("train", *words, "--epochs", 2, "--batch_size", 4, "--output", "run")
     assert answer.code == 0, answer.err
     spiking = json.loads((tmp_path / "run/results.json").read_text())["spiking"]
