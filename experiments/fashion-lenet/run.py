@@ -3,7 +3,9 @@
 LFP: five learning rates with Adam and a magnitude floor of 0.02, five with one of 0.05. Backprop: five with SGD, five
 with Adam.
 
-    python experiments/fashion-lenet/run.py [--data data]  (with OMP_NUM_THREADS=1: rounding depends on the number of threads)
+    python experiments/fashion-lenet/run.py [--data data]
+
+(With OMP_NUM_THREADS=1: rounding depends on the number of threads.)
 
 Every run is one call of the command, printed before it starts. Results go to results.json.
 """

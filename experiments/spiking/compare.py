@@ -1,4 +1,4 @@
-"""Feedback against the surrogate gradient with the same tuning budget: two objectives times three learning rates each.
+"""Feedback against the surrogate gradient with the same tuning budget: six settings each.
 
     python experiments/spiking/compare.py mnist-mlp vowels mnist-cnn fashion-cnn
 
@@ -15,12 +15,16 @@ from pathlib import Path
 import torch
 from run import EPOCHS, train
 
-OBJECTIVES = {"feedback": ("target", "rate"), "surrogate": ("mse-count", "rate")}
-RATES = {"feedback": (1e-3, 2e-3, 4e-3), "surrogate": (1e-3, 3e-3, 1e-2)}
+GRID = {  # objective, epsilon, magnitude floor and learning rate
+    "feedback": list(itertools.product(("target", "rate"), (1.0,), (0.0,), (1e-3, 2e-3, 4e-3))),
+    "surrogate": list(itertools.product(("mse-count", "rate"), (0.0,), (0.0,), (1e-3, 3e-3, 1e-2))),
+}
+CNN_GRID = GRID | {"feedback": list(itertools.product(("target",), (0.1, 0.3), (0.02,), (1e-3, 2e-3, 4e-3)))}
+SETTING = ("objective", "epsilon", "floor", "lr")
 TUNING = {  # images and epochs
     "mnist-mlp": (12800, 2),
-    "mnist-cnn": (12800, 1),
-    "fashion-cnn": (12800, 1),
+    "mnist-cnn": (6400, 3),
+    "fashion-cnn": (6400, 3),
     "vowels": (0, EPOCHS["vowels"]),
 }
 TUNING_SEED, SEEDS = 100, (0, 1, 2)
@@ -31,17 +35,16 @@ def rows() -> list[dict]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def run(task: str, method: str, objective: str, lr: float, seed: int, *, test: bool) -> float:
+def run(task: str, method: str, setting: tuple[str, float, float, float], seed: int, *, test: bool) -> float:
     """Return the accuracy of one run, from the file if it is there."""
-    key = {"task": task, "method": method, "objective": objective, "lr": lr, "seed": seed, "test": test}
+    key = {"task": task, "method": method, **dict(zip(SETTING, setting, strict=True)), "seed": seed, "test": test}
     for row in rows():
         if {name: row[name] for name in key} == key:
             return row["accuracy"]
     images, epochs = (0, EPOCHS[task]) if test else TUNING[task]
     settings = argparse.Namespace(
-        task=task, method=method, reward=objective, loss=objective, share=0.5, epsilon=1.0, beta=0.9, lr=lr,
-        epochs=epochs, train_on=images, seed=seed, test=test,
-    )  # fmt: skip
+        **key, reward=key["objective"], loss=key["objective"], share=0.5, beta=0.9, epochs=epochs, train_on=images
+    )
     result = train(settings)
     row = key | {name: result[name] for name in ("accuracy", "history", "seconds")} | {"epochs": epochs}
     print(row, flush=True)
@@ -53,15 +56,15 @@ def run(task: str, method: str, objective: str, lr: float, seed: int, *, test: b
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", choices=list(TUNING))
-    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--methods", nargs="+", choices=list(GRID), default=list(GRID))
     options = parser.parse_args()
     torch.set_num_threads(1)
     for task, method in itertools.product(options.tasks, options.methods):
-        grid = list(itertools.product(OBJECTIVES[method], RATES[method]))
-        scores = {setting: run(task, method, *setting, TUNING_SEED, test=False) for setting in grid}
+        grid = (CNN_GRID if task.endswith("cnn") else GRID)[method]
+        scores = {setting: run(task, method, setting, TUNING_SEED, test=False) for setting in grid}
         best = max(scores, key=scores.__getitem__)
         for seed in SEEDS:
-            run(task, method, *best, seed, test=True)
+            run(task, method, best, seed, test=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from feedprop.spiking.timeseries import japanese_vowels
 DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
 HELD_OUT = {"mnist-mlp": 10000, "mnist-cnn": 10000, "fashion-cnn": 10000, "vowels": 54}
 EPOCHS = {"mnist-mlp": 3, "mnist-cnn": 3, "fashion-cnn": 5, "vowels": 60}
-BATCH = {"mnist-mlp": 128, "mnist-cnn": 128, "fashion-cnn": 128, "vowels": 32}
+BATCH = {"mnist-mlp": 128, "mnist-cnn": 64, "fashion-cnn": 64, "vowels": 32}
 
 
 class Surrogate(nn.Module):
@@ -114,7 +114,7 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
     model = (
         Surrogate(made)
         if settings.method == "surrogate"
-        else feedprop.attach(made, feedprop.rules.Epsilon(settings.epsilon))
+        else feedprop.attach(made, feedprop.rules.Epsilon(settings.epsilon), magnitude_floor=settings.floor)
     )
     signal = criterion(settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--loss", choices=["rate", "count", "mse-count"], default="rate")
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--epsilon", type=float, default=1.0)
+    parser.add_argument("--floor", type=float, default=0.0)
     parser.add_argument("--beta", type=float, default=0.9)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--epochs", type=int, default=0, help="0: as in the table of this file")

@@ -14,6 +14,7 @@ import feedprop
 from feedprop.rewards import GivenReward
 from feedprop.spiking import LIF, SpikingSequential, models
 from feedprop.training.components import Component
+from feedprop.training.config import default_arguments
 from feedprop.training.data import Normalisation, Splits, TensorData, load, loader
 from feedprop.training.evaluation import Objective, evaluate
 from feedprop.training.memory import SequenceData
@@ -80,6 +81,14 @@ def test_defaults_of_a_spiking_model(command, tmp_path):
     assert command(*words, *other, "--output", "other").code == 0
     config = yaml.safe_load((tmp_path / "other/config.yaml").read_text())
     assert (config["reward"]["name"], config["optimizer"]["lr"]) == ("SpikeRateReward", 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "epsilon"),
+    [("lif_mlp", 1.0), ("feedprop.training.spiking.lif_cnn", 0.1), ("lif_cnn5", 0.1), ("mlp", None)],
+)
+def test_convolutions_come_with_a_smaller_epsilon(model, epsilon):
+    assert default_arguments("rule", model=model, method="lfp").get("epsilon") == epsilon
 
 
 def test_the_report_of_a_spiking_network(series, tmp_path):

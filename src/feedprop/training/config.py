@@ -33,19 +33,23 @@ DEFAULT_NAMES: Mapping[str, str] = {
 }
 # SGD's own default of 0.001 is too small for either method; feedback is proportional to |w|, hence the larger rate
 DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lfp": 1.0, "backprop": 0.1}
-SPIKING_MODELS = ("lif_mlp", "lif_cnn", "lif_cnn5")
-# as chosen in experiments/spiking; epsilon is of the size of the threshold
+# spiking networks and the epsilon that trained them best in experiments/spiking
+SPIKING_EPSILON: Mapping[str, float] = {"lif_mlp": 1.0, "lif_cnn": 0.1, "lif_cnn5": 0.1}
+SPIKING_LEARNING_RATE = 2e-3
 SPIKING_NAMES: Mapping[str, str] = {
     **DEFAULT_NAMES,
     "reward": "feedprop.rewards.SpikeTargetReward",
     "optimizer": "torch.optim.Adam",
 }
-SPIKING_LEARNING_RATE, SPIKING_EPSILON = 2e-3, 1.0
 
 
 def is_spiking(model: str) -> bool:
     """Whether this is the name of one of feedprop's spiking networks."""
-    return model.removeprefix("feedprop.training.spiking.") in SPIKING_MODELS
+    return _builder(model) in SPIKING_EPSILON
+
+
+def _builder(model: str) -> str:
+    return model.removeprefix("feedprop.training.spiking.")
 
 
 def default_names(model: str) -> Mapping[str, str]:
@@ -57,7 +61,7 @@ def default_arguments(kind: str, *, model: str, method: str) -> Mapping[str, Any
     """Return the arguments in which the default component of this kind differs from its own defaults."""
     if kind == "optimizer":
         return {"lr": SPIKING_LEARNING_RATE if is_spiking(model) else DEFAULT_LEARNING_RATES[method]}
-    return {"epsilon": SPIKING_EPSILON} if kind == "rule" and is_spiking(model) else {}
+    return {"epsilon": SPIKING_EPSILON[_builder(model)]} if kind == "rule" and is_spiking(model) else {}
 
 
 @dataclass(frozen=True)
