@@ -11,6 +11,11 @@ def shown(value: float) -> str:
     return f"{value:.4f}".lstrip("0") if value < 1 else "1.0000"
 
 
+def setting(row: dict) -> str:
+    numbers = (f"{name} {row[name]:g}" for name in ("epsilon", "floor") if row[name])
+    return ", ".join([row["objective"], *numbers])
+
+
 def main() -> None:
     text = Path(__file__).with_name("comparison.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
@@ -22,17 +27,17 @@ def main() -> None:
             accuracies = [row["accuracy"] for row in found]
             seeds = ", ".join(map(shown, accuracies))
             cells.append(
-                f"{shown(statistics.mean(accuracies))} ({seeds}; {found[0]['objective']}, {found[0]['lr']:g})"
+                f"{shown(statistics.mean(accuracies))} ({seeds}; {setting(found[0])}, {found[0]['lr']:g})"
                 if found
                 else "not run"
             )
         print(f"| {task} | {' | '.join(cells)} | {goal} |")
-    print("\n| task | method | objective | validation accuracy by learning rate |\n|---|---|---|---|")
+    print("\n| task | method | setting | validation accuracy by learning rate |\n|---|---|---|---|")
     tuned: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if not row["test"]:
             cell = f"{shown(row['accuracy'])} ({row['lr']:g})"
-            tuned.setdefault((row["task"], row["method"], row["objective"]), []).append(cell)
+            tuned.setdefault((row["task"], row["method"], setting(row)), []).append(cell)
     for key, cells in tuned.items():
         print(f"| {' | '.join(key)} | {', '.join(cells)} |")
 
