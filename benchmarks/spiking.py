@@ -139,6 +139,7 @@ def main() -> None:
     settings = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
+    about = {"torch": torch.__version__, "snntorch": snntorch.__version__, "threads": torch.get_num_threads()}
     results = []
     print(f"{'network':10s} {'input':9s} {'contender':18s} {'ms':>8s} {'feedprop / it':>14s}")
     for name, build in (("lif mlp", models.lif_mlp), ("lif cnn", models.lif_cnn)):
@@ -154,8 +155,7 @@ def main() -> None:
                 row |= {"milliseconds": 1e3 * statistics.median(own), "feedprop_ratio": ratio, "rounds": rounds}
                 results.append(row)
                 print(f"{name:10s} {coding:9s} {contender:18s} {row['milliseconds']:8.1f} {ratio:14.2f}", flush=True)
-    about = {"torch": torch.__version__, "snntorch": snntorch.__version__, "threads": torch.get_num_threads()}
-    settings.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+            settings.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
