@@ -23,7 +23,7 @@ from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
 from feedprop.rules import Composite, Rule, Secant
-from feedprop.third_party import register_known
+from feedprop.third_party import is_snntorch_neuron, register_known
 from feedprop.wrappers import refuse_wrappers
 
 
@@ -166,7 +166,7 @@ def attach(
 
 def _take_over_neurons(model: nn.Module) -> list[nn.Module]:
     """Let snnTorch's neurons pass credit, if there are any."""
-    found = [m for m in model.modules() if any(kind.__module__.startswith("snntorch.") for kind in type(m).__mro__)]
+    found = [module for module in model.modules() if is_snntorch_neuron(module)]
     if not found:
         return []
     from feedprop.spiking import snntorch  # an extra: who has such neurons has it

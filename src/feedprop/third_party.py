@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from torch import nn
+
 from feedprop.elementwise import secant
 from feedprop.treatments import TREATMENTS, Treatment, ordinary, register
 
@@ -16,6 +18,12 @@ KNOWN: dict[str, dict[str, Treatment]] = {
     "transformers.models.recurrent_gemma.modeling_recurrent_gemma": {"SqrtBoundDerivative": secant},
     "transformers.models.sew_d.modeling_sew_d": {"XSoftmax": ordinary, "XDropout": ordinary},
 }
+
+
+def is_snntorch_neuron(module: nn.Module) -> bool:
+    """Whether a module is one of snnTorch's neurons; answered without importing snnTorch, which is an extra."""
+    names = (f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__)
+    return any(name.startswith("snntorch.") and name.endswith(".SpikingNeuron") for name in names)
 
 
 def register_known() -> None:

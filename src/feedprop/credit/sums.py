@@ -89,10 +89,8 @@ def undamped(z: Tensor) -> tuple[Tensor, float]:
     if recorded is None:
         return z, 0.0
     if torch.compiler.is_compiling():
-        behind, epsilon = recorded
-        return rerouted(
-            z, (behind, 1.0)
-        ), epsilon  # the values of z, should something have been written to a part of it
+        behind, epsilon = recorded  # with the values of z, should something have been written to a part of it
+        return rerouted(z, (behind, 1.0)), epsilon
     if z._backward_hooks or z.retains_grad:  # by FSDP for instance
         return z, 0.0
     return recorded

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from feedprop.spiking.dynamics import Number
 from feedprop.spiking.neuron import LIF, Neuron
+from feedprop.third_party import is_snntorch_neuron
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -35,12 +36,7 @@ class Activity(NamedTuple):
 
 def fires(module: nn.Module) -> bool:
     """Whether a module is a spiking neuron, feedprop's own or snnTorch's."""
-    return module.fires if isinstance(module, Neuron) else _of_snntorch(module)
-
-
-def _of_snntorch(module: nn.Module) -> bool:
-    names = (f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__)
-    return any(name.startswith("snntorch.") and name.endswith(".SpikingNeuron") for name in names)
+    return module.fires if isinstance(module, Neuron) else is_snntorch_neuron(module)
 
 
 def activity(network: nn.Module, inputs: Tensor) -> list[Activity]:
@@ -96,7 +92,7 @@ def _watched(network: nn.Module, inputs: Tensor) -> dict[str, _Counts]:
 
     with ExitStack() as stack, torch.no_grad():
         for path, layer in network.named_modules():
-            if isinstance(layer, (Neuron, *WEIGHTED)) or _of_snntorch(layer):
+            if isinstance(layer, (Neuron, *WEIGHTED)) or is_snntorch_neuron(layer):
                 stack.callback(layer.register_forward_hook(hook(path)).remove)
         network(inputs)
     return counted
@@ -131,7 +127,7 @@ def traces(network: nn.Module, inputs: Tensor) -> list[Trace]:
             if isinstance(neuron, LIF):
                 neuron.scan = _recorded(neuron.scan, kept)  # type: ignore[method-assign]
                 stack.callback(neuron.__dict__.pop, "scan")
-            elif _of_snntorch(neuron):
+            elif is_snntorch_neuron(neuron):
                 stack.callback(neuron.register_forward_hook(_record_step(kept)).remove)
         network(inputs)
     return [

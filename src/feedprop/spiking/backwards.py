@@ -34,27 +34,22 @@ class Backwards:
         at_membranes: Sequence[Tensor | None],
         at_entries: Sequence[Tensor | None],
         *,
-        out: Tensor,
-    ) -> Tensor:
-        """Return the credit at the currents, in `out`: (T, B, ...), or (B, ...) if they are the same at all steps.
-
-        Compiled, it is in memory of its own: a write into a part of `out` would become a copy of the whole.
+        out: Tensor | Sequence[Tensor],
+    ) -> None:
+        """Write the credit at the currents to `out`: at each step to one of T tensors (B, ...), or all to one tensor.
 
         Spikes and membranes bring credit, entries the reward itself: it reaches silent neurons at rest too.
         """
-        steps, constant = len(self.before), self.dynamics.steps is not None
-        apart = torch.compiler.is_compiling() and not constant
-        fresh = steps if apart else 2 if constant else 0
-        rows = [torch.empty_like(self.denominator) for _ in range(fresh)] or out.unbind(0)
+        steps, total = len(self.before), out if isinstance(out, Tensor) else None
+        rows = [torch.empty_like(self.denominator) for _ in range(2)] if isinstance(out, Tensor) else out
         for t in reversed(range(steps)):
             reward = rows[t % len(rows)]
             self._reward(t, at_spikes[t], at_membranes[t], out=reward)
             self._share(t, reward, entering=at_entries[t])
-            if constant and t == steps - 1:
-                out.copy_(reward)
-            elif constant:
-                out.add_(reward)
-        return torch.stack(list(rows)) if apart else out
+            if total is not None and t == steps - 1:
+                total.copy_(reward)
+            elif total is not None:
+                total.add_(reward)
 
     def _membrane(self, t: int) -> Tensor | None:
         if t < 0:

@@ -55,6 +55,8 @@ class Scan(torch.autograd.Function):
         """Pass credit at spikes and membranes, and reward at entries, on to currents, start and beta."""
         spikes, before, start, beta = ctx.saved_tensors
         constant = ctx.dynamics.steps is not None
+        apart = torch.compiler.is_compiling() and not constant  # as in `_forward_compiled`; there is one block then
+        fresh = [torch.empty_like(row) for row in before.unbind(0)] if apart else []
         credits = torch.empty_like(before[0] if constant else before)
         at_start = torch.empty_like(start) if ctx.needs_input_grad[1] else None
         at_beta = torch.zeros_like(beta) if ctx.needs_input_grad[2] else None
@@ -67,11 +69,11 @@ class Scan(torch.autograd.Function):
                 None if start is None else start[block],
                 at_beta,
             )
-            out = credits[block] if constant else credits[:, block]
-            credit = back.run(*(_rows(values, block, len(spikes)) for values in arriving), out=out)
+            out = fresh or (credits[block] if constant else credits[:, block].unbind(0))
+            back.run(*(_rows(values, block, len(spikes)) for values in arriving), out=out)
             if at_start is not None:
                 at_start[block] = back.carried()
-        return credit if torch.compiler.is_compiling() else credits, at_start, at_beta, None  # compiled: one block
+        return torch.stack(fresh) if apart else credits, at_start, at_beta, None
 
 
 def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics) -> tuple[Tensor, Tensor, Tensor]:

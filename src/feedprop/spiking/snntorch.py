@@ -26,13 +26,12 @@ from feedprop.treatments import Arguments, Context, Function, Keywords, register
 Outputs = tuple[Tensor, ...]
 
 
-def take_over(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Let the neurons among `modules` pass credit while an attached model runs; return those that did not already.
+def take_over(neurons: Iterable[nn.Module]) -> list[nn.Module]:
+    """Let snnTorch's neurons pass credit while an attached model runs; return those that did not already.
 
     Raises:
         FeedpropError: a neuron, or a setting of it, is none that feedprop knows; no neuron is touched then.
     """
-    neurons = [module for module in modules if isinstance(module, snntorch.SpikingNeuron)]
     new = [neuron for neuron in neurons if not isinstance(neuron.__dict__.get("forward"), _NeuronForward)]
     for neuron in new:
         _check(neuron)

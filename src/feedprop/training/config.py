@@ -33,7 +33,7 @@ DEFAULT_NAMES: Mapping[str, str] = {
 }
 # SGD's own default of 0.001 is too small for either method; feedback is proportional to |w|, hence the larger rate
 DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lfp": 1.0, "backprop": 0.1}
-# spiking networks and the epsilon that trained them best in experiments/spiking
+# spiking networks and their epsilon, as in experiments/spiking; that of lif_cnn5 was not measured
 SPIKING_EPSILON: Mapping[str, float] = {"lif_mlp": 1.0, "lif_cnn": 0.1, "lif_cnn5": 0.1}
 SPIKING_LEARNING_RATE = 2e-3
 SPIKING_NAMES: Mapping[str, str] = {
