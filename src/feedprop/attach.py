@@ -22,7 +22,7 @@ from feedprop.compiler import hand_over_all_functions
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
-from feedprop.rules import Composite, Rule, Secant
+from feedprop.rules import Chord, Composite, Rule, Secant
 from feedprop.third_party import is_snntorch_neuron, register_known
 from feedprop.wrappers import refuse_wrappers
 
@@ -118,7 +118,7 @@ def attach(
     model: nn.Module,
     composite: Rule | Composite | None = None,
     *,
-    activation: Secant | None = None,
+    activation: Secant | Chord | None = None,
     unknown: str = "error",
     magnitude_floor: float = 0.0,
 ) -> nn.Module:
@@ -128,7 +128,7 @@ def attach(
         model: any module; nothing but its `forward` is touched, and `detach` restores that.
         composite: a rule for all, or which module gets which; `rules.Epsilon()` if not given.
         activation: how activations pass credit, `rules.Secant()` if not given; `rules.Secant.published()` as in the
-            paper.
+            paper, `rules.Chord()` for networks of GELU or SiLU.
         unknown: "error" stops at a differentiable function that no treatment covers; "gradient" takes its gradient.
         magnitude_floor: the least |w| in the feedback of a weight, >= 0, in the unit of the weights. With 0, as
             published, parameters that are 0 never move.
@@ -147,8 +147,8 @@ def attach(
         composite = Composite(composite)
     if not isinstance(composite, Composite):
         raise TypeError(f"attach() takes a rule such as feedprop.rules.Epsilon(), or a Composite, not {composite!r}")
-    if not isinstance(activation, (Secant, NoneType)):
-        raise TypeError(f"activation has to be a feedprop.rules.Secant, not {activation!r}")
+    if not isinstance(activation, (Secant, Chord, NoneType)):
+        raise TypeError(f"activation has to be feedprop.rules.Secant() or Chord(), not {activation!r}")
     if unknown not in ("error", "gradient"):
         raise FeedpropError(f'unknown has to be "error" or "gradient", not {unknown!r}')
     floor = non_negative("magnitude_floor", magnitude_floor)

@@ -45,7 +45,7 @@ def self_gated(treatment: Treatment) -> Treatment:
     plain = tracked(treatment, multiplies=True)
 
     def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-        if len(args) != 2 or kwargs or not (carries(args[0]) and carries(args[1])):
+        if len(args) != 2 or kwargs or not (carries(args[0]) and carries(args[1]) and context.activation.by_values):
             return plain(context, function, args, kwargs)
         common = _common(*args)
         if not common or common[0][1] == common[0][2] or common[0][0].shape != args[0].shape:

@@ -37,6 +37,10 @@ class LinearRule(Protocol):
 class ActivationRule(Protocol):
     """How activations pass credit, as the treatments see it."""
 
+    @property
+    def by_values(self) -> bool:
+        """Whether z and phi(z) are enough to know, so that phi is not computed anywhere else."""
+
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: Limits | None) -> Tensor:
         """Return activation(z), whose limits at 0 are `at_zero` if known, with its backward pass."""
 

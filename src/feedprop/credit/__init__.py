@@ -6,13 +6,14 @@ exactly as a gradient does; only these corrections have to be made on the way (W
     magnitude   a weight w that takes part receives |w| times the ordinary gradient
     damped      a pre-activation z passes on |z| / (|z| + epsilon) of its credit
     secant      an activation phi passes on phi(z) / z in the place of its derivative
+    chord       or the slope of phi from z - d to z + d
     scaled      a factor of a product passes on its share
     entering    where the reward comes in
 
 Every function leaves values as they are and changes the backward pass alone.
 """
 
-from feedprop.credit.activations import Activation, limits_at_zero, offset_secant, secant, traced_secant
+from feedprop.credit.activations import Activation, chord, limits_at_zero, offset_secant, secant, traced_secant
 from feedprop.credit.entry import find_entry, keep_entry, same_values
 from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, substituted
 from feedprop.credit.graph import nodes_behind
@@ -24,6 +25,7 @@ from feedprop.credit.writes import known_non_negative, mark_non_negative, prepar
 __all__ = [
     "Activation",
     "as_ones",
+    "chord",
     "damped",
     "damped_in_place",
     "damped_relu",

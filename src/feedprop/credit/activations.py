@@ -13,26 +13,38 @@ from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 
 Activation = Callable[[Tensor], Tensor]
+_SlopeOf = Callable[[Tensor, Tensor], Tensor]  # from pre-activations and activations
 
 
-class _Secant(torch.autograd.Function):
+class _Sloped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, activation: Activation, epsilon: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, activation: Activation, slope_of: _SlopeOf) -> Tensor:
         x = activation(z)
-        ctx.epsilon, ctx.slope = epsilon, None
+        ctx.slope_of, ctx.slope = slope_of, None
         ctx.save_for_backward(z, x)
         return x
 
     @staticmethod
     def compute_slope(ctx: Any) -> Tensor:
-        z, x = ctx.saved_tensors
-        return slope(z, x, ctx.epsilon)
+        slopes: Tensor = ctx.slope_of(*ctx.saved_tensors)
+        return slopes
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
         if ctx.slope is not None:
             return ctx.slope * credit, None, None
-        return _Secant.compute_slope(ctx).mul_(credit), None, None
+        return _Sloped.compute_slope(ctx).mul_(credit), None, None
+
+
+SLOPED_NODES: tuple[Any, ...] = (_Sloped._backward_cls,)
+
+
+def _sloped(activation: Activation, z: Tensor, slope_of: _SlopeOf) -> Tensor:
+    """Return activation(z); the credit that comes back is multiplied by slope_of(z, activation(z))."""
+    if transformed():
+        x = activation(z.detach())
+        return rerouted(x, (z, slope_of(z.detach(), x)))
+    return _Sloped.apply(z, activation, slope_of)  # type: ignore[no-any-return]
 
 
 def secant(activation: Activation, z: Tensor) -> Tensor:
@@ -41,44 +53,8 @@ def secant(activation: Activation, z: Tensor) -> Tensor:
     An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs
     no derivative.
     """
-    if transformed():
-        x = activation(z.detach())
-        return rerouted(x, (z, slope(z.detach(), x, 0.0)))
-    z, epsilon = fusible(z)
-    return _Secant.apply(z, activation, epsilon)  # type: ignore[no-any-return]
-
-
-class _OffsetSecant(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, activation: Activation, middle: float, jump: float, epsilon: float) -> Tensor:
-        x = activation(z)
-        ctx.middle, ctx.jump, ctx.epsilon, ctx.slope = middle, jump, epsilon, None
-        ctx.save_for_backward(z, x)
-        return x
-
-    @staticmethod
-    def compute_slope(ctx: Any) -> Tensor:
-        z, x = ctx.saved_tensors
-        return _offset_slope(z, x, ctx.middle, ctx.jump, ctx.epsilon)
-
-    @staticmethod
-    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
-        if ctx.slope is not None:
-            return ctx.slope * credit, None, None, None, None
-        return _OffsetSecant.compute_slope(ctx).mul_(credit), None, None, None, None
-
-
-def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: float) -> Tensor:
-    rise = x - middle if middle else x
-    if not epsilon:
-        return torch.div(rise, z).masked_fill_(z == 0, 0.0)
-    if jump:  # at 0 itself phi may have either value: take the jump
-        rise = torch.where(z == 0, torch.copysign(z.new_full((), jump / 2), z), rise)
-    width = epsilon * z.square().mean().sqrt()
-    return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
-
-
-SECANT_NODES: tuple[Any, ...] = (_Secant._backward_cls, _OffsetSecant._backward_cls)
+    z, epsilon = (z, 0.0) if transformed() else fusible(z)
+    return _sloped(activation, z, lambda z, x: slope(z, x, epsilon))
 
 
 def offset_secant(
@@ -93,10 +69,31 @@ def offset_secant(
         jump: their difference.
         epsilon: in units of the root mean square of all `z`, so that scaling the weights before changes no reward.
     """
-    if transformed():
-        x = activation(z.detach())
-        return rerouted(x, (z, _offset_slope(z.detach(), x, middle, jump, epsilon)))
-    return _OffsetSecant.apply(z, activation, middle, jump, epsilon)  # type: ignore[no-any-return]
+    return _sloped(activation, z, lambda z, x: _offset_slope(z, x, middle, jump, epsilon))
+
+
+def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: float) -> Tensor:
+    rise = x - middle if middle else x
+    if not epsilon:
+        return torch.div(rise, z).masked_fill_(z == 0, 0.0)
+    if jump:  # at 0 itself phi may have either value: take the jump
+        rise = torch.where(z == 0, torch.copysign(z.new_full((), jump / 2), z), rise)
+    width = epsilon * z.square().mean().sqrt()
+    return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
+
+
+def chord(activation: Activation, z: Tensor, width: float) -> Tensor:
+    """Return activation(z); credit passes by (activation(z + width) - activation(z - width)) / (2 width).
+
+    Where an end of the chord is not finite (of a logarithm, say), by activation(z) / z.
+    """
+    return _sloped(activation, z, lambda z, x: _chord_slope(activation, z, x, width))
+
+
+def _chord_slope(activation: Activation, z: Tensor, x: Tensor, width: float) -> Tensor:
+    precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
+    chords = (activation(precise + width) - activation(precise - width)).div_(2 * width).to(z.dtype)
+    return torch.where(chords.isfinite(), chords, slope(z, x, 0.0))
 
 
 def traced_secant(activation: Activation, z: Tensor, *, offset: bool, epsilon: float) -> Tensor:

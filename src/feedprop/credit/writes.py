@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedprop.credit.activations import SECANT_NODES
+from feedprop.credit.activations import SLOPED_NODES
 from feedprop.credit.sums import DAMPED_NODES, damping_of
 
 
@@ -18,7 +18,7 @@ def prepare_write(target: Tensor) -> None:
     if isinstance(node, DAMPED_NODES) and node.damping is None and node.rectified is None:
         with torch.no_grad():
             node.damping = damping_of(base, node.epsilon)
-    elif isinstance(node, SECANT_NODES) and node.slope is None:
+    elif isinstance(node, SLOPED_NODES) and node.slope is None:
         with torch.no_grad():
             node.slope = node._forward_cls.compute_slope(node)
     for tensor in (base, target):
