@@ -13,10 +13,10 @@ import os
 import time
 from pathlib import Path
 
-import snntorch
 import torch
 import torchvision
 from snntorch import functional
+from surrogate import checked
 from torch import Tensor, nn
 
 import feedprop
@@ -27,30 +27,6 @@ DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
 HELD_OUT = {"mnist-mlp": 10000, "mnist-cnn": 10000, "fashion-cnn": 10000, "vowels": 54}
 EPOCHS = {"mnist-mlp": 3, "mnist-cnn": 3, "fashion-cnn": 5, "vowels": 60}
 BATCH = {"mnist-mlp": 128, "mnist-cnn": 64, "fashion-cnn": 64, "vowels": 32}
-
-
-class Surrogate(nn.Module):
-    """The layers of a feedprop network with snnTorch's neurons (atan surrogate by default), stepped in a loop."""
-
-    def __init__(self, network: SpikingSequential) -> None:
-        super().__init__()
-        self.steps = network.steps
-        self.layers = nn.ModuleList(
-            snntorch.Leaky(beta=layer.beta) if isinstance(layer, LIF) else layer for layer in network.layers
-        )
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        membranes = {id(neuron): neuron.reset_mem() for neuron in self.layers if isinstance(neuron, snntorch.Leaky)}
-        outputs = []
-        for step in range(self.steps or len(inputs)):
-            values = inputs if self.steps else inputs[step]
-            for layer in self.layers:
-                if isinstance(layer, snntorch.Leaky):
-                    values, membranes[id(layer)] = layer(values, membranes[id(layer)])
-                else:
-                    values = layer(values)
-            outputs.append(values)
-        return torch.stack(outputs)
 
 
 def network(task: str, beta: float) -> SpikingSequential:
@@ -112,7 +88,7 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
     torch.manual_seed(settings.seed)
     made = network(task, settings.beta)
     model = (
-        Surrogate(made)
+        checked(made, shown(task, inputs[:8]))
         if settings.method == "surrogate"
         else feedprop.attach(made, feedprop.rules.Epsilon(settings.epsilon), magnitude_floor=settings.floor)
     )
