@@ -177,3 +177,16 @@ def test_rules_of_equal_width_are_equal_and_readable() -> None:
 def test_what_is_no_rule_for_activations_is_named() -> None:
     with pytest.raises(TypeError, match=r"Secant\(\) or Chord\(\)"):
         attach(nn.Linear(2, 1), activation=rules.Epsilon())
+
+
+def test_a_rule_of_ones_own() -> None:
+    class Derivative(rules.ActivationRule):
+        def __call__(self, activation, z: Tensor, *, at_zero) -> Tensor:
+            return activation(z)
+
+    model, inputs, targets = _network(nn.Mish()), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    expected = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
+    with attached(model, activation=Derivative()):
+        rewards.SoftmaxReward()(model(inputs), targets).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, parameter.abs() * gradient, **CLOSE)

@@ -22,7 +22,7 @@ from feedprop.compiler import hand_over_all_functions
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
-from feedprop.rules import Chord, Composite, Rule, Secant
+from feedprop.rules import ActivationRule, Composite, Rule, Secant
 from feedprop.third_party import is_snntorch_neuron, register_known
 from feedprop.wrappers import refuse_wrappers
 
@@ -118,7 +118,7 @@ def attach(
     model: nn.Module,
     composite: Rule | Composite | None = None,
     *,
-    activation: Secant | Chord | None = None,
+    activation: ActivationRule | None = None,
     unknown: str = "error",
     magnitude_floor: float = 0.0,
 ) -> nn.Module:
@@ -147,7 +147,7 @@ def attach(
         composite = Composite(composite)
     if not isinstance(composite, Composite):
         raise TypeError(f"attach() takes a rule such as feedprop.rules.Epsilon(), or a Composite, not {composite!r}")
-    if not isinstance(activation, (Secant, Chord, NoneType)):
+    if not isinstance(activation, (ActivationRule, NoneType)):
         raise TypeError(f"activation has to be feedprop.rules.Secant() or Chord(), not {activation!r}")
     if unknown not in ("error", "gradient"):
         raise FeedpropError(f'unknown has to be "error" or "gradient", not {unknown!r}')

@@ -19,7 +19,7 @@ from feedprop.autograd_functions import unseen
 from feedprop.elementwise import secant
 from feedprop.errors import FeedpropError
 from feedprop.places import running_module, spelling
-from feedprop.rules import Chord, Rule, Secant
+from feedprop.rules import ActivationRule, Rule
 from feedprop.treatments import TREATMENTS, Arguments, Function, Keywords, neutral, ordinary
 
 _Activation = tuple[Tensor, Tensor, int]  # an activation, its pre-activation, the version of its memory
@@ -37,7 +37,7 @@ class Propagation(TorchFunctionMode):
         model: nn.Module,
         scopes: list[Rule],
         *,
-        activation: Secant | Chord,
+        activation: ActivationRule,
         unknown: str,
         magnitude_floor: float,
         conserving: bool = False,

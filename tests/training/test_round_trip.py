@@ -171,6 +171,15 @@ def test_a_choice_of_components_trains(command, tmp_path, words):
     assert command("evaluate", "run").code == 0
 
 
+def test_the_activation_rule_is_stored_and_has_an_effect(command, tmp_path):
+    words = [*BLOBS[1:], "--model.activation", "GELU", "--epochs", 1]
+    for rule in ("Chord", "Secant"):
+        assert command("train", *words, "--output", rule, "--activation", rule).code == 0
+        stored = yaml.safe_load((tmp_path / rule / "config.yaml").read_text())
+        assert stored["activation"]["name"] == f"feedprop.rules.{rule}"
+    assert _rows(tmp_path / "Chord")[0]["train"] != _rows(tmp_path / "Secant")[0]["train"]
+
+
 def test_torchvision_models_take_the_class_count_from_the_data(command, tmp_path):
     words = ["--data", "cifar_like.Colours", "--model", "torchvision.models.squeezenet1_1", "--epochs", 1]
     assert command("train", *words, "--output", "run", "--optimizer.lr", 0.01).code == 0

@@ -9,7 +9,30 @@ from feedprop import credit
 from feedprop.errors import FeedpropError, non_negative
 
 
-class Secant:
+class ActivationRule:
+    """What `attach(model, activation=...)` takes: returns phi(z) with the backward pass that credit is to have."""
+
+    by_values = False
+    """Whether z and phi(z) are all that is needed: then x * sigmoid(x), written out, is taken as one activation."""
+
+    def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
+        """Return activation(z).
+
+        Args:
+            activation: elementwise.
+            z: pre-activations, any shape.
+            at_zero: the limits of phi at 0 from below and above, if known.
+        """
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+
+class Secant(ActivationRule):
     """Credit passes by the slope of the line from (0, m) to (z, phi(z)): c_z = c_x (phi(z) - m) / (z + sign(z) e).
 
     The paper hands the reward on unchanged, which is m = 0 and e = 0 (Weber et al. 2023, section 3.1). That slope is
@@ -24,7 +47,7 @@ class Secant:
         offset: treat phi(0) as a bias; False is the paper's m = 0.
     """
 
-    by_values = True  # phi(z) is enough to know: x * sigmoid(x), written out, is one activation
+    by_values = True
 
     def __init__(self, *, epsilon: float = 0.1, offset: bool = True) -> None:
         self.epsilon, self.offset = non_negative("epsilon", epsilon), bool(offset)
@@ -35,13 +58,7 @@ class Secant:
         return cls(epsilon=0.0, offset=False)
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
-        """Return activation(z) with this backward pass.
-
-        Args:
-            activation: elementwise.
-            z: pre-activations, any shape.
-            at_zero: the limits of phi at 0 from below and above, if known; else they are computed.
-        """
+        """Return activation(z) with this backward pass; limits at 0 that are not given are computed."""
         if at_zero is None and torch.compiler.is_compiling():
             return credit.traced_secant(activation, z, offset=self.offset, epsilon=self.epsilon)
         below, above = credit.limits_at_zero(activation, z) if at_zero is None else at_zero
@@ -56,14 +73,8 @@ class Secant:
     def __repr__(self) -> str:
         return f"Secant(epsilon={self.epsilon!r}, offset={self.offset!r})"
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
 
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
-
-
-class Chord:
+class Chord(ActivationRule):
     """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d), d being the width.
 
     That is what a disturbance of z by up to d changes, and the mean of the derivative between, which need not exist.
@@ -77,22 +88,14 @@ class Chord:
         width: > 0, in the unit of z. Where phi(z + d) or phi(z - d) is not finite, the secant from 0 is taken.
     """
 
-    by_values = False
-
     def __init__(self, width: float = 0.5) -> None:
         self.width = non_negative("width", width)
         if not self.width:
             raise FeedpropError("width has to be above 0: a chord needs two ends")
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
-        """Return activation(z) with this backward pass; arguments as of `Secant`."""
+        """Return activation(z) with this backward pass."""
         return credit.chord(activation, z, self.width)
 
     def __repr__(self) -> str:
         return f"Chord(width={self.width!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))

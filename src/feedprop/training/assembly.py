@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -92,9 +91,9 @@ def attach(config: Config, model: nn.Module) -> list[str]:
     """Put the LFP rule under the model if the method is LFP; return what the library remarks on."""
     if config.settings.method != "lfp":
         return []
-    rule: Any = config.component("rule").make()
+    rule, activation = (config.component(kind).make() for kind in ("rule", "activation"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        feedprop.attach(model, rule, magnitude_floor=config.settings.magnitude_floor)
+        feedprop.attach(model, rule, activation=activation, magnitude_floor=config.settings.magnitude_floor)
     remarks = (" ".join(str(warning.message).split()) for warning in caught)
     return [remark.replace("attach(model, magnitude_floor=...)", "--magnitude_floor") for remark in remarks]

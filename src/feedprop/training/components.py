@@ -82,6 +82,7 @@ KINDS: Mapping[str, Kind] = {
         filled={"total_steps": int | None, "T_max": int | None, "max_lr": float | None},
     ),
     "rule": Kind("LFP rule", {}, "feedprop.rules"),
+    "activation": Kind("activation rule", {}, "feedprop.rules", "feedprop.rules.ActivationRule"),
     "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
     "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
 }

@@ -19,13 +19,14 @@ Precision = Literal["no", "bf16", "fp16"]
 Interval = Literal["auto", "step", "epoch"]
 
 KINDS_OF_METHOD: Mapping[str, tuple[str, ...]] = {
-    "lfp": ("data", "model", "rule", "reward", "optimizer", "scheduler"),
+    "lfp": ("data", "model", "rule", "activation", "reward", "optimizer", "scheduler"),
     "backprop": ("data", "model", "loss", "optimizer", "scheduler"),
 }
 DEFAULT_NAMES: Mapping[str, str] = {
     "data": "digits",
     "model": "mlp",
     "rule": "feedprop.rules.Epsilon",
+    "activation": "feedprop.rules.Secant",
     "reward": "feedprop.rewards.SoftmaxReward",
     "loss": "torch.nn.CrossEntropyLoss",
     "optimizer": "torch.optim.SGD",
