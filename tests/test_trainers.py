@@ -1,5 +1,6 @@
 """Hugging Face's Trainer and Lightning's take the step of a plain loop, whatever else they are told to do."""
 
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -144,3 +145,39 @@ def test_lightning_trainer(settings: dict, limit: float, inner: bool) -> None:
     found = _updates(module, before)
     assert (found - expected).norm() <= limit * expected.norm()
     feedprop.detach(module.layers if inner else module)
+
+
+class Autoencoder(L.LightningModule):
+    """As in Lightning's quickstart: training_step calls the networks inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoders = nn.Linear(6, 3), nn.ModuleList([nn.Linear(3, 6)])
+
+    def training_step(self, batch, batch_idx) -> Tensor:
+        return self.decoders[0](self.encoder(batch)).square().mean()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+
+def test_a_lightning_module_whose_networks_are_called_without_it_says_so_once() -> None:
+    module, x = feedprop.attach(Autoencoder()), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match=r"Autoencoder.encoder was called by itself .* attach encoder") as said:
+        module.training_step(x, 0)
+    assert len(said) == 1
+    feedprop.detach(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module.training_step(x, 0)
+
+
+def test_a_lightning_module_says_nothing_where_the_rules_are_at_work() -> None:
+    module, x = feedprop.attach(Autoencoder()), torch.randn(4, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(x).sum().backward()
+        with torch.no_grad():
+            module.training_step(x, 0)
+        feedprop.attach(module.encoder), feedprop.attach(module.decoders[0])
+        module.training_step(x, 0)

@@ -38,12 +38,16 @@ class _Forward:
         self.neurons = _take_over_neurons(model)
         register_known()
         self.inspected = False  # once is enough: a model calls the same functions at every step
+        self.bypassed = False
         self.replaced = model.__dict__.get("forward")
         modules = dict(model.named_modules())
         for path, (rule, reason) in assigned.items():
             if reason != "default":
                 modules[path].register_forward_pre_hook(_Enter(self, rule))
                 modules[path].register_forward_hook(_Leave(self), always_call=True)
+        if hasattr(model, "training_step"):
+            for name, part in _parts(model):
+                part.register_forward_pre_hook(_Bypassed(self, name))
 
     def remove(self) -> None:
         """Take the hooks off again."""
@@ -112,6 +116,35 @@ class _Leave:
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if len(self.forward.scopes) > 1:
             self.forward.scopes.pop()
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what `model` can call: its children, and those in its lists and dictionaries of modules."""
+    for name, child in model.named_children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from ((f"{name}.{path}", part) for path, part in _parts(child))
+        elif any(parameter.requires_grad for parameter in child.parameters()):
+            yield name, child
+
+
+class _Bypassed:
+    """Forward pre-hook of the networks of a LightningModule: says if `training_step` calls them, and not the module."""
+
+    def __init__(self, forward: _Forward, name: str) -> None:
+        self.forward, self.name = forward, name
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        if self.forward.bypassed or torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):
+            return
+        if running() or isinstance(module.__dict__.get("forward"), _Forward):
+            return
+        self.forward.bypassed = True  # once is enough
+        kind = type(self.forward.model).__name__
+        warnings.warn(
+            f"{kind}.{self.name} was called by itself and gets plain gradients: what is attached to {kind} is at work "
+            f"while {kind} is called; call self(...) in training_step, or attach {self.name}",
+            stacklevel=2,
+        )
 
 
 def attach(
