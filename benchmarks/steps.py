@@ -9,7 +9,7 @@ from networks import case
 from torch import Tensor, nn
 
 import feedprop
-from feedprop import rewards
+from feedprop import rewards, rules
 
 Step = Callable[[], None]
 
@@ -25,13 +25,13 @@ def _step(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tenso
     return step
 
 
-def both(name: str, *, compiled: bool) -> tuple[Step, Step]:
+def both(name: str, *, compiled: bool, activation: rules.ActivationRule | None = None) -> tuple[Step, Step]:
     """Return a step by feedback and a step by gradient: forward, reward or loss, backward, optimizer."""
     by_gradient, inputs, targets = case(name)
     by_feedback = copy.deepcopy(by_gradient)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some offsets start at 0
-        feedprop.attach(by_feedback)
+        feedprop.attach(by_feedback, activation=activation)
     if compiled:
         by_gradient, by_feedback = torch.compile(by_gradient), torch.compile(by_feedback)
     return (

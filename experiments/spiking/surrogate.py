@@ -1,4 +1,4 @@
-"""snnTorch's atan surrogate gradient, a layer at a time: the same spikes and gradients as its loop, in half the time."""
+"""snnTorch's atan surrogate gradient, a layer at a time: spikes and gradients as of its loop, in less time."""
 
 import math
 from typing import Any

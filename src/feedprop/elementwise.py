@@ -56,12 +56,15 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
 
         if is_weight(z):
             return _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
+        if function in PARTIAL and not context.activation.by_values:
+            return _answered(context, credit.secant(phi, z), z)
         return _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
 
     return treat
 
 
 secant = activation(None)  # what users register for an activation of their own
+PARTIAL: set[Function] = set()  # without values for some numbers, so that their values beside z may not exist
 PIECEWISE_CONSTANT: set[Function] = set()  # their derivative is 0, so that latent weights would not learn
 
 

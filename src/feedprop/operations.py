@@ -81,6 +81,7 @@ AT_ZERO: dict[str, Callable[..., Limits]] = {
     ),
 }
 NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 abs absolute heaviside relu6"
+PARTIAL = "log log1p log2 log10 logit asin arcsin acos arccos atanh arctanh acosh arccosh"
 PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"
 COMPARISON = "gt ge lt le greater greater_equal less less_equal"
 CONVERSION = "float double half bfloat16 int long to type type_as"
@@ -229,9 +230,11 @@ def _fill() -> None:
     for name, limits in _activations().items():
         _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE.split()))
     TREATMENTS.update(dict.fromkeys(_attributes(), treatments.neutral))
-    elementwise.PIECEWISE_CONSTANT.update(
-        function for name in PIECEWISE_CONSTANT.split() for function in _spellings(name)
-    )
+    for names, functions in (
+        (PIECEWISE_CONSTANT, elementwise.PIECEWISE_CONSTANT),
+        (PARTIAL, elementwise.PARTIAL),
+    ):
+        functions.update(function for name in names.split() for function in _spellings(name))
 
 
 _fill()

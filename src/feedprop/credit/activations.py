@@ -13,15 +13,15 @@ from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 
 Activation = Callable[[Tensor], Tensor]
-_SlopeOf = Callable[[Tensor, Tensor], Tensor]  # from pre-activations and activations
+_SlopeOf = Callable[..., Tensor]  # of pre-activations and activations, or of the former alone
 
 
 class _Sloped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, activation: Activation, slope_of: _SlopeOf) -> Tensor:
+    def forward(ctx: Any, z: Tensor, activation: Activation, slope_of: _SlopeOf, keeps_output: bool) -> Tensor:
         x = activation(z)
         ctx.slope_of, ctx.slope = slope_of, None
-        ctx.save_for_backward(z, x)
+        ctx.save_for_backward(z, *([x] if keeps_output else []))
         return x
 
     @staticmethod
@@ -30,21 +30,20 @@ class _Sloped(torch.autograd.Function):
         return slopes
 
     @staticmethod
-    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.slope is not None:
-            return ctx.slope * credit, None, None
-        return _Sloped.compute_slope(ctx).mul_(credit), None, None
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
+        slopes = _Sloped.compute_slope(ctx).mul_(credit) if ctx.slope is None else ctx.slope * credit
+        return slopes, None, None, None
 
 
 SLOPED_NODES: tuple[Any, ...] = (_Sloped._backward_cls,)
 
 
-def _sloped(activation: Activation, z: Tensor, slope_of: _SlopeOf) -> Tensor:
-    """Return activation(z); the credit that comes back is multiplied by slope_of(z, activation(z))."""
+def _sloped(activation: Activation, z: Tensor, slope_of: _SlopeOf, *, keeps_output: bool = True) -> Tensor:
+    """Return x = activation(z); the credit that comes back is multiplied by slope_of(z, x), or by slope_of(z)."""
     if transformed():
         x = activation(z.detach())
-        return rerouted(x, (z, slope_of(z.detach(), x)))
-    return _Sloped.apply(z, activation, slope_of)  # type: ignore[no-any-return]
+        return rerouted(x, (z, slope_of(z.detach(), x) if keeps_output else slope_of(z.detach())))
+    return _Sloped.apply(z, activation, slope_of, keeps_output)  # type: ignore[no-any-return]
 
 
 def secant(activation: Activation, z: Tensor) -> Tensor:
@@ -85,15 +84,18 @@ def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: flo
 def chord(activation: Activation, z: Tensor, width: float) -> Tensor:
     """Return activation(z); credit passes by (activation(z + width) - activation(z - width)) / (2 width).
 
-    Where an end of the chord is not finite (of a logarithm, say), by activation(z) / z.
+    Args:
+        activation: elementwise, with values for all numbers.
+        z: any shape.
+        width: > 0, half the length of the chord.
     """
-    return _sloped(activation, z, lambda z, x: _chord_slope(activation, z, x, width))
 
+    def chord_slope(z: Tensor) -> Tensor:
+        precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
+        rise = activation(precise + width).sub_(activation(precise - width))
+        return rise.mul_(1 / (2 * width)).to(z.dtype)
 
-def _chord_slope(activation: Activation, z: Tensor, x: Tensor, width: float) -> Tensor:
-    precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
-    chords = (activation(precise + width) - activation(precise - width)).div_(2 * width).to(z.dtype)
-    return torch.where(chords.isfinite(), chords, slope(z, x, 0.0))
+    return _sloped(activation, z, chord_slope, keeps_output=False)
 
 
 def traced_secant(activation: Activation, z: Tensor, *, offset: bool, epsilon: float) -> Tensor:

@@ -85,7 +85,7 @@ class Chord(ActivationRule):
     An activation that is written out, x * sigmoid(x), is a product here, each of whose factors has its own backward.
 
     Args:
-        width: > 0, in the unit of z. Where phi(z + d) or phi(z - d) is not finite, the secant from 0 is taken.
+        width: > 0, in the unit of z. Functions that not all numbers have (log, asin) keep their secant.
     """
 
     def __init__(self, width: float = 0.5) -> None:
