@@ -10,34 +10,39 @@ def shown(value: float) -> str:
     return f"{value:.4f}".removeprefix("0")
 
 
-def cell(found: list[dict], measure: str) -> tuple[str, float]:
-    values = [1 - row["error"] if measure == "accuracy" else row["loss"] for row in found]
-    settings = f"{found[0]['slope']}, {found[0]['lr']:g}" if found[0]["method"] == "lfp" else f"{found[0]['lr']:g}"
-    mean = statistics.mean(values)
-    return f"{shown(mean)} ({', '.join(map(shown, values))}; {settings})", mean
+def score(row: dict) -> float:
+    """Nats for the GPT, else accuracy."""
+    return row["loss"] if row["task"].startswith("gpt") else 1 - row["error"]
+
+
+def tested(found: list[dict]) -> tuple[str, float]:
+    """The test scores with the learning rate that was best in tuning, in words, and their mean."""
+    best = (min if found[0]["task"].startswith("gpt") else max)((row for row in found if not row["test"]), key=score)
+    scores = [score(row) for row in found if row["test"] and row["lr"] == best["lr"]]
+    if not scores:
+        return "not run", float("nan")
+    slope = f"{best['slope']}, " if best["method"] == "lfp" else ""
+    mean = statistics.mean(scores)
+    return f"{shown(mean)} ({', '.join(map(shown, scores))}; {slope}{best['lr']:g})", mean
 
 
 def main() -> None:
     print("| task | measure | LFP (seeds; slope, learning rate) | backprop | LFP better by |\n|---|---|---|---|---|")
-    tests = [row for row in rows() if row["test"]]
-    for task in TASKS:
-        measure = "nats" if task.startswith("gpt") else "accuracy"
-        other = [row for row in tests if (row["task"], row["method"]) == (task, "backprop")]
-        mine = [row for row in tests if (row["task"], row["method"]) == (task, "lfp")]
-        for slope in dict.fromkeys(row["slope"] for row in mine):
-            left, value = cell([row for row in mine if row["slope"] == slope], measure)
-            right, base = cell(other, measure) if other else ("not run", value)
-            better = value - base if measure == "accuracy" else base - value
-            print(f"| {task} | {measure} | {left} | {right} | {better:+.4f} |")
-    print("\n| task | method | validation, by learning rate |\n|---|---|---|")
-    tuned: dict[tuple[str, str], list[str]] = {}
+    runs: dict[tuple[str, str, str], list[dict]] = {}
     for row in rows():
-        if not row["test"]:
-            name = row["method"] if row["method"] == "backprop" else f"LFP, {row['slope']}"
-            value = row["loss"] if row["task"].startswith("gpt") else 1 - row["error"]
-            tuned.setdefault((row["task"], name), []).append(f"{shown(value)} ({row['lr']:g})")
-    for key, cells in tuned.items():
-        print(f"| {' | '.join(key)} | {', '.join(cells)} |")
+        runs.setdefault((row["task"], row["method"], row["slope"]), []).append(row)
+    for task, method, slope in sorted(runs, key=lambda key: list(TASKS).index(key[0])):
+        other = runs.get((task, "backprop", "derivative"))
+        if method == "backprop" or not other:
+            continue
+        measure, sign = ("nats", -1) if task.startswith("gpt") else ("accuracy", 1)
+        (mine, left), (theirs, right) = tested(runs[task, method, slope]), tested(other)
+        print(f"| {task} | {measure} | {mine} | {theirs} | {sign * (left - right):+.4f} |")
+    print("\n| task | method | validation, by learning rate |\n|---|---|---|")
+    for (task, method, slope), found in runs.items():
+        cells = sorted((row["lr"], shown(score(row))) for row in found if not row["test"])
+        name = method if method == "backprop" else f"LFP, {slope}"
+        print(f"| {task} | {name} | {', '.join(f'{value} ({lr:g})' for lr, value in cells)} |")
 
 
 if __name__ == "__main__":
