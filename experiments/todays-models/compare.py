@@ -1,4 +1,4 @@
-"""Feedback against the gradient with the same tuning budget: four learning rates each.
+"""Feedback against the gradient with the same tuning budget: as many learning rates for each.
 
     python experiments/todays-models/compare.py gpt-moby-dick vit-fashion ... [--methods lfp] [--data data]
 
@@ -14,10 +14,9 @@ import torch
 from run import train
 from tasks import TASKS, Task
 
-FROM_SCRATCH = {"lfp": (2e-3, 4e-3, 8e-3, 1.6e-2), "backprop": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)}
 RATES = {
-    "gpt-moby-dick": FROM_SCRATCH,
-    "vit-fashion": FROM_SCRATCH,
+    "gpt-moby-dick": dict.fromkeys(("lfp", "backprop"), (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)),
+    "vit-fashion": dict.fromkeys(("lfp", "backprop"), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
     "minilm-spam": {"lfp": (1e-4, 3e-4, 1e-3, 3e-3), "backprop": (3e-5, 1e-4, 3e-4, 1e-3)},
 }
 CONVOLUTIONAL = {"lfp": (3e-4, 1e-3, 3e-3, 1e-2), "backprop": (1e-4, 3e-4, 1e-3, 3e-3)}
