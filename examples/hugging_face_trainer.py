@@ -13,7 +13,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
 
 import feedprop  # 1
-from feedprop import rewards
+from feedprop import rewards, rules
 
 VOCABULARY, LENGTH = 60, 12
 
@@ -45,7 +45,8 @@ def main(folder=None, **settings):
         max_position_embeddings=LENGTH, num_labels=2,
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    feedprop.attach(model, magnitude_floor=0.02)  # 3: BERT's biases start at 0, the floor lets them learn
+    # 3: chords suit GELU; BERT's biases start at 0, the floor lets them learn
+    feedprop.attach(model, activation=rules.Chord(), magnitude_floor=0.02)
     arguments = TrainingArguments(
         output_dir=folder or tempfile.mkdtemp(), num_train_epochs=3, per_device_train_batch_size=32, learning_rate=5e-3,
         logging_steps=10, report_to="none", save_strategy="no", disable_tqdm=True, **settings,
