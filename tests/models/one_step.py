@@ -46,11 +46,11 @@ def one_step(listed: Listed) -> Step:
     step = Step(len(trained), sum(p.numel() for p in trained.values()), _used(trained))
     state = copy.deepcopy(model.state_dict())
 
-    gradients, plain = _propagated(model, inputs, F.cross_entropy, trained if listed.relu else {})
+    gradients, plain = propagated(model, inputs, F.cross_entropy, trained if listed.relu else {})
     model.load_state_dict(state)
     before = _attributes(model)
     feedprop.attach(model)
-    feedback, output = _propagated(model, inputs, REWARD, trained)
+    feedback, output = propagated(model, inputs, REWARD, trained)
     _same(plain, output, "attached, the model answers differently")
     _reached(trained, feedback)
     for name, gradient in gradients.items():
@@ -85,7 +85,7 @@ def _used(trained: dict[str, nn.Parameter]) -> int:
     return zero
 
 
-def _propagated(
+def propagated(
     model: nn.Module, inputs: dict[str, Tensor], objective: Any, trained: dict[str, nn.Parameter]
 ) -> tuple[dict[str, Tensor | None], list[Tensor]]:
     """Return .grad of the parameters that are asked for, and the model's outputs."""

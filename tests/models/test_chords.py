@@ -1,0 +1,41 @@
+"""By narrow chords every activation has its derivative: then the feedback of every listed model is -|w| its gradient.
+
+That holds for attention, gates, normalisations and activations written out alike, since all but activations have their
+ordinary backward in training.
+"""
+
+import copy
+
+import pytest
+import torch
+from listed import Listed
+from one_step import REWARD, propagated
+from table import SOURCES
+from torch.nn import functional as F
+
+import feedprop
+from feedprop import rules
+
+IN_FLOAT32 = {"MixtralForCausalLM"}  # its experts are multiplied by a function that has no float64
+LISTED = [listed for models in SOURCES.values() for listed in models if listed.name not in IN_FLOAT32]
+
+
+@pytest.mark.parametrize("listed", LISTED, ids=lambda listed: listed.name)
+def test_feedback_by_narrow_chords_is_magnitude_times_gradient(listed: Listed) -> None:
+    torch.manual_seed(0)
+    model = listed.build().train().double()
+    inputs = {name: v.double() if v.is_floating_point() else v for name, v in listed.inputs().items()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for p in trained.values():
+            if not p.any():
+                p.normal_(std=0.02)  # what is 0 has no feedback
+    state = copy.deepcopy(model.state_dict())
+    gradients, _ = propagated(model, inputs, F.cross_entropy, trained)
+    model.load_state_dict(state)
+    feedprop.attach(model, activation=rules.Chord(1e-7))
+    feedback, _ = propagated(model, inputs, REWARD, trained)
+    for name, p in trained.items():
+        expected = gradients[name] * p.detach().abs()
+        off = (feedback[name] - expected).norm()
+        assert off <= 1e-3 * expected.norm() + 1e-6, f"{name}: {off:.1e} of {expected.norm():.1e}"
