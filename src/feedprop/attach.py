@@ -158,7 +158,7 @@ def attach(
     """Make the backward pass of `model` carry feedback: after it, `param.grad` is minus the feedback. Returns `model`.
 
     Args:
-        model: any module; nothing but its `forward` is touched, and `detach` restores that.
+        model: any module; nothing but its `forward` and hooks is touched, and `detach` restores them.
         composite: a rule for all, or which module gets which; `rules.Epsilon()` if not given.
         activation: how activations pass credit, `rules.Secant()` if not given; `rules.Secant.published()` as in the
             paper, `rules.Chord()` for networks of GELU or SiLU.

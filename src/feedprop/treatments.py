@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 from torch.nn import Parameter
 
 from feedprop import credit
 from feedprop.autograd_functions import is_autograd_function, make_visible
+
+if TYPE_CHECKING:  # rules are made of treatments
+    from feedprop.rules.activation import ActivationRule
 
 Function = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -32,17 +35,6 @@ class LinearRule(Protocol):
         self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
     ) -> Tensor:
         """Return operation(inputs, weight, bias) with the rule's backward pass."""
-
-
-class ActivationRule(Protocol):
-    """How activations pass credit, as the treatments see it."""
-
-    @property
-    def by_values(self) -> bool:
-        """Whether z and phi(z) are enough to know, so that phi is not computed anywhere else."""
-
-    def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: Limits | None) -> Tensor:
-        """Return activation(z), whose limits at 0 are `at_zero` if known, with its backward pass."""
 
 
 class Context(Protocol):

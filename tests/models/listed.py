@@ -26,6 +26,11 @@ class Listed:
     relu: bool = False  # no activation but ReLU and no product: its feedback is -|w| times the gradient
     remark: str = ""
 
+    def in_float64(self) -> tuple[nn.Module, dict[str, Tensor]]:
+        """Return the model and its inputs."""
+        model, inputs = self.build().double(), self.inputs()
+        return model, {name: v.double() if v.is_floating_point() else v for name, v in inputs.items()}
+
 
 def images(size: int, name: str = "x") -> Callable[[], dict[str, Tensor]]:
     """Return what makes a batch of random images, as the argument `name`."""

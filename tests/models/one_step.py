@@ -38,10 +38,8 @@ def one_step(listed: Listed) -> Step:
         StepError: saying what does not hold.
     """
     torch.manual_seed(0)
-    model = listed.build().train()
-    if listed.relu:
-        model.double()
-    inputs = {name: value.double() if listed.relu else value for name, value in listed.inputs().items()}
+    model, inputs = listed.in_float64() if listed.relu else (listed.build(), listed.inputs())
+    model.train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     step = Step(len(trained), sum(p.numel() for p in trained.values()), _used(trained))
     state = copy.deepcopy(model.state_dict())
@@ -72,17 +70,25 @@ def one_step(listed: Listed) -> Step:
 def _used(trained: dict[str, nn.Parameter]) -> int:
     """Make fresh parameters look like those of a model in use, which tell more, and return how many were 0.
 
-    Zeros would block what lies behind them (blocks whose last scale starts at 0), so they get small random values.
-    Every eleventh weight is pruned instead: where the magnitude were left out of its feedback, it would move.
+    Every eleventh weight is pruned: where the magnitude were left out of its feedback, it would move.
     """
-    zero = 0
+    zero = fill_zeros(trained)
     with torch.no_grad():
         for p in trained.values():
-            if not p.any():
-                zero += 1
-                p.normal_(std=0.02)
             p.view(-1)[3::11] = 0
     return zero
+
+
+def fill_zeros(trained: dict[str, nn.Parameter]) -> int:
+    """Give small random values to parameters that are 0, and return how many there were.
+
+    They have no feedback, and would block what lies behind them (blocks whose last scale starts at 0).
+    """
+    empty = [p for p in trained.values() if not p.any()]
+    with torch.no_grad():
+        for p in empty:
+            p.normal_(std=0.02)
+    return len(empty)
 
 
 def propagated(

@@ -9,7 +9,7 @@ import copy
 import pytest
 import torch
 from listed import Listed
-from one_step import REWARD, propagated
+from one_step import REWARD, fill_zeros, propagated
 from table import SOURCES
 from torch.nn import functional as F
 
@@ -23,13 +23,9 @@ LISTED = [listed for models in SOURCES.values() for listed in models if listed.n
 @pytest.mark.parametrize("listed", LISTED, ids=lambda listed: listed.name)
 def test_feedback_by_narrow_chords_is_magnitude_times_gradient(listed: Listed) -> None:
     torch.manual_seed(0)
-    model = listed.build().train().double()
-    inputs = {name: v.double() if v.is_floating_point() else v for name, v in listed.inputs().items()}
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with torch.no_grad():
-        for p in trained.values():
-            if not p.any():
-                p.normal_(std=0.02)  # what is 0 has no feedback
+    model, inputs = listed.in_float64()
+    trained = {name: p for name, p in model.train().named_parameters() if p.requires_grad}
+    fill_zeros(trained)
     state = copy.deepcopy(model.state_dict())
     gradients, _ = propagated(model, inputs, F.cross_entropy, trained)
     model.load_state_dict(state)

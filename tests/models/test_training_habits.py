@@ -15,9 +15,8 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-8}  # logits are turned into float32 on the wa
 
 
 def _attached(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    model = NAMED[name].build().double().eval()
-    inputs = {key: v.double() if v.is_floating_point() else v for key, v in NAMED[name].inputs().items()}
-    return feedprop.attach(model, magnitude_floor=0.02), inputs
+    model, inputs = NAMED[name].in_float64()
+    return feedprop.attach(model.eval(), magnitude_floor=0.02), inputs
 
 
 def _feedback(model: nn.Module, objective: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How an activation phi passes credit: by a secant of phi in the place of its derivative."""
+"""How an activation phi passes credit: by a secant or a chord of phi in the place of its derivative."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.errors import FeedpropError, non_negative
+from feedprop.rules.settings import Settings
 
 
-class ActivationRule:
+class ActivationRule(Settings):
     """What `attach(model, activation=...)` takes: returns phi(z) with the backward pass that credit is to have."""
 
     by_values = False
@@ -24,12 +25,6 @@ class ActivationRule:
             at_zero: the limits of phi at 0 from below and above, if known.
         """
         raise NotImplementedError
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
 
 
 class Secant(ActivationRule):
@@ -70,9 +65,6 @@ class Secant(ActivationRule):
         epsilon = self.epsilon if jump else 0.0
         return credit.offset_secant(activation, z, middle=(below + above) / 2, jump=jump, epsilon=epsilon)
 
-    def __repr__(self) -> str:
-        return f"Secant(epsilon={self.epsilon!r}, offset={self.offset!r})"
-
 
 class Chord(ActivationRule):
     """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d), d being the width.
@@ -96,6 +88,3 @@ class Chord(ActivationRule):
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass."""
         return credit.chord(activation, z, self.width)
-
-    def __repr__(self) -> str:
-        return f"Chord(width={self.width!r})"

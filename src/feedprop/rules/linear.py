@@ -17,10 +17,11 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.errors import FeedpropError, non_negative
+from feedprop.rules.settings import Settings
 from feedprop.treatments import Function, used_weights
 
 
-class Rule:
+class Rule(Settings):
     """A way to share the reward of a linear operation among its inputs and weights.
 
     Args:
@@ -59,16 +60,6 @@ class Rule:
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
         """Return (factor, z') for each z' that the reward is shared by: it receives factor times the reward of z."""
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({settings})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
 
 
 class _Part:
