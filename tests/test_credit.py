@@ -20,13 +20,27 @@ def _passed(function, z: Tensor, arriving: Tensor | None = None) -> tuple[Tensor
     return output.detach(), leaf.grad
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.7])
-def test_magnitude_by_hand(floor: float) -> None:
-    # |w| = 2, 0.5, 0, 0.5, 3; at least the floor
-    expected = {0.0: [2.0, 0.5, 0.0, 0.5, 3.0], 0.7: [2.0, 0.7, 0.7, 0.7, 3.0]}[floor]
-    value, found = _passed(lambda w: credit.magnitude(w, floor), torch.tensor(Z))
+@pytest.mark.parametrize(
+    ("magnitude", "expected"),
+    [
+        (credit.Magnitude(), [2.0, 0.5, 0.0, 0.5, 3.0]),
+        (credit.Magnitude(floor=0.7), [2.0, 0.7, 0.7, 0.7, 3.0]),
+        # rms = sqrt((4 + 0.25 + 0 + 0.25 + 9) / 5) = sqrt(2.7)
+        (credit.Magnitude(relative=True), [size / 2.7**0.5 for size in (2.0, 0.5, 0.0, 0.5, 3.0)]),
+        (credit.Magnitude(floor=0.7, relative=True), [2 / 2.7**0.5, 0.7, 0.7, 0.7, 3 / 2.7**0.5]),
+    ],
+    ids=str,
+)
+def test_magnitude_by_hand(magnitude: credit.Magnitude, expected: list[float]) -> None:
+    value, found = _passed(lambda w: credit.used(w, magnitude), torch.tensor(Z))
     assert value.tolist() == Z
     torch.testing.assert_close(found, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_relative_magnitude_of_zeros_is_the_floor(floor: float) -> None:
+    _, found = _passed(lambda w: credit.used(w, credit.Magnitude(floor, relative=True)), torch.zeros(3))
+    assert found.tolist() == [floor] * 3
 
 
 def test_damped_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from feedprop import attach
-from two_processes import RULES, network, train
+from two_processes import SETTINGS, network, train
 
 
 def _launched(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -30,7 +30,7 @@ def _launched(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.filterwarnings("ignore:.*magnitude_floor")
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     before = dict(network().named_parameters())
-    expected = {name: train(attach(network(), rule)) for name, rule in RULES.items()}
+    expected = {name: train(attach(network(), **settings)) for name, settings in SETTINGS.items()}
     found = _launched(tmp_path)
     assert len(found) >= 20
     for way, parameters in found.items():

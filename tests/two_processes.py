@@ -24,7 +24,14 @@ from torch.utils.checkpoint import checkpoint
 
 from feedprop import FeedpropError, attach, detach, recomputation, rewards, rules
 
-RULES = {"epsilon": rules.Epsilon(0.1), "gamma": rules.Composite(rules.Gamma(0.25), last=rules.Epsilon())}
+SETTINGS: dict[str, dict] = {
+    "epsilon": {"composite": rules.Epsilon(0.1)},
+    "gamma": {
+        "composite": rules.Composite(rules.Gamma(0.25), last=rules.Epsilon()),
+        "magnitude_floor": 0.5,
+        "relative_magnitude": True,
+    },
+}
 
 
 class Network(nn.Module):
@@ -87,26 +94,26 @@ def sharded(model: Network, **settings) -> Network:
     return fully_shard(model, **settings)
 
 
-def ways(rule) -> dict[str, Callable]:
+def ways(settings: dict) -> dict[str, Callable]:
     """Every way to spread the network over processes: a function that returns the model."""
     data_parallel = DistributedDataParallel
 
     def inside(model: DistributedDataParallel) -> nn.Module:
-        attach(model.module, rule)
+        attach(model.module, **settings)
         return model
 
     return {
-        "attach, DDP": lambda: data_parallel(attach(network(), rule)),
-        "DDP, attach": lambda: attach(data_parallel(network()), rule),
+        "attach, DDP": lambda: data_parallel(attach(network(), **settings)),
+        "DDP, attach": lambda: attach(data_parallel(network()), **settings),
         "DDP, attach its module": lambda: inside(data_parallel(network())),
         "DDP, static graph, buckets": lambda: data_parallel(
-            attach(network(checkpointed=True), rule), static_graph=True, gradient_as_bucket_view=True
+            attach(network(checkpointed=True), **settings), static_graph=True, gradient_as_bucket_view=True
         ),
-        "DDP, unused parameters": lambda: data_parallel(attach(network(), rule), find_unused_parameters=True),
-        "attach, FSDP2": lambda: sharded(attach(network(), rule)),
-        "FSDP2, attach": lambda: attach(sharded(network()), rule),
-        "FSDP2, checkpointed": lambda: attach(sharded(network(checkpointed=True)), rule),
-        "FSDP2, kept whole": lambda: attach(sharded(network(), reshard_after_forward=False), rule),
+        "DDP, unused parameters": lambda: data_parallel(attach(network(), **settings), find_unused_parameters=True),
+        "attach, FSDP2": lambda: sharded(attach(network(), **settings)),
+        "FSDP2, attach": lambda: attach(sharded(network()), **settings),
+        "FSDP2, checkpointed": lambda: attach(sharded(network(checkpointed=True)), **settings),
+        "FSDP2, kept whole": lambda: attach(sharded(network(), reshard_after_forward=False), **settings),
     }
 
 
@@ -117,17 +124,18 @@ def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     rank, found = accelerator.process_index, {}
     assert accelerator.num_processes == 2
-    for rule_name, rule in RULES.items():
-        for name, spread in ways(rule).items():
-            found[f"{rule_name}: {name}"] = train(spread(), half=rank)
+    for kind, settings in SETTINGS.items():
+        for name, spread in ways(settings).items():
+            found[f"{kind}: {name}"] = train(spread(), half=rank)
+    epsilon = SETTINGS["epsilon"]
     found["epsilon: DDP, accumulated"] = train(
-        DistributedDataParallel(attach(network(), RULES["epsilon"])), half=rank, accumulate=True
+        DistributedDataParallel(attach(network(), **epsilon)), half=rank, accumulate=True
     )
-    prepared = attach(accelerator.prepare(network()), RULES["epsilon"])
+    prepared = attach(accelerator.prepare(network()), **epsilon)
     found["epsilon: accelerate, attach"] = train(prepared, half=rank, last=lambda: detach(prepared))
-    found["epsilon: attach, accelerate"] = train(accelerator.prepare(attach(network(), RULES["epsilon"])), half=rank)
+    found["epsilon: attach, accelerate"] = train(accelerator.prepare(attach(network(), **epsilon)), half=rank)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
-    found["bfloat16: FSDP2"] = train(attach(sharded(network(), mp_policy=policy), RULES["epsilon"]), half=rank)
+    found["bfloat16: FSDP2"] = train(attach(sharded(network(), mp_policy=policy), **epsilon), half=rank)
     with pytest.raises(FeedpropError, match="fully_shard"):
         FullyShardedDataParallel(attach(network()), device_id=torch.device("cpu"))(batches()[0][0])
     torch.set_default_dtype(torch.float32)

@@ -8,6 +8,7 @@ Prints one JSON line: the settings, the error rate and the loss (nats). Adam wit
 import argparse
 import json
 import math
+import statistics
 import time
 import warnings
 from pathlib import Path
@@ -40,9 +41,15 @@ def train(task: Task, settings: argparse.Namespace) -> dict[str, float]:
     if settings.method == "lfp":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # with a floor of 0, offsets that begin at 0 stay there: that is measured
-            feedprop.attach(model, magnitude_floor=settings.floor, activation=SLOPES[settings.slope])
+            feedprop.attach(
+                model,
+                magnitude_floor=settings.floor,
+                relative_magnitude=settings.relative,
+                activation=SLOPES[settings.slope],
+            )
         signal = feedprop.rewards.SoftmaxReward()
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, settings.beta2))
+    norms: list[float] = []
     inputs, targets = task.parts["train"]
     steps = task.epochs * (len(inputs) // task.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -57,12 +64,14 @@ def train(task: Task, settings: argparse.Namespace) -> dict[str, float]:
             if not math.isfinite(reward.item()):
                 return {"error": 1.0, "loss": math.inf}
             reward.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), settings.clip)))
             optimizer.step()
             schedule.step()
     if settings.method == "lfp":
         feedprop.detach(model)
-    return score(model, task, "test" if settings.test else "validation")
+    clipped = sum(norm > settings.clip for norm in norms) / len(norms)
+    norm = {"norm": statistics.median(norms), "clipped": clipped}  # before clipping; the share of the steps
+    return score(model, task, "test" if settings.test else "validation") | norm
 
 
 def parsed() -> argparse.Namespace:
@@ -71,6 +80,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("method", choices=("lfp", "backprop"))
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--floor", type=float, default=0.0)
+    parser.add_argument("--relative", action="store_true", help="relative magnitudes; the floor in that unit")
+    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of feedback or gradient")
     parser.add_argument("--slope", choices=list(SLOPES), default="secant")
     parser.add_argument("--beta2", type=float, default=0.99)
     parser.add_argument("--seed", type=int, default=0)

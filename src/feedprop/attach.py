@@ -73,7 +73,7 @@ class _Forward:
         propagation = Propagation(self.model, self.scopes, **self.settings)
         if credit.transformed():
             refuse_hidden_gradients(self.model)
-        given = take_over_weights(self.model, floor=propagation.magnitude_floor)
+        given = take_over_weights(self.model, propagation.magnitude)
         compiling = torch.compiler.is_compiling()
         outer = [] if compiling else running()
         since = None if compiling or self.inspected else sequence_number()
@@ -154,6 +154,7 @@ def attach(
     activation: ActivationRule | None = None,
     unknown: str = "error",
     magnitude_floor: float = 0.0,
+    relative_magnitude: bool = False,
 ) -> nn.Module:
     """Make the backward pass of `model` carry feedback: after it, `param.grad` is minus the feedback. Returns `model`.
 
@@ -165,6 +166,9 @@ def attach(
         unknown: "error" stops at a differentiable function that no treatment covers; "gradient" takes its gradient.
         magnitude_floor: the least |w| in the feedback of a weight, >= 0, in the unit of the weights. With 0, as
             published, parameters that are 0 never move.
+        relative_magnitude: take |w| / rms(w) in the place of |w|, rms(w) being the root mean square of the parameter,
+            and the floor in that unit. Feedback then has about the norm of the gradient, so that thresholds of gradient
+            clipping and learning rates of SGD carry over.
 
     Raises:
         FeedpropError: `model` is attached already, or an argument is out of range.
@@ -184,16 +188,16 @@ def attach(
         raise TypeError(f"activation has to be feedprop.rules.Secant() or Chord(), not {activation!r}")
     if unknown not in ("error", "gradient"):
         raise FeedpropError(f'unknown has to be "error" or "gradient", not {unknown!r}')
-    floor = non_negative("magnitude_floor", magnitude_floor)
+    if not isinstance(relative_magnitude, bool):
+        raise TypeError(f"relative_magnitude has to be True or False, not {relative_magnitude!r}")
+    magnitude = credit.Magnitude(non_negative("magnitude_floor", magnitude_floor), relative_magnitude)
     if isinstance(model.__dict__.get("forward"), _Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
     refuse_wrappers(model)
     hand_over_all_functions()
-    if floor == 0:
+    if magnitude.floor == 0:
         _warn_of_zeros(model)
-    model.forward = _Forward(
-        model, composite, activation=activation or Secant(), unknown=unknown, magnitude_floor=floor
-    )
+    model.forward = _Forward(model, composite, activation=activation or Secant(), unknown=unknown, magnitude=magnitude)
     return model
 
 

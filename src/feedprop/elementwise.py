@@ -77,7 +77,7 @@ def _answered(context: Context, output: Tensor, z: Tensor, *, non_negative: bool
 
 def _of_weight(context: Context, phi: credit.Activation, weight: Tensor, *, constant_in_pieces: bool) -> Tensor:
     """Compute weights from latent ones: sign(w), round(w) hand feedback on, whatever is smooth has its derivative."""
-    used = used_weight(weight, context.magnitude_floor)
+    used = used_weight(weight, context.magnitude)
     output = credit.secant(phi, used) if constant_in_pieces else phi(used)
     output._from_parameters = True  # type: ignore[attr-defined]
     return output

@@ -17,11 +17,11 @@ from feedprop.wrappers import refuse_flat_parameters
 Places = list[tuple[dict[str, Any], str, Tensor]]
 
 
-def take_over_weights(model: nn.Module, *, floor: float) -> Places:
+def take_over_weights(model: nn.Module, magnitude: credit.Magnitude) -> Places:
     """Put the uses of given weights in their places, and return these with what was there.
 
     torch.func.functional_call puts tensors where parameters are, for one call. Their gradient will be multiplied by
-    max(|w|, floor), as that of a parameter.
+    their magnitude, as that of a parameter.
     """
     places: Places = []
     modules: list[Any] = [model]
@@ -36,7 +36,7 @@ def take_over_weights(model: nn.Module, *, floor: float) -> Places:
     for held, name, weight in places:
         if weight.requires_grad and not hasattr(weight, "_from_parameters"):
             if id(weight) not in uses:  # tied weights: one use of one tensor
-                uses[id(weight)] = credit.magnitude(weight, floor)
+                uses[id(weight)] = credit.used(weight, magnitude)
                 uses[id(weight)]._from_parameters = True  # type: ignore[attr-defined]
             held[name] = uses[id(weight)]
     return places

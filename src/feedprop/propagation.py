@@ -39,12 +39,12 @@ class Propagation(TorchFunctionMode):
         *,
         activation: ActivationRule,
         unknown: str,
-        magnitude_floor: float,
+        magnitude: credit.Magnitude,
         conserving: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.scopes = model, scopes
-        self.activation, self.unknown, self.magnitude_floor = activation, unknown, magnitude_floor
+        self.activation, self.unknown, self.magnitude = activation, unknown, magnitude
         self.conserving, self.suspended = conserving, False
         self._activations: list[_Activation] = []  # those that the model's code still holds
 

@@ -32,7 +32,7 @@ class LinearRule(Protocol):
     damping: float
 
     def __call__(
-        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
     ) -> Tensor:
         """Return operation(inputs, weight, bias) with the rule's backward pass."""
 
@@ -44,7 +44,7 @@ class Context(Protocol):
     def rule(self) -> LinearRule: ...  # noqa: D102
 
     @property
-    def magnitude_floor(self) -> float: ...  # noqa: D102
+    def magnitude(self) -> credit.Magnitude: ...  # noqa: D102
 
     @property
     def activation(self) -> ActivationRule: ...  # noqa: D102
@@ -96,22 +96,22 @@ def is_weight(value: Any) -> bool:
     return isinstance(value, Parameter) or hasattr(value, "_from_parameters")
 
 
-def used_weight(weight: Tensor, floor: float) -> Tensor:
+def used_weight(weight: Tensor, magnitude: credit.Magnitude) -> Tensor:
     """Return a weight as one operation uses it: a parameter with its magnitude, still known as a weight."""
     if type(weight) is Tensor or not (isinstance(weight, Parameter) and weight.requires_grad):
         return weight
-    used = credit.magnitude(weight, floor)
+    used = credit.used(weight, magnitude)
     used._from_parameters = True  # type: ignore[attr-defined]
     return used
 
 
-def used_weights(weight: Tensor, bias: Tensor | None, floor: float) -> tuple[Tensor, Tensor | None]:
+def used_weights(weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of a linear operation as it uses them."""
     if bias is None:
-        return used_weight(weight, floor), None
+        return used_weight(weight, magnitude), None
     if isinstance(weight, Parameter) and isinstance(bias, Parameter) and weight.requires_grad and bias.requires_grad:
-        return credit.magnitudes(weight, bias, floor)
-    return used_weight(weight, floor), used_weight(bias, floor)
+        return credit.both_used(weight, bias, magnitude)
+    return used_weight(weight, magnitude), used_weight(bias, magnitude)
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Operands:
                 return value
             if type(value) is not Tensor and isinstance(value, Parameter):
                 self.weights += 1
-                return used_weight(value, self.context.magnitude_floor)
+                return used_weight(value, self.context.magnitude)
             if hasattr(value, "_from_parameters"):
                 self.weights += 1
             else:

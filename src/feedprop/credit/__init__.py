@@ -3,7 +3,7 @@
 The **credit** of a value x is its reward per unit, c = r / x. Credit travels backwards through linear operations
 exactly as a gradient does; only these corrections have to be made on the way (Weber et al. 2023, arXiv 2308.12053):
 
-    magnitude   a weight w that takes part receives |w| times the ordinary gradient
+    used        a weight w that takes part receives |w| times the ordinary gradient
     damped      a pre-activation z passes on |z| / (|z| + epsilon) of its credit
     secant      an activation phi passes on phi(z) / z in the place of its derivative
     chord       or the slope of phi from z - d to z + d
@@ -19,12 +19,14 @@ from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, sub
 from feedprop.credit.graph import nodes_behind
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
 from feedprop.credit.transforms import transformed
-from feedprop.credit.weights import magnitude, magnitudes, modified_weight
+from feedprop.credit.weights import Magnitude, both_used, modified_weight, used
 from feedprop.credit.writes import known_non_negative, mark_non_negative, prepare_write, relu_in_place
 
 __all__ = [
     "Activation",
+    "Magnitude",
     "as_ones",
+    "both_used",
     "chord",
     "damped",
     "damped_in_place",
@@ -35,8 +37,6 @@ __all__ = [
     "keep_entry",
     "known_non_negative",
     "limits_at_zero",
-    "magnitude",
-    "magnitudes",
     "mark_non_negative",
     "modified_weight",
     "nodes_behind",
@@ -50,4 +50,5 @@ __all__ = [
     "traced_secant",
     "transformed",
     "undamped",
+    "used",
 ]

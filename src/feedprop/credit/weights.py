@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,92 +11,124 @@ from torch import Tensor
 from feedprop.credit.transforms import rerouted, transformed
 
 
-class _Magnitude(torch.autograd.Function):
+@dataclass(frozen=True)
+class Magnitude:
+    """What the credit of a weight is multiplied by to give its feedback: |w|, or |w| / rms(w).
+
+    Args:
+        floor: the least |w|; relative, in units of rms(w).
+        relative: whether |w| is divided by the root mean square of the parameter.
+    """
+
+    floor: float = 0.0
+    relative: bool = False
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """Return the magnitude of each entry of `weight`."""
+        return self.scaled(weight.abs(), weight)
+
+    def scaled(self, sizes: Tensor, weight: Tensor) -> Tensor:
+        """Return the magnitudes of entries of these sizes >= 0 in `weight`; changes `sizes`."""
+        if self.relative:
+            sizes = sizes.div_(root_mean_square(weight))
+        return sizes.clamp_(min=self.floor) if self.floor else sizes
+
+
+def root_mean_square(weight: Tensor) -> Tensor:
+    """Return sqrt(mean(w^2)), a scalar; that of zeros is above 0."""
+    rms: Tensor = torch.linalg.vector_norm(weight) / max(weight.numel(), 1) ** 0.5
+    return rms.clamp(min=torch.finfo(rms.dtype).tiny)
+
+
+class _Used(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, floor: float) -> Tensor:
-        ctx.floor = floor
+    def forward(ctx: Any, weight: Tensor, floor: float, relative: bool) -> Tensor:
+        ctx.magnitude = Magnitude(floor, relative)
         ctx.save_for_backward(weight)
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return _feedback(credit, weight, ctx.floor), None
+        return _feedback(credit, weight, ctx.magnitude), None, None
 
 
-class _Magnitudes(torch.autograd.Function):
+class _UsedBoth(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-        ctx.floor = floor
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, floor: float, relative: bool) -> tuple[Tensor, Tensor]:
+        ctx.magnitude = Magnitude(floor, relative)
         ctx.save_for_backward(weight, bias)
         return weight.view_as(weight), bias.view_as(bias)
 
     @staticmethod
-    def backward(ctx: Any, credit: Tensor, bias_credit: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, credit: Tensor, bias_credit: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weight, bias = ctx.saved_tensors
-        return _feedback(credit, weight, ctx.floor), _feedback(bias_credit, bias, ctx.floor), None
+        return _feedback(credit, weight, ctx.magnitude), _feedback(bias_credit, bias, ctx.magnitude), None, None
 
 
-def _feedback(credit: Tensor, weight: Tensor, floor: float) -> Tensor:
+def _feedback(credit: Tensor, weight: Tensor, magnitude: Magnitude) -> Tensor:
     if credit.is_sparse:  # torch.nn.Embedding(sparse=True): the rows that were looked up
         credit = credit.coalesce()
-        size = weight.detach().index_select(0, credit.indices()[0]).abs_().clamp_(min=floor)
-        values = credit.values() * size
+        rows = weight.detach().index_select(0, credit.indices()[0])
+        values = credit.values() * magnitude.scaled(rows.abs_(), weight)
         return torch.sparse_coo_tensor(
             credit.indices(), values, credit.shape, is_coalesced=True, check_invariants=False
         )
-    size = weight.abs()
-    if floor:
-        size = size.clamp_(min=floor)
-    return size.mul_(credit)
+    return magnitude(weight).mul_(credit)
 
 
-def magnitude(weight: Tensor, floor: float = 0.0) -> Tensor:
-    """Return `weight` for use in one operation; its gradient will be multiplied by max(|weight|, floor).
+def used(weight: Tensor, magnitude: Magnitude) -> Tensor:
+    """Return `weight` for use in one operation; its gradient will be multiplied by its magnitude.
 
-    sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With `floor` a
+    sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With a floor a
     weight of zero can learn too.
     """
     if transformed():
-        return rerouted(weight, (weight, weight.detach().abs().clamp(min=floor)))
-    return _Magnitude.apply(weight, floor)  # type: ignore[no-any-return]
+        return rerouted(weight, (weight, magnitude(weight.detach())))
+    return _Used.apply(weight, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
-def magnitudes(weight: Tensor, bias: Tensor, floor: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of one operation, as `magnitude` does, by a single node of the graph."""
+def both_used(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of one operation, as `used` does, by a single node of the graph."""
     if transformed():
-        return magnitude(weight, floor), magnitude(bias, floor)
-    return _Magnitudes.apply(weight, bias, floor)  # type: ignore[no-any-return]
+        return used(weight, magnitude), used(bias, magnitude)
+    return _UsedBoth.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
 class _ModifiedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, modified: Tensor, floor: float, latent: bool) -> Tensor:
-        ctx.floor, ctx.latent = floor, latent
+    def forward(ctx: Any, weight: Tensor, modified: Tensor, floor: float, relative: bool, latent: bool) -> Tensor:
+        ctx.magnitude, ctx.latent = Magnitude(floor, relative), latent
         ctx.save_for_backward(weight, modified)
         return modified.view_as(modified)
 
     @staticmethod
-    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight, modified = ctx.saved_tensors
-        return _flow(weight, modified, ctx.floor, ctx.latent).mul_(credit), None, None, None
+        return _flow(weight, modified, ctx.magnitude, ctx.latent).mul_(credit), None, None, None, None
 
 
-def _flow(weight: Tensor, modified: Tensor, floor: float, latent: bool) -> Tensor:
+def _flow(weight: Tensor, modified: Tensor, magnitude: Magnitude, latent: bool) -> Tensor:
     if latent:
         return torch.where(weight == 0, 1.0, modified / weight)
     flow = modified * torch.where(weight < 0, -1, 1)  # sign(w) w', sign 0 = +1
-    if floor:
-        flow = torch.where(flow.abs() < floor, floor * (modified != 0).logical_or_(weight == 0), flow)
+    if magnitude.relative:
+        flow = flow / root_mean_square(weight)
+    if magnitude.floor:
+        counts = (modified != 0).logical_or_(weight == 0)
+        flow = torch.where(flow.abs() < magnitude.floor, magnitude.floor * counts, flow)
     return flow
 
 
-def modified_weight(weight: Tensor, modified: Tensor, *, floor: float = 0.0, latent: bool = False) -> Tensor:
+def modified_weight(weight: Tensor, modified: Tensor, magnitude: Magnitude, *, latent: bool = False) -> Tensor:
     """Return `modified`, what an LRP rule makes of `weight`, whose gradient is sign(w) w' times the credit there.
 
-    With `floor`, a modified weight that counts is at least that large in its own feedback. With `latent`, the weight
-    was computed from parameters, which multiply by their own |w|: the gradient is w'/w times the credit.
+    With a floor, a modified weight that counts is at least that large in its own feedback; relative magnitudes are in
+    units of rms(w). With `latent`, the weight was computed from parameters, which multiply by their own magnitude: the
+    gradient is w'/w times the credit.
     """
     if transformed():
-        return rerouted(modified, (weight, _flow(weight.detach(), modified.detach(), floor, latent)))
-    return _ModifiedWeight.apply(weight, modified, floor, latent)  # type: ignore[no-any-return]
+        return rerouted(modified, (weight, _flow(weight.detach(), modified.detach(), magnitude, latent)))
+    return _ModifiedWeight.apply(  # type: ignore[no-any-return]
+        weight, modified, magnitude.floor, magnitude.relative, latent
+    )

@@ -39,7 +39,7 @@ class Rule(Settings):
         self.update = update
 
     def __call__(
-        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
     ) -> Any:
         """Return operation(inputs, weight, bias) with this rule's backward pass.
 
@@ -48,12 +48,12 @@ class Rule(Settings):
             inputs: any shape that `operation` takes.
             weight: a parameter, or computed from parameters.
             bias: likewise, or None.
-            floor: what |w| is at least in the feedback of a weight.
+            magnitude: what the credit of a weight is multiplied by to give its feedback.
         """
         own = self.update == "rule"
         with torch.set_grad_enabled(not own):
-            z = operation(inputs.detach(), *used_weights(weight, bias, floor))
-        part = _Part(operation, weight, bias, floor if own else None)
+            z = operation(inputs.detach(), *used_weights(weight, bias, magnitude))
+        part = _Part(operation, weight, bias, magnitude if own else None)
         shares = self.shares(part, z.detach(), inputs)
         return credit.substituted(z, *shares, epsilon=self.epsilon)
 
@@ -65,8 +65,10 @@ class Rule(Settings):
 class _Part:
     """Computes z' from modified inputs and weights; the weights take the feedback of what flows through z'."""
 
-    def __init__(self, operation: Function, weight: Tensor, bias: Tensor | None, floor: float | None) -> None:
-        self.operation, self.weight, self.bias, self.floor = operation, weight, bias, floor
+    def __init__(
+        self, operation: Function, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude | None
+    ) -> None:
+        self.operation, self.weight, self.bias, self.magnitude = operation, weight, bias, magnitude
 
     def __call__(self, inputs: Tensor, modify: Function, *, on_bias: Function | None) -> Tensor:
         used = self._modified(self.weight, modify)
@@ -77,11 +79,12 @@ class _Part:
     def _modified(self, weight: Tensor, modify: Function) -> Tensor:
         with torch.no_grad():
             modified: Tensor = modify(weight.detach())
-        if self.floor is None or not weight.requires_grad:
+        if self.magnitude is None or not weight.requires_grad:
             return modified
         latent = not isinstance(weight, torch.nn.Parameter)
-        floor = 0.0 if modify is torch.zeros_like else self.floor  # what takes no part has no feedback
-        return credit.modified_weight(weight, modified, floor=floor, latent=latent)
+        takes_part = modify is not torch.zeros_like  # what does not has no feedback
+        magnitude = self.magnitude if takes_part else credit.Magnitude()
+        return credit.modified_weight(weight, modified, magnitude, latent=latent)
 
 
 class Epsilon(Rule):
@@ -98,10 +101,10 @@ class Epsilon(Rule):
         self.damping = self.epsilon
 
     def __call__(
-        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
     ) -> Any:
         """Return operation(inputs, weight, bias): the ordinary backward, damped at the output."""
-        return credit.damped(operation(inputs, *used_weights(weight, bias, floor)), self.epsilon)
+        return credit.damped(operation(inputs, *used_weights(weight, bias, magnitude)), self.epsilon)
 
     def __repr__(self) -> str:
         return f"Epsilon(epsilon={self.epsilon!r})"
@@ -197,7 +200,7 @@ class _FirstLayer(Rule):
     """A rule whose shares do not depend on the inputs, so that no credit can express them beyond the first layer."""
 
     def __call__(
-        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, *, floor: float
+        self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
     ) -> Any:
         """Return operation(inputs, weight, bias); the inputs receive reward / input."""
         if credit.follows_weights(inputs):
@@ -205,7 +208,7 @@ class _FirstLayer(Rule):
                 f"{type(self).__name__} shares rewards regardless of the inputs, which is defined for first layers "
                 f"only; give it to the first layer, Composite(default, first={type(self).__name__}())"
             )
-        return super().__call__(operation, inputs, weight, bias, floor=floor)
+        return super().__call__(operation, inputs, weight, bias, magnitude)
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
         """Return the only share; the inputs count as 1."""

@@ -67,7 +67,7 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
     settings = kwargs | {"epsilon": context.rule.damping}
     currents, _ = credit.undamped(currents)
     if isinstance(settings["beta"], Tensor):
-        settings["beta"] = used_weight(settings["beta"], context.magnitude_floor)
+        settings["beta"] = used_weight(settings["beta"], context.magnitude)
     return _scan(currents, start, **settings)
 
 

@@ -40,7 +40,7 @@ def leaky_sum(currents: Tensor, start: Tensor | None = None, *, alpha: Number, s
 def _with_credit(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Tensor:
     """Run `leaky_sum`; an alpha that is learned takes part as a weight."""
     if isinstance(kwargs["alpha"], Tensor):
-        kwargs = kwargs | {"alpha": used_weight(kwargs["alpha"], context.magnitude_floor)}
+        kwargs = kwargs | {"alpha": used_weight(kwargs["alpha"], context.magnitude)}
     return leaky_sum(*args, **kwargs)
 
 
