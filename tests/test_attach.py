@@ -232,6 +232,8 @@ def test_wrong_use_is_answered_with_a_sentence() -> None:
             attach(nn.Linear(2, 2), magnitude_floor=wrong)
         with pytest.raises(FeedpropError, match="epsilon"):
             rules.Epsilon(wrong)
+    with pytest.raises(TypeError, match=r"True or False, not 0\.1"):
+        attach(nn.Linear(2, 2), relative_magnitude=0.1)
 
 
 @pytest.mark.parametrize("kind", [nn.SyncBatchNorm, nn.DataParallel])

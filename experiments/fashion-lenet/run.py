@@ -27,10 +27,10 @@ SETTINGS = {
 HERE = Path(__file__).parent
 
 
-def run(method: str, optimizer: str, lr: float, root: str) -> dict[str, object]:
+def run(method: str, optimizer: str, lr: float, root: str, *, epochs: int = 5) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         line = (
-            f"feedprop train --method {method} --data fashion_mnist --data.root {root} --model lenet --epochs 5 "
+            f"feedprop train --method {method} --data fashion_mnist --data.root {root} --model lenet --epochs {epochs} "
             f"--batch_size 128 {optimizer} --optimizer.lr {lr} --seed {SEED}"
         )
         print(line, flush=True)

@@ -1,6 +1,6 @@
 """Feedback against the gradient with the same tuning budget: as many learning rates for each.
 
-    python experiments/todays-models/compare.py gpt-moby-dick vit-fashion ... [--methods lfp] [--data data]
+    python experiments/todays-models/compare.py gpt-moby-dick vit-fashion ... [--methods lfp] [--relative] [--data data]
 
 Tuning: one seed of its own, scored on the validation part. Then SEEDS with the best setting, tested once. Rows go to
 results.jsonl; what stands there already is not run again.
@@ -20,14 +20,15 @@ RATES = {
     "minilm-spam": {"lfp": (1e-4, 3e-4, 1e-3, 3e-3), "backprop": (3e-5, 1e-4, 3e-4, 1e-3)},
 }
 CONVOLUTIONAL = {"lfp": (3e-4, 1e-3, 3e-3, 1e-2), "backprop": (1e-4, 3e-4, 1e-3, 3e-3)}
-FLOOR = {"lfp": 0.01, "backprop": 0.0}
+FLOOR, RELATIVE_FLOOR = {"lfp": 0.01, "backprop": 0.0}, 0.3
 TUNING_SEED, SEEDS = 100, (0, 1, 2)
 RESULTS = Path(__file__).with_name("results.jsonl")
-KEYS = ("task", "method", "lr", "floor", "slope", "beta2", "seed", "test")
+KEYS = ("task", "method", "lr", "floor", "relative", "clip", "slope", "beta2", "seed", "test")
+LATER = {"relative": False, "clip": 1.0}  # settings that came when there were results already
 
 
 def rows() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return [LATER | json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def measured(task: Task, settings: argparse.Namespace) -> dict:
@@ -43,12 +44,18 @@ def measured(task: Task, settings: argparse.Namespace) -> dict:
     return row
 
 
-def compare(task: Task, name: str, method: str, slope: str) -> None:
-    common = {"task": name, "method": method, "floor": FLOOR[method], "slope": slope, "beta2": 0.99}
-    grid = [
-        argparse.Namespace(**common, lr=rate, seed=TUNING_SEED, test=False)
-        for rate in RATES.get(name, CONVOLUTIONAL)[method]
-    ]
+def compare(task: Task, name: str, method: str, slope: str, *, relative: bool) -> None:
+    floor = RELATIVE_FLOOR if relative else FLOOR[method]
+    common = LATER | {
+        "task": name,
+        "method": method,
+        "floor": floor,
+        "relative": relative,
+        "slope": slope,
+        "beta2": 0.99,
+    }
+    rates = RATES.get(name, CONVOLUTIONAL)["backprop" if relative else method]  # relative: of the gradient's scale
+    grid = [argparse.Namespace(**common, lr=rate, seed=TUNING_SEED, test=False) for rate in rates]
     best = min(grid, key=lambda settings: measured(task, settings)["loss" if "gpt" in name else "error"])
     for seed in SEEDS:
         measured(task, argparse.Namespace(**vars(best) | {"seed": seed, "test": True}))
@@ -58,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", choices=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=list(FLOOR), default=list(FLOOR))
+    parser.add_argument("--relative", action="store_true", help="relative magnitudes, for lfp")
     parser.add_argument("--slope", help="of activations; if not given, a chord for GELU and the secant for ReLU6")
     parser.add_argument("--data", type=Path, default=Path("data"))
     options = parser.parse_args()
@@ -66,7 +74,8 @@ def main() -> None:
         task = TASKS[name](options.data)
         slope = options.slope or ("chord-0.5" if name in RATES else "secant")
         for method in options.methods:
-            compare(task, name, method, slope if method == "lfp" else "derivative")
+            lfp = method == "lfp"
+            compare(task, name, method, slope if lfp else "derivative", relative=options.relative and lfp)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def quotient(context: Context, function: Function, args: Arguments, kwargs: Keyw
 def power(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Raise to a power as a product x x ... x would: conserving, credit passes by x^n / x, or not at all if n < 0."""
     x, *rest = (*args, *(kwargs[name] for name in ("input", "exponent") if name in kwargs))
-    exponent = rest[0] if rest else EXPONENTS[function.__name__.strip("_")]
+    exponent = rest[0] if rest else EXPONENTS[function.__name__]
     if not context.conserving or not carries(x):
         output = ordinary(context, function, args, kwargs)
         if function.__name__ in ("square", "sqrt", "rsqrt"):

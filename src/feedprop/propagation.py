@@ -162,7 +162,8 @@ _ALONE = _references_if_alone()  # from some torch release on, autograd counts a
 
 def _held(activation: _Activation) -> bool:
     """Whether some Python code holds an activation and so might still return it."""
-    return sys.getrefcount(activation[0]) > _ALONE[activation[0]._use_count() > 1]
+    by_autograd: Any = activation[0]  # not every torch release types _use_count
+    return sys.getrefcount(activation[0]) > _ALONE[by_autograd._use_count() > 1]
 
 
 def _tensors(result: Any) -> list[Tensor]:

@@ -59,6 +59,7 @@ SENTENCES = {
     "train --seed -1": "--seed must not be negative, but is -1",
     "train --magnitude_floor -1": "--magnitude_floor must not be negative, but is -1.0",
     "train --method backprop --magnitude_floor 0.1": "has no meaning with --method backprop",
+    "train --method backprop --relative_magnitude true": "--relative_magnitude scales LFP's feedback",
     "train --rule.epsilon -1": "epsilon",
     "train --activation Chord --activation.width 0": "width has to be above 0",
     "train --precision fp8": "--precision must be one of no, bf16, fp16, but is fp8",

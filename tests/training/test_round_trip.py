@@ -155,7 +155,8 @@ def test_lfp_makes_weights_sparser_than_backprop(command, tmp_path):
         "--optimizer Adam --scheduler CosineAnnealingLR --precision bf16",
         "--optimizer Adam --optimizer.lr 0.01 --scheduler StepLR --scheduler.step_size 1",
         "--scheduler ReduceLROnPlateau --reward feedprop.rewards.SigmoidReward --clip_norm 1",
-        "--accumulate 4 --batch_size 16 --magnitude_floor 0.01 --rule feedprop.rules.Epsilon --rule.epsilon 0.1",
+        "--accumulate 4 --batch_size 16 --magnitude_floor 0.1 --rule feedprop.rules.Epsilon --rule.epsilon 0.1",
+        "--optimizer SGD --magnitude_floor 0.1 --relative_magnitude true --clip_norm 1",
         "--method backprop --accumulate 4 --batch_size 16 --scheduler CyclicLR --scheduler.base_lr 0.01",
         "--scheduler CosineAnnealingLR --scheduler_interval epoch --model.activation Tanh",
         "--data circles --data.points 100",
@@ -178,6 +179,13 @@ def test_the_activation_rule_is_stored_and_has_an_effect(command, tmp_path):
         stored = yaml.safe_load((tmp_path / rule / "config.yaml").read_text())
         assert stored["activation"]["name"].rpartition(".")[2] == rule
     assert _rows(tmp_path / "Chord")[0]["train"] != _rows(tmp_path / "Secant")[0]["train"]
+
+
+def test_relative_magnitudes_reach_the_feedback(command, tmp_path):
+    for relative in ("true", "false"):
+        words = [*BLOBS[1:], "--epochs", 1, "--output", relative, "--relative_magnitude", relative]
+        assert command("train", *words).code == 0
+    assert _rows(tmp_path / "true")[0]["train"] != _rows(tmp_path / "false")[0]["train"]
 
 
 def test_torchvision_models_take_the_class_count_from_the_data(command, tmp_path):

@@ -92,8 +92,9 @@ def attach(config: Config, model: nn.Module) -> list[str]:
     if config.settings.method != "lfp":
         return []
     rule, activation = (config.component(kind).make() for kind in ("rule", "activation"))
+    magnitude = {name: getattr(config.settings, name) for name in ("magnitude_floor", "relative_magnitude")}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        feedprop.attach(model, rule, activation=activation, magnitude_floor=config.settings.magnitude_floor)
+        feedprop.attach(model, rule, activation=activation, **magnitude)
     remarks = (" ".join(str(warning.message).split()) for warning in caught)
     return [remark.replace("attach(model, magnitude_floor=...)", "--magnitude_floor") for remark in remarks]

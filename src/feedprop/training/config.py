@@ -78,6 +78,7 @@ class Settings:
         clip_norm: largest norm that the feedback or gradient of all parameters together may have
         accumulate: batches whose feedback or gradients are added up before a step
         magnitude_floor: with lfp, the smallest magnitude |w| that a weight's feedback is scaled by
+        relative_magnitude: with lfp, |w| in units of the root mean square of its parameter, the floor as well
         scheduler_interval: when the learning rate changes; auto is per step if the schedule has a length, else epoch
         device: auto, cpu, cuda, cuda:1, mps
         precision: automatic mixed precision
@@ -94,6 +95,7 @@ class Settings:
     clip_norm: float | None = None
     accumulate: int = 1
     magnitude_floor: float = 0.0
+    relative_magnitude: bool = False
     scheduler_interval: Interval = "auto"
     device: str = "auto"
     precision: Precision = "no"
@@ -113,8 +115,9 @@ class Settings:
             raise FeedpropError(f"--validation_fraction must be above 0 and below 1, but is {self.validation_fraction}")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise FeedpropError(f"--clip_norm must be above 0, but is {self.clip_norm}")
-        if self.method == "backprop" and self.magnitude_floor:
-            raise FeedpropError("--magnitude_floor scales LFP's feedback and has no meaning with --method backprop")
+        for name in ("magnitude_floor", "relative_magnitude"):
+            if self.method == "backprop" and getattr(self, name):
+                raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method backprop")
 
 
 @dataclass(frozen=True)

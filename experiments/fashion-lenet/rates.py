@@ -1,0 +1,33 @@
+"""Do the learning rates of backprop suit LFP? SGD with momentum on LeNet, one epoch, validation accuracy for each rate.
+
+    OMP_NUM_THREADS=1 python experiments/fashion-lenet/rates.py [--data data]
+
+Prints a table; every run is one call of the command.
+"""
+
+import argparse
+
+from run import SGD, run
+
+RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+METHODS = {
+    "backprop": ("backprop", ""),
+    "lfp": ("lfp", ""),
+    "lfp, relative magnitudes": ("lfp", " --relative_magnitude true"),
+    "lfp, relative magnitudes, floor .1": ("lfp", " --relative_magnitude true --magnitude_floor 0.1"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="data")
+    root = parser.parse_args().data
+    lines = ["| | " + " | ".join(map(str, RATES)) + " |", "|---|" + "---|" * len(RATES)]
+    for name, (method, options) in METHODS.items():
+        runs = [run(method, SGD + options, rate, root, epochs=1) for rate in RATES]
+        lines.append(f"| {name} | " + " | ".join(f"{row['validation']:.3f}".lstrip("0") for row in runs) + " |")
+    print(*lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
