@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import sys
 from collections.abc import Iterator
 from types import FrameType, FunctionType
@@ -157,13 +158,13 @@ def _references_if_alone() -> tuple[int, int]:
     return plain, saved
 
 
+_use_count = operator.methodcaller("_use_count")  # by name: not every torch release types it
 _ALONE = _references_if_alone()  # from some torch release on, autograd counts as a holder
 
 
 def _held(activation: _Activation) -> bool:
     """Whether some Python code holds an activation and so might still return it."""
-    by_autograd: Any = activation[0]  # not every torch release types _use_count
-    return sys.getrefcount(activation[0]) > _ALONE[by_autograd._use_count() > 1]
+    return sys.getrefcount(activation[0]) > _ALONE[_use_count(activation[0]) > 1]
 
 
 def _tensors(result: Any) -> list[Tensor]:
