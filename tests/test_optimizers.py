@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from feedprop import attached, recomputation, rewards, rules
+from feedprop import attached, rewards, rules
 from propagation import CLOSE, feedback_of, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -139,7 +139,7 @@ def test_checkpointed_layers_give_the_same_feedback() -> None:
             self.inner = inner
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False, context_fn=recomputation)
+            return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
 
     model, (inputs, targets) = _model(), _batch()
     reward = rewards.SoftmaxReward()

@@ -150,7 +150,7 @@ def test_a_reentrant_checkpoint_is_refused() -> None:
     model = Checkpointed(use_reentrant=True)
     with (
         attached(model),
-        pytest.raises(FeedpropError, match=r"use_reentrant=False, context_fn=feedprop\.recomputation"),
+        pytest.raises(FeedpropError, match=r"write checkpoint\(\.\.\., use_reentrant=False\)"),
     ):
         model(torch.randn(2, 4))
     model(torch.randn(2, 4)).sum().backward()  # not attached: as ever
@@ -166,9 +166,10 @@ def test_a_reentrant_checkpoint_is_refused() -> None:
     ],
     ids=str,
 )
-def test_a_checkpoint_that_takes_the_rules_along_changes_nothing(composite) -> None:
+@pytest.mark.parametrize("settings", [{}, {"context_fn": recomputation}], ids=["default", "given"])
+def test_a_checkpoint_takes_the_rules_along(composite, settings) -> None:
     plain = randomised(Checkpointed())
-    other = Checkpointed(use_reentrant=False, context_fn=recomputation)
+    other = Checkpointed(use_reentrant=False, **settings)
     other.load_state_dict(plain.state_dict())
     inputs, given = torch.randn(5, 4), torch.randn(5, 3)
     found = [propagate(model, inputs, given, composite).feedback for model in (plain, other)]
@@ -194,7 +195,7 @@ def test_the_rule_in_force_comes_along() -> None:
         nn.Sequential(randomised(nn.Linear(4, 4)), Holder()),
         rules.Composite(by_name={"1": rules.ZPlus()}),
     )
-    other = nn.Sequential(plain[0], Holder(use_reentrant=False, context_fn=recomputation))
+    other = nn.Sequential(plain[0], Holder(use_reentrant=False))
     other[1].weight = plain[1].weight
     inputs, given = torch.randn(5, 4), torch.randn(5, 3)
     found = [propagate(model, inputs, given, composite).feedback for model in (plain, other)]

@@ -79,7 +79,7 @@ SETTINGS: dict[str, tuple[type[Trainer], dict, dict, float]] = {
         {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2},
         FLOAT32,
     ),
-    "checkpointed": (Trainer, {"compute_loss_func": _reward}, {}, FLOAT32),
+    "checkpointed": (Trainer, {"compute_loss_func": _reward}, {"activation_checkpointing": True}, FLOAT32),
     "bfloat16": (Trainer, {"compute_loss_func": _reward}, {"bf16": True}, 2e-2),
 }
 
@@ -94,9 +94,6 @@ def test_hugging_face_trainer(name: str, plain, tmp_path: Path) -> None:
         "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
     }  # fmt: skip
     model = _bert()
-    if name == "checkpointed":
-        again = {"use_reentrant": False, "context_fn": feedprop.recomputation}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
     kind(model=model, args=TrainingArguments(**usual | settings), train_dataset=_texts(), **given).train()
     found = _updates(model, before)
     assert (found - expected).norm() <= limit * expected.norm()

@@ -23,7 +23,7 @@ class Block(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(8), nn.RMSNorm(8)])
         self.qkv, self.out, self.up, self.down = (nn.Linear(8, n) for n in (24, 8, 32, 8))
         self.down = nn.Linear(16, 8)
-        self.checkpointed = False
+        self.checkpointing: dict | None = None
 
     def attention(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).transpose(1, 3).unbind(2)  # (batch, heads, positions, 4)
@@ -35,8 +35,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norms[0](x))
-        if self.checkpointed:
-            return x + checkpoint(self.gated, self.norms[1](x), use_reentrant=False, context_fn=recomputation)
+        if self.checkpointing is not None:
+            return x + checkpoint(self.gated, self.norms[1](x), use_reentrant=False, **self.checkpointing)
         return x + self.gated(self.norms[1](x))
 
 
@@ -149,15 +149,16 @@ def test_accumulated(case) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:::torch")  # the compiler's own
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_compiled_in_one_graph(case, checkpointed: bool) -> None:
+@pytest.mark.parametrize("checkpointing", [None, {}, {"context_fn": recomputation}], ids=["whole", "again", "given"])
+def test_compiled_in_one_graph(case, checkpointing: dict | None) -> None:
     model, inputs, targets, expected = case
-    half = inputs.is_floating_point() and checkpointed  # nothing to checkpoint there: half precision instead
+    # nothing to checkpoint in the convolutional network: half precision instead
+    half = inputs.is_floating_point() and checkpointing is not None
     if half:
         model, inputs = model.float(), inputs.float()
     for module in model.modules():
         if isinstance(module, Block):
-            module.checkpointed = checkpointed
+            module.checkpointing = checkpointing
     torch._dynamo.reset()
     attach(model, RULE)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

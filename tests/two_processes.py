@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolic
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from feedprop import FeedpropError, attach, detach, recomputation, rewards, rules
+from feedprop import FeedpropError, attach, detach, rewards, rules
 
 SETTINGS: dict[str, dict] = {
     "epsilon": {"composite": rules.Epsilon(0.1)},
@@ -47,10 +47,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.convolution(x).relu().flatten(2)).tanh().mean(1)
-        if self.checkpointed:
-            x = checkpoint(self.block, x, use_reentrant=False, context_fn=recomputation)
-        else:
-            x = self.block(x)
+        x = checkpoint(self.block, x, use_reentrant=False) if self.checkpointed else self.block(x)
         return self.head(x * self.scale)
 
 

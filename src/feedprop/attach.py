@@ -18,6 +18,7 @@ from torch import nn
 
 from feedprop import credit
 from feedprop.autograd_functions import sequence_number
+from feedprop.checkpointing import take_rules_along
 from feedprop.compiler import hand_over_all_functions
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
@@ -195,6 +196,7 @@ def attach(
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
     refuse_wrappers(model)
     hand_over_all_functions()
+    take_rules_along()
     if magnitude.floor == 0:
         _warn_of_zeros(model)
     model.forward = _Forward(model, composite, activation=activation or Secant(), unknown=unknown, magnitude=magnitude)

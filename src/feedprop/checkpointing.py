@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from feedprop.propagation import Propagation, running
 from feedprop.rules import Rule
@@ -14,14 +14,28 @@ from feedprop.treatments import TREATMENTS, Arguments, Context, Function, Keywor
 
 
 def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
-    """Let activation checkpointing recompute with the rules.
+    """Return the contexts of a computation and of its recomputation by the rules, as torch.utils.checkpoint takes them.
 
-    `torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False, context_fn=feedprop.recomputation)`. Returns the
-    contexts of the first computation and of the recomputation, as torch.utils.checkpoint takes them.
+    Checkpoints have them from `attach` on; call it in a `context_fn` of your own, which takes the place of that.
     """
     propagations = running()
     again = _again(propagations[-1], propagations[-1].rule) if propagations else contextlib.nullcontext()
     return contextlib.nullcontext(), again
+
+
+def take_rules_along() -> None:
+    """Have every checkpoint that is given no context_fn recompute with the rules that were in force, if any were.
+
+    Those call `noop_context_fn`, to which each library holds references of its own and which torch knows by identity:
+    it stays the same function and gets other code, that where no attached model runs does what it did before.
+    """
+    noop_context_fn.__code__ = _contexts.__code__
+
+
+def _contexts() -> Any:
+    from feedprop.checkpointing import recomputation  # it runs among torch's names
+
+    return recomputation()
 
 
 @contextlib.contextmanager

@@ -186,7 +186,7 @@ def _refuse_reentrant_checkpoint() -> None:
         if frame.f_code is CheckpointFunction.forward.__code__:
             raise FeedpropError(
                 "torch.utils.checkpoint with use_reentrant=True recomputes without the rules, so that parameters would "
-                "get plain gradients; write checkpoint(..., use_reentrant=False, context_fn=feedprop.recomputation)"
+                "get plain gradients; write checkpoint(..., use_reentrant=False)"
             )
         frame = frame.f_back
 

@@ -1,4 +1,4 @@
-"""What people do with Hugging Face models besides calling them: `labels`, checkpointing, generation, in float64."""
+"""What people do with Hugging Face models besides calling them: `labels`, generation, in float64."""
 
 from typing import Any
 
@@ -38,24 +38,6 @@ def test_the_loss_of_labels_is_the_softmax_reward(name: str) -> None:
     expected = _feedback(model, reward)
     found = _feedback(model, model(**inputs, labels=labels).loss)
     torch.testing.assert_close(found, expected, **CLOSE)
-
-
-@pytest.mark.parametrize("name", ["BertForSequenceClassification", "LlamaForCausalLM"])
-def test_activation_checkpointing_takes_the_rules_along(name: str) -> None:
-    model, inputs = _attached(name)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    model.config.attention_probs_dropout_prob = 0.0
-
-    def objective() -> Tensor:
-        logits = model(**inputs).logits.flatten(0, -2)
-        return rewards.SoftmaxReward()(logits, torch.arange(len(logits)) % logits.shape[1])
-
-    expected = _feedback(model, objective())
-    arguments = {"use_reentrant": False, "context_fn": feedprop.recomputation}
-    model.train().activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
-    torch.testing.assert_close(_feedback(model, objective()), expected, **CLOSE)
 
 
 def test_generation_goes_on_as_before() -> None:
