@@ -176,3 +176,34 @@ def test_outputs_of_zero_are_rewarded_when_compiled() -> None:
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     rewards.GivenReward()(compiled(inputs), given).backward()
     torch.testing.assert_close(feedback_of(model), expected, rtol=1e-8, atol=1e-11)
+
+
+def _whole(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="aot_eager", fullgraph=True)
+
+
+def _parts(model: nn.Module) -> nn.Module:
+    for part in model:
+        part.compile(backend="aot_eager", fullgraph=True)
+    return model
+
+
+@pytest.mark.parametrize("compiled", [_whole, _parts])
+@pytest.mark.parametrize(
+    "composite", [rules.Epsilon(0.1), rules.Composite(rules.Epsilon(0.1), by_name={"*1.0": rules.ZPlus()})], ids=str
+)
+def test_what_was_compiled_before_is_attached(compiled, composite) -> None:
+    torch._dynamo.reset()
+    inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), Handwritten())
+    plain = randomised(nn.Sequential(nn.Linear(16, 8), inner, nn.Linear(8, 4), nn.ReLU()))
+    inputs, given, found = torch.randn(6, 16), torch.randn(6, 4), []
+    for model in (plain, compiled(copy.deepcopy(plain))):
+        model(inputs).sum().backward()  # it has been compiled without rules
+        model.zero_grad()
+        attach(model, composite)
+        for _ in range(2):
+            outputs = model(inputs)
+            rewards.GivenReward()(outputs, given).backward()
+        assert (outputs == 0).any()  # the reward of those enters at their pre-activations
+        found.append({name.removeprefix("_orig_mod."): f for name, f in feedback_of(model).items()})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-11)

@@ -19,7 +19,7 @@ def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.
     Checkpoints have them from `attach` on; call it in a `context_fn` of your own, which takes the place of that.
     """
     propagations = running()
-    again = _again(propagations[-1], propagations[-1].rule) if propagations else contextlib.nullcontext()
+    again = _again(propagations[-1], propagations[-1].rule_in_force()) if propagations else contextlib.nullcontext()
     return contextlib.nullcontext(), again
 
 

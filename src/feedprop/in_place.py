@@ -32,7 +32,7 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
             return function(*args, **kwargs)
         if treatment is summed and target._base is None:
             _, args, kwargs = used(context, args, kwargs)
-            return credit.damped_in_place(function(*args, **kwargs), context.rule.damping)
+            return credit.damped_in_place(function(*args, **kwargs), context.rule_in_force().damping)
         return _written(context, target, (target.clone(), *args[1:]), kwargs)
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:

@@ -92,7 +92,7 @@ def linear(context: Context, function: Function, args: Arguments, kwargs: Keywor
         bias = None if bias is None else used_weight(bias, context.magnitude)
         inputs, weight = shared(context, (inputs, weight))
         return damped(context, operation(inputs, weight, bias))
-    return context.rule(operation, inputs, weight, bias, context.magnitude)
+    return context.rule_in_force()(operation, inputs, weight, bias, context.magnitude)
 
 
 _ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in the order of the arguments
@@ -129,7 +129,7 @@ def matrix_product(context: Context, function: Function, args: Arguments, kwargs
 
         return function(*put(args), **{name: put(value) for name, value in kwargs.items()})
 
-    return context.rule(operation, inputs, weight, None, context.magnitude)
+    return context.rule_in_force()(operation, inputs, weight, None, context.magnitude)
 
 
 def _is_factor(value: Any) -> bool:

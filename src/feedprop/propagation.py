@@ -49,9 +49,8 @@ class Propagation(TorchFunctionMode):
         self.conserving, self.suspended = conserving, False
         self._activations: list[_Activation] = []  # those that the model's code still holds
 
-    @property
-    def rule(self) -> Rule:
-        """The rule of the innermost module that runs."""
+    def rule_in_force(self) -> Rule:  # no property: the compiler finds none on a mode begun before it
+        """Return the rule of the innermost module that runs."""
         return self.scopes[-1]
 
     def remember(self, output: Tensor, pre_activation: Tensor) -> None:

@@ -41,9 +41,6 @@ class Context(Protocol):
     """What a treatment knows of the pass it is part of."""
 
     @property
-    def rule(self) -> LinearRule: ...  # noqa: D102
-
-    @property
     def magnitude(self) -> credit.Magnitude: ...  # noqa: D102
 
     @property
@@ -51,6 +48,9 @@ class Context(Protocol):
 
     @property
     def conserving(self) -> bool: ...  # noqa: D102
+
+    def rule_in_force(self) -> LinearRule:
+        """Return the rule of the innermost module that runs."""
 
     def remember(self, output: Tensor, pre_activation: Tensor) -> None:
         """Note that `output` is the activation of `pre_activation`: if the model returns it, rewards on 0 go there."""
@@ -211,7 +211,7 @@ def summed(context: Context, function: Function, args: Arguments, kwargs: Keywor
 def damped(context: Context, output: Any) -> Any:
     """Damp the credit at sums by the epsilon of the rule in force."""
     if isinstance(output, Tensor):
-        return credit.damped(output, context.rule.damping)
+        return credit.damped(output, context.rule_in_force().damping)
     return type(output)(damped(context, item) if isinstance(item, Tensor) else item for item in output)
 
 

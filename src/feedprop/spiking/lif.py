@@ -64,7 +64,7 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
     D is stabilised already and q_t is the credit at I_t as it is: the linear layer that made I_t is not damped again.
     """
     currents, start = args
-    settings = kwargs | {"epsilon": context.rule.damping}
+    settings = kwargs | {"epsilon": context.rule_in_force().damping}
     currents, _ = credit.undamped(currents)
     if isinstance(settings["beta"], Tensor):
         settings["beta"] = used_weight(settings["beta"], context.magnitude)
