@@ -5,6 +5,7 @@ import inspect
 import io
 import pickle
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -236,10 +237,18 @@ def test_wrong_use_is_answered_with_a_sentence() -> None:
         attach(nn.Linear(2, 2), relative_magnitude=0.1)
 
 
-@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, nn.DataParallel])
-def test_what_hides_parameters_is_refused(kind) -> None:
-    hiding = nn.SyncBatchNorm(3) if kind is nn.SyncBatchNorm else nn.DataParallel(nn.Linear(4, 3))
-    with pytest.raises(FeedpropError, match=rf"{kind.__name__} \(1\) uses parameters where the rules cannot see it"):
+HIDING: dict[str, Callable[[], nn.Module]] = {
+    "SyncBatchNorm": lambda: nn.SyncBatchNorm(3),
+    "DataParallel": lambda: nn.DataParallel(nn.Linear(4, 3)),
+    "ScriptModule": lambda: torch.jit.trace(nn.Linear(3, 2), torch.randn(1, 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated
+@pytest.mark.parametrize("kind", HIDING)
+def test_what_hides_parameters_is_refused(kind: str) -> None:
+    hiding = HIDING[kind]()
+    with pytest.raises(FeedpropError, match=rf"{kind} \(1\) uses parameters where the rules cannot see it"):
         attach(nn.Sequential(nn.Linear(4, 3), hiding))
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedprop
-from feedprop import UnknownOperationError, attached, rules
+from feedprop import FeedpropError, UnknownOperationError, attached, rules
 from feedprop.treatments import TREATMENTS
 from propagation import Call, propagate
 
@@ -61,3 +61,67 @@ def test_register_is_a_decorator_too() -> None:
         TREATMENTS.pop(function, None)
     with pytest.raises(TypeError, match="torch function"):
         rules.register("i0")
+
+
+class Extension(nn.Module):
+    """What torch hands to no mode."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return self.inner(x)
+
+
+def test_parameters_that_no_rule_sees_are_named() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Extension(nn.Linear(4, 2))), torch.randn(5, 3)
+    with (
+        attached(model),
+        pytest.raises(UnknownOperationError, match=r"2\.inner\.bias, 2\.inner\.weight|weight, .*bias"),
+    ):
+        model(x)
+    with attached(model, unknown="gradient"):
+        model(x).sum().backward()
+    assert model[2].inner.weight.grad is not None
+
+
+def test_parameters_on_two_ways_of_which_one_is_unseen_are_named() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.extension = Extension(self.layer)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + self.extension(x)
+
+    with attached(Both()) as model, pytest.raises(UnknownOperationError, match=r"layer\.weight"):
+        model(torch.randn(5, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize(
+    "made", [torch.jit.script, lambda f: torch.jit.trace(f, torch.randn(2, 4))], ids=["script", "trace"]
+)
+def test_scripted_functions_are_seen(made) -> None:
+    def bent(z: Tensor) -> Tensor:
+        return torch.tanh(z * 2.0)
+
+    scripted, layers = made(bent), [nn.Linear(3, 4), nn.Linear(4, 2)]
+    models = [nn.Sequential(layers[0], Call(function), layers[1]) for function in (bent, scripted)]
+    inputs, given = torch.randn(5, 3), torch.randn(5, 2)
+    torch.testing.assert_close(*(propagate(model, inputs, given).feedback for model in models))
+    z = torch.randn(3, requires_grad=True)
+    assert torch.autograd.grad(scripted(z).sum(), z)[0].equal(torch.autograd.grad(bent(z).sum(), z)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_scripted_function_without_its_python_is_refused() -> None:
+    unit = torch.jit.CompilationUnit("def bent(z: Tensor) -> Tensor:\n    return torch.tanh(z)\n")
+    with attached(nn.Sequential(nn.Linear(3, 4), Call(unit.bent))) as model:
+        with pytest.raises(FeedpropError, match="bent is TorchScript without its Python"):
+            model(torch.randn(5, 3))
+        with torch.no_grad():
+            model(torch.randn(5, 3))

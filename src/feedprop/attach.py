@@ -17,14 +17,15 @@ import torch
 from torch import nn
 
 from feedprop import credit
-from feedprop.autograd_functions import sequence_number
 from feedprop.checkpointing import take_rules_along
 from feedprop.compiler import hand_over_all_functions
-from feedprop.errors import FeedpropError, non_negative
+from feedprop.errors import FeedpropError, first_few, non_negative
 from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
 from feedprop.propagation import Propagation, running
 from feedprop.rules import ActivationRule, Composite, Rule, Secant
 from feedprop.third_party import is_snntorch_neuron, register_known
+from feedprop.torchscript import take_over_scripted_functions
+from feedprop.unseen import sequence_number
 from feedprop.wrappers import refuse_wrappers
 
 
@@ -197,6 +198,7 @@ def attach(
     refuse_wrappers(model)
     hand_over_all_functions()
     take_rules_along()
+    take_over_scripted_functions()
     if magnitude.floor == 0:
         _warn_of_zeros(model)
     model.forward = _Forward(model, composite, activation=activation or Secant(), unknown=unknown, magnitude=magnitude)
@@ -216,10 +218,9 @@ def _take_over_neurons(model: nn.Module) -> list[nn.Module]:
 def _warn_of_zeros(model: nn.Module) -> None:
     stuck = [name for name, p in model.named_parameters() if p.requires_grad and p.numel() and not p.detach().any()]
     if stuck:
-        named = ", ".join(stuck[:3]) + (", ..." if len(stuck) > 3 else "")
         warnings.warn(
-            f"{len(stuck)} parameters are 0 and stay there, since feedback is proportional to |w| ({named}); "
-            f"attach(model, magnitude_floor=...) lets them learn",
+            f"{len(stuck)} parameters are 0 and stay there, since feedback is proportional to |w| "
+            f"({first_few(stuck)}); attach(model, magnitude_floor=...) lets them learn",
             stacklevel=3,
         )
 

@@ -7,7 +7,6 @@ pass for credit.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -15,10 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionMeta
 from torch.overrides import handle_torch_function
 
-from feedprop import credit
 from feedprop.listening import listened_to
-
-_OURS = ("feedprop", "torch")  # torch's own are part of how it runs a model: checkpoints, DDP, FSDP, compiled regions
 
 
 def is_autograd_function(value: Any) -> bool:
@@ -55,25 +51,3 @@ def make_visible(function: type[Any]) -> Any:
     function.__class__ = _Visible
     plain.stands_for = function
     return apply
-
-
-def sequence_number() -> int:
-    """Return the number that autograd gives to the next node it makes."""
-    number: int = torch._C._autograd._get_sequence_nr()
-    return number
-
-
-def unseen(outputs: Iterable[Tensor], *, since: int, seen: Collection[Any]) -> type[Any] | None:
-    """Return an autograd function behind `outputs` that nobody registered.
-
-    Args:
-        outputs: of a model.
-        since: `sequence_number()` before it ran.
-        seen: autograd functions that may stand in the graph.
-    """
-    for node in credit.nodes_behind(outputs, since=since):
-        function = getattr(node, "_forward_cls", None)
-        function = vars(function).get("stands_for", function) if function is not None else None
-        if function is not None and function.__module__.partition(".")[0] not in _OURS and function not in seen:
-            return function  # type: ignore[no-any-return]
-    return None

@@ -1,8 +1,15 @@
-"""The package's one error class, for what the caller can mend, and the check that most arguments share."""
+"""The package's one error class, for what the caller can mend, and what many of its messages share."""
+
+from collections.abc import Sequence
 
 
 class FeedpropError(ValueError):
     """Something the caller can mend; the message says how."""
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Return the first three names, and whether there are more, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def non_negative(name: str, value: float) -> float:

@@ -16,12 +16,12 @@ from torch.utils.checkpoint import CheckpointFunction
 
 import feedprop.operations  # noqa: F401  fills the table
 from feedprop import credit
-from feedprop.autograd_functions import unseen
 from feedprop.elementwise import secant
-from feedprop.errors import FeedpropError
+from feedprop.errors import FeedpropError, first_few
 from feedprop.places import running_module, spelling
 from feedprop.rules import ActivationRule, Rule
 from feedprop.treatments import TREATMENTS, Arguments, Function, Keywords, neutral, ordinary
+from feedprop.unseen import unseen_function, unseen_parameters
 
 _Activation = tuple[Tensor, Tensor, int]  # an activation, its pre-activation, the version of its memory
 
@@ -86,16 +86,16 @@ class Propagation(TorchFunctionMode):
         return result
 
     def refuse_unseen(self, result: Any, *, since: int) -> None:
-        """Raise if an autograd function that nobody registered is behind what the model returned.
+        """Raise if an autograd function, or a use of a parameter, that no rule saw is behind what the model returned.
 
         Args:
             result: of the model.
-            since: `autograd_functions.sequence_number()` before it ran.
+            since: `unseen.sequence_number()` before it ran.
         """
         if self.unknown != "error":
             return
         seen = {function for function, treatment in TREATMENTS.items() if treatment is not secant}
-        function = unseen(_tensors(result), since=since, seen=seen)
+        function = unseen_function(_tensors(result), since=since, seen=seen)
         if function is not None:
             name = f"{function.__module__}.{function.__qualname__}"
             raise UnknownOperationError(
@@ -103,6 +103,13 @@ class Propagation(TorchFunctionMode):
                 f"before the model runs, call feedprop.rules.register({function.__qualname__})(feedprop.rules.secant) "
                 f"if it is an elementwise activation, (feedprop.rules.ordinary) if its own backward is right, or write "
                 f'it in torch functions; attach(model, unknown="gradient") takes the backward of every such function'
+            )
+        parameters = unseen_parameters(_tensors(result), self.model)
+        if parameters:
+            raise UnknownOperationError(
+                f"{first_few(parameters)}: used where no rule sees it, by an extension or by a treatment that leaves "
+                f"weights alone, so that it would get its plain gradient; write that part in torch functions, or take "
+                f'the gradient of all such parts by attach(model, unknown="gradient")'
             )
 
     def __torch_function__(

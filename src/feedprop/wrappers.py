@@ -9,6 +9,7 @@ from feedprop.errors import FeedpropError
 _REFUSED = {
     "FullyShardedDataParallel": "shard with torch.distributed.fsdp.fully_shard instead, which keeps them as they are",
     "SyncBatchNorm": "use nn.BatchNorm2d and its like, or a normalisation that needs no other samples",
+    "ScriptModule": "attach the model that it was made from, and script or trace after detach",
     "DataParallel": "use torch.nn.parallel.DistributedDataParallel instead",
 }
 

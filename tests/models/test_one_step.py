@@ -11,6 +11,7 @@ from one_step import StepError, one_step
 from torch import Tensor, nn
 
 import feedprop
+from feedprop import credit
 
 
 class _Classifier(nn.Module):
@@ -22,12 +23,12 @@ class _Classifier(nn.Module):
         return self.last(torch.relu(self.inner(x)))
 
 
-class _Hidden(nn.Linear):
-    """A linear layer that no mode sees."""
+class _Floored(nn.Linear):
+    """A linear layer whose feedback is not proportional to |w|."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            return torch.nn.functional.linear(x, self.weight)
+            return torch.nn.functional.linear(x, credit.used(self.weight, credit.Magnitude(floor=1.0)))
 
 
 class _Unused(nn.Linear):
@@ -64,11 +65,11 @@ def test_what_is_right_passes() -> None:
     ("inner", "message"),
     [
         (_Unused, "inner.unused is not reached"),
-        (lambda: _Hidden(4, 6, bias=False), "inner.weight: weights of 0 have feedback"),
+        (lambda: _Floored(4, 6, bias=False), "inner.weight: weights of 0 have feedback"),
         (lambda: _Different(4, 6), "attached, the model answers differently"),
         (lambda: _Unbounded(4, 6), "the feedback is not finite"),
     ],
-    ids=["unused", "hidden", "different", "unbounded"],
+    ids=["unused", "floored", "different", "unbounded"],
 )
 def test_what_is_not_right_is_said(inner: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(StepError, match=message):

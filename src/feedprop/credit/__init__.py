@@ -19,10 +19,11 @@ from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, sub
 from feedprop.credit.graph import nodes_behind
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
 from feedprop.credit.transforms import transformed
-from feedprop.credit.weights import Magnitude, both_used, modified_weight, used
+from feedprop.credit.weights import WEIGHT_NODES, Magnitude, both_used, modified_weight, used
 from feedprop.credit.writes import known_non_negative, mark_non_negative, prepare_write, relu_in_place
 
 __all__ = [
+    "WEIGHT_NODES",
     "Activation",
     "Magnitude",
     "as_ones",

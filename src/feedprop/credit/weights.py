@@ -120,6 +120,9 @@ def _flow(weight: Tensor, modified: Tensor, magnitude: Magnitude, latent: bool) 
     return flow
 
 
+WEIGHT_NODES: tuple[Any, ...] = (_Used._backward_cls, _UsedBoth._backward_cls, _ModifiedWeight._backward_cls)
+
+
 def modified_weight(weight: Tensor, modified: Tensor, magnitude: Magnitude, *, latent: bool = False) -> Tensor:
     """Return `modified`, what an LRP rule makes of `weight`, whose gradient is sign(w) w' times the credit there.
 
