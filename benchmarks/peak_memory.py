@@ -1,6 +1,6 @@
 """Peak memory of one training step by LFP over that of one by backprop: the same network, data and optimizer.
 
-    python benchmarks/peak_memory.py [--compiled] [--chord] [--only NAME ...] [--json FILE]
+    python benchmarks/peak_memory.py [--compiled] [--settings NAME] [--only NAME ...] [--json FILE]
 
 Memory is what torch's allocator hands out, as its profiler reports every allocation and release: the highest sum
 within a step, and with it the parameters, gradients and data that are there before. That is exact and the same at every
@@ -15,10 +15,8 @@ from pathlib import Path
 
 import torch
 from networks import NETWORKS, case
-from steps import Step, both
+from steps import SETTINGS, Step, both
 from torch.profiler import ProfilerActivity, profile
-
-from feedprop import rules
 
 
 def peak(step: Step) -> int:
@@ -47,19 +45,19 @@ def resident(name: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chord", action="store_true", help="activations pass credit by feedprop.rules.Chord()")
+    parser.add_argument("--settings", choices=SETTINGS, default="default", help="what attach is told: see steps.py")
     parser.add_argument("--compiled", action="store_true", help="weigh torch.compile'd networks too")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # the profiler's
-    table, activation = {}, rules.Chord() if options.chord else None
+    table = {}
     print(f"{'':28}{'LFP, MiB':>12}{'backprop, MiB':>16}{'ratio':>8}")
     for compiled in (False, True) if options.compiled else (False,):
         for name in options.only:
             torch._dynamo.reset()
             before = resident(name)
-            mine, other = (before + peak(step) for step in both(name, compiled=compiled, activation=activation))
+            mine, other = (before + peak(step) for step in both(name, compiled=compiled, settings=options.settings))
             label = f"{name}, {'compiled' if compiled else 'eager'}"
             table[label] = {"feedback": mine, "gradient": other, "ratio": mine / other}
             print(f"{label:28}{mine / 2**20:12.1f}{other / 2**20:16.1f}{mine / other:8.3f}", flush=True)

@@ -1,6 +1,6 @@
 """Time of one training step by LFP over one by backprop: the same network, data and optimizer, interleaved in one run.
 
-    python benchmarks/step_time.py [--rounds 60] [--compiled] [--chord] [--only NAME ...] [--json FILE]
+    python benchmarks/step_time.py [--rounds 60] [--compiled] [--settings NAME] [--only NAME ...] [--json FILE]
 
 A step is forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is
 the median over rounds of the ratio within a round, so that a machine that changes speed does not change it.
@@ -14,13 +14,11 @@ from pathlib import Path
 
 import torch
 from networks import NETWORKS
-from steps import both
-
-from feedprop import rules
+from steps import SETTINGS, both
 
 
-def ratios(name: str, *, compiled: bool, rounds: int, activation: rules.ActivationRule | None) -> list[float]:
-    steps, found = both(name, compiled=compiled, activation=activation), []
+def ratios(name: str, *, compiled: bool, rounds: int, settings: str) -> list[float]:
+    steps, found = both(name, compiled=compiled, settings=settings), []
     for round_number in range(rounds + 5):
         seconds = []
         for step in steps:
@@ -37,18 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--chord", action="store_true", help="activations pass credit by feedprop.rules.Chord()")
+    parser.add_argument("--settings", choices=SETTINGS, default="default", help="what attach is told: see steps.py")
     parser.add_argument("--compiled", action="store_true", help="time torch.compile'd networks too")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    table, activation = {}, rules.Chord() if options.chord else None
+    table = {}
     print(f"{'LFP step / backprop step':28}{'median':>8}{'quartiles':>16}")
     for compiled in (False, True) if options.compiled else (False,):
         for name in options.only:
             torch._dynamo.reset()
-            found = ratios(name, compiled=compiled, rounds=options.rounds, activation=activation)
+            found = ratios(name, compiled=compiled, rounds=options.rounds, settings=options.settings)
             low, middle, high = statistics.quantiles(found, n=4)
             label = f"{name}, {'compiled' if compiled else 'eager'}"
             table[label] = {"median": middle, "quartiles": [low, high], "rounds": len(found)}

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from networks import case
@@ -12,6 +13,13 @@ import feedprop
 from feedprop import rewards, rules
 
 Step = Callable[[], None]
+
+# what `attach` is told; the last as docs/how-to-train-or-explain-a-transformer.md has it
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "chord": {"activation": rules.Chord()},
+    "transformer": {"activation": rules.Chord(), "relative_magnitude": True, "magnitude_floor": 0.3},
+}
 
 
 def _step(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
@@ -25,13 +33,13 @@ def _step(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tenso
     return step
 
 
-def both(name: str, *, compiled: bool, activation: rules.ActivationRule | None = None) -> tuple[Step, Step]:
+def both(name: str, *, compiled: bool, settings: str = "default") -> tuple[Step, Step]:
     """Return a step by feedback and a step by gradient: forward, reward or loss, backward, optimizer."""
     by_gradient, inputs, targets = case(name)
     by_feedback = copy.deepcopy(by_gradient)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some offsets start at 0
-        feedprop.attach(by_feedback, activation=activation)
+        feedprop.attach(by_feedback, **SETTINGS[settings])
     if compiled:
         by_gradient, by_feedback = torch.compile(by_gradient), torch.compile(by_feedback)
     return (

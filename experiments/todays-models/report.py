@@ -26,23 +26,26 @@ def tested(found: list[dict]) -> tuple[str, float]:
     return f"{shown(mean)} ({', '.join(map(shown, scores))}; {slope}{best['lr']:g})", mean
 
 
+def name(row: dict) -> str:
+    """What the method was, in words."""
+    return "LFP, relative" if row["relative"] else {"lfp": "LFP", "backprop": "backprop"}[row["method"]]
+
+
 def main() -> None:
-    print("| task | measure | LFP (seeds; slope, learning rate) | backprop | LFP better by |\n|---|---|---|---|---|")
-    runs: dict[tuple[str, str, str], list[dict]] = {}
-    for row in rows():
-        runs.setdefault((row["task"], row["method"], row["slope"]), []).append(row)
-    for task, method, slope in sorted(runs, key=lambda key: list(TASKS).index(key[0])):
-        other = runs.get((task, "backprop", "derivative"))
-        if method == "backprop" or not other:
+    print("| task | measure | method | seeds; slope, rate | backprop | LFP better by |\n|---|---|---|---|---|---|")
+    runs: dict[tuple[str, str], list[dict]] = {}
+    for row in sorted(rows(), key=lambda row: list(TASKS).index(row["task"])):
+        runs.setdefault((row["task"], name(row)), []).append(row)
+    for task, method in sorted(runs, key=lambda key: key[1] != "LFP, relative"):
+        if method == "backprop":
             continue
         measure, sign = ("nats", -1) if task.startswith("gpt") else ("accuracy", 1)
-        (mine, left), (theirs, right) = tested(runs[task, method, slope]), tested(other)
-        print(f"| {task} | {measure} | {mine} | {theirs} | {sign * (left - right):+.4f} |")
+        (mine, left), (theirs, right) = tested(runs[task, method]), tested(runs[task, "backprop"])
+        print(f"| {task} | {measure} | {method} | {mine} | {theirs} | {sign * (left - right):+.4f} |")
     print("\n| task | method | validation, by learning rate |\n|---|---|---|")
-    for (task, method, slope), found in runs.items():
+    for (task, method), found in runs.items():
         cells = sorted((row["lr"], shown(score(row))) for row in found if not row["test"])
-        name = method if method == "backprop" else f"LFP, {slope}"
-        print(f"| {task} | {name} | {', '.join(f'{value} ({lr:g})' for lr, value in cells)} |")
+        print(f"| {task} | {method} | {', '.join(f'{value} ({lr:g})' for lr, value in cells)} |")
 
 
 if __name__ == "__main__":
