@@ -216,6 +216,17 @@ def test_inplace_flags_of_a_network() -> None:
     torch.testing.assert_close(found.input_reward, expected.input_reward, **CLOSE)
 
 
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
+def test_dropout_in_place_that_drops_nothing_writes_nothing(p: float, training: bool) -> None:
+    # as torch: attention weights whose softmax kept them for its backward may pass through it
+    x = torch.randn(2, 3, requires_grad=True)
+    found = []
+    for inplace in (False, True):
+        with attached(Call(lambda x, inplace=inplace: F.dropout(x.softmax(-1), p, training, inplace) * 2.0)) as model:
+            found.append(torch.autograd.grad(model(x), x, torch.arange(6.0).view(2, 3))[0])
+    torch.testing.assert_close(*found, **CLOSE)
+
+
 @pytest.mark.parametrize("rule", [rules.ZPlus(), rules.AlphaBeta(), rules.Gamma(0.5)], ids=repr)
 def test_what_was_written_to_is_no_longer_known_to_be_positive(rule: rules.Rule) -> None:
     """After relu some rules spare half of their work; not so where rectified memory was written to, be it by a view."""

@@ -45,17 +45,17 @@ def in_place(treatment: Treatment, out_of_place: Function) -> Treatment:
     return treat
 
 
-def optionally_in_place(treatment: Treatment, position: int) -> Treatment:
-    """Treat a function that has an argument `inplace`, at `position`, both ways."""
+def optionally_in_place(treatment: Treatment, position: int, *, written: Treatment) -> Treatment:
+    """Treat a function that has an argument `inplace`, at `position`, both ways: by `written` where it is True."""
 
     def treat(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         asked = kwargs.get("inplace", args[position] if len(args) > position else False)
         kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
         if not asked:
             return treatment(context, function, args[:position] + args[position + 1 :], kwargs)
-        if treatment is ordinary and not (torch.compiler.is_compiling() or credit.transformed()):
-            return in_place(treatment, function)(context, function, args, kwargs | {"inplace": True})
+        if written is ordinary and not (torch.compiler.is_compiling() or credit.transformed()):
+            return in_place(written, function)(context, function, args, kwargs | {"inplace": True})
         target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
-        return in_place(treatment, function)(context, function, (target, *rest), kwargs)
+        return in_place(written, function)(context, function, (target, *rest), kwargs)
 
     return treat

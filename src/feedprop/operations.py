@@ -174,8 +174,10 @@ def _register(names: str, treatment: Treatment) -> None:
         kept = _following(name, treatment)
         for function in _spellings(name):
             options = _options(function)
-            optional = "inplace" in options
-            TREATMENTS[function] = optionally_in_place(kept, options.index("inplace")) if optional else kept
+            TREATMENTS[function] = kept
+            if "inplace" in options:
+                written = treatment if treatment is treatments.ordinary else kept
+                TREATMENTS[function] = optionally_in_place(kept, options.index("inplace"), written=written)
         _register_in_place(name, kept if name in MULTIPLES.split() else treatment)
 
 
