@@ -60,7 +60,7 @@ ORDINARY: dict[str, Any] = {
         """adjoint clone contiguous cpu flatten H mH mT T positive ravel resolve_conj resolve_neg real squeeze t
         neg negative fliplr flipud atleast_1d atleast_2d atleast_3d diag nan_to_num sort msort median aminmax
         leaky_relu rrelu std var var_mean std_mean tril triu zero_ max min amax amin diag_embed diagonal unbind
-        rot90 mode norm vector_norm matrix_norm square sqrt rsqrt reciprocal""",
+        rot90 mode norm vector_norm matrix_norm square sqrt rsqrt reciprocal matrix_exp""",
         (),
     ),
     **_each("fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft fftshift ifftshift", ()),

@@ -1,5 +1,7 @@
 """Functions of several tensors: who takes which share, worked by hand and by loops."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -139,6 +141,25 @@ def test_quotient_rewards_the_numerator(name: str) -> None:
     assert at_b is None
     _, credit, found, _ = _backward(lambda a, b: function(a * 1.0, b * 1.0), a, b, conserving=False)
     torch.testing.assert_close(found, [credit / b, -credit * a / b**2], **CLOSE)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    "solve",
+    [torch.linalg.solve, functools.partial(torch.linalg.solve_triangular, upper=False)],
+    ids=["full", "triangular"],
+)
+def test_a_solution_rewards_the_right_side(solve, named: bool) -> None:
+    a, b = (torch.randn(4, 4) + 4 * torch.eye(4)).tril(), torch.randn(4, 2)
+
+    def function(a: Tensor, b: Tensor) -> Tensor:
+        return solve(a * 1.0, B=b * 1.0) if named else solve(a * 1.0, b * 1.0)
+
+    leaves = [x.clone().requires_grad_() for x in (a, b)]
+    for conserving in (True, False):
+        output, credit, found, _ = _backward(function, a, b, conserving=conserving)
+        at_a, at_b = torch.autograd.grad(solve(*leaves), leaves, credit * _damping(output))
+        torch.testing.assert_close(found, [None if conserving else at_a, at_b], **CLOSE)
 
 
 ADDED = {

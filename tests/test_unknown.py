@@ -125,3 +125,14 @@ def test_a_scripted_function_without_its_python_is_refused() -> None:
             model(torch.randn(5, 3))
         with torch.no_grad():
             model(torch.randn(5, 3))
+
+
+def test_questions_that_torch_takes_apart_itself_are_no_functions_to_treat() -> None:
+    x = torch.tensor([2.0, 1.0, 2.0], requires_grad=True)
+
+    def counted(x: Tensor) -> Tensor:
+        kinds = (x.detach().unique(), torch.unique(x.detach(), return_inverse=True)[1], x.detach().unique_consecutive())
+        return x * float(sum(len(kind) for kind in kinds))
+
+    with attached(Call(counted)) as model:
+        assert model(x).tolist() == [16.0, 8.0, 16.0]

@@ -38,6 +38,7 @@ ORDINARY = """
     kthvalue msort cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
     feature_alpha_dropout
     leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax
+    matrix_exp
     var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm
     fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft fftshift ifftshift
     cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
@@ -103,6 +104,7 @@ PRODUCT = "bilinear multi_dot"
 ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__"
 PRODUCT_OF_ELEMENTS = "prod cumprod"
 POWER = "square sqrt rsqrt reciprocal pow __pow__"
+SOLUTION = "solve solve_triangular"
 QUOTIENT = "div divide true_divide __truediv__ __div__ __itruediv__ __idiv__"
 # Questions about a tensor, and what makes constants.
 NEUTRAL = """
@@ -111,6 +113,7 @@ NEUTRAL = """
     new_full new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli
     is_same_size eq ne equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__
     __bool__ is_nonzero one_hot names get_device __repr__ __format__ __hash__ __contains__ multinomial
+    unique unique_consecutive
 """
 VIEWS = "H T mH mT real imag"  # attributes that are values
 
@@ -218,6 +221,7 @@ def _fill() -> None:
         (POWER, products.power),
         (PRODUCT_OF_ELEMENTS, products.product_of_elements),
         (QUOTIENT, products.quotient),
+        (SOLUTION, products.solution),
         ("scaled_dot_product_attention", attention.scaled_dot_product_attention),
         ("normalize", normalisation.unit_length),
         ("cosine_similarity", normalisation.cosine_similarity),

@@ -56,6 +56,15 @@ def quotient(context: Context, function: Function, args: Arguments, kwargs: Keyw
     return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
 
 
+def solution(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Solve A x = b; conserving, b takes all the reward, as the numerator of a quotient does."""
+    names = [name for name in ("A", "input", "B") if name in kwargs]
+    matrix, right, *rest = (*args, *(kwargs.pop(name) for name in names))
+    if context.conserving and not is_weight(matrix):
+        matrix = matrix.detach()
+    return product(context, function, (matrix, right, *rest), kwargs)
+
+
 def power(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Raise to a power as a product x x ... x would: conserving, credit passes by x^n / x, or not at all if n < 0."""
     x, *rest = (*args, *(kwargs[name] for name in ("input", "exponent") if name in kwargs))

@@ -213,7 +213,8 @@ def _by_parts() -> Iterator[tuple[Function, Function]]:
     for module, place in places.items():
         within = vars(sys.modules[module]) | dict.fromkeys(names, lambda *_: False)
         for function in vars(place).values():
-            if isinstance(function, FunctionType) and function.__module__ == module:
+            written_there = isinstance(function, FunctionType) and function.__globals__ is vars(sys.modules[module])
+            if written_there and function.__module__ == module:
                 code, defaults = function.__code__, function.__defaults__
                 made = FunctionType(code, within, function.__name__, defaults, function.__closure__)
                 made.__kwdefaults__ = function.__kwdefaults__
