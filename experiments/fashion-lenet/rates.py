@@ -1,11 +1,14 @@
 """Do the learning rates of backprop suit LFP? SGD with momentum on LeNet, one epoch, validation accuracy for each rate.
 
+A rate at which training diverges, which the command refuses to go on with, is shown as "-".
+
     OMP_NUM_THREADS=1 python experiments/fashion-lenet/rates.py [--data data]
 
 Prints a table; every run is one call of the command.
 """
 
 import argparse
+import subprocess
 
 from run import SGD, run
 
@@ -18,14 +21,21 @@ METHODS = {
 }
 
 
+def score(method: str, options: str, rate: float, root: str) -> str:
+    try:
+        return f"{run(method, options, rate, root, epochs=1)['validation']:.3f}".removeprefix("0")
+    except subprocess.CalledProcessError:
+        return "-"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data")
     root = parser.parse_args().data
     lines = ["| | " + " | ".join(map(str, RATES)) + " |", "|---|" + "---|" * len(RATES)]
     for name, (method, options) in METHODS.items():
-        runs = [run(method, SGD + options, rate, root, epochs=1) for rate in RATES]
-        lines.append(f"| {name} | " + " | ".join(f"{row['validation']:.3f}".lstrip("0") for row in runs) + " |")
+        scores = [score(method, SGD + options, rate, root) for rate in RATES]
+        lines.append(f"| {name} | " + " | ".join(scores) + " |")
     print(*lines, sep="\n")
 
 
