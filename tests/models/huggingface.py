@@ -94,6 +94,15 @@ HUGGING_FACE = [
     _family("MixtralForCausalLM", "MixtralConfig", GROUPED | {"num_local_experts": 2}, remark="mixture of experts"),
     _family("Qwen2ForCausalLM", "Qwen2Config", GROUPED),
     _family("Qwen3ForCausalLM", "Qwen3Config", GROUPED, remark="queries and keys normalised"),
+    _family(
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        GROUPED
+        | {"layer_types": ["linear_attention", "full_attention"], "mlp_only_layers": [0, 1]}
+        | {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+        | {"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+        remark="gated delta rule",
+    ),
     _family("GemmaForCausalLM", "GemmaConfig", GROUPED),
     _family("Gemma3ForCausalLM", "Gemma3TextConfig", GROUPED),
     _family("Phi3ForCausalLM", "Phi3Config", GROUPED),
@@ -134,6 +143,7 @@ HUGGING_FACE = [
         _captioned,
         "images against texts",
     ),
+    _family("ViltForQuestionAnswering", "ViltConfig", TEXT | IMAGE, _captioned, "images and text in one"),
     _family(
         "WhisperForConditionalGeneration",
         "WhisperConfig",

@@ -93,7 +93,7 @@ def chord(activation: Activation, z: Tensor, width: float) -> Tensor:
     def chord_slope(z: Tensor) -> Tensor:
         precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
         rise = activation(precise + width).sub_(activation(precise - width))
-        return rise.mul_(1 / (2 * width)).to(z.dtype)
+        return (rise if width == 0.5 else rise.mul_(1 / (2 * width))).to(z.dtype)
 
     return _sloped(activation, z, chord_slope, keeps_output=False)
 
