@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import FeedpropError, attach, attached, rewards, rules
+from feedprop.credit import activations, chord, mark_elementwise
 from propagation import CLOSE, Call, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -55,6 +56,28 @@ def test_slopes_are_those_of_the_loops(name: str, width: float) -> None:
         high, low = (function(torch.tensor(value + end)).item() for end in (width, -width))
         expected.append((high - low) / (2 * width))
     torch.testing.assert_close(_slope(function, z, width), torch.tensor(expected), **CLOSE)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize(
+    "function",
+    [F.gelu, lambda z: torch.clamp(z, min=torch.linspace(-1, 0, 7)), lambda z: F.threshold(z, 0.1, -1.0)],
+    ids=["gelu", "clamp by a tensor", "threshold"],
+)
+def test_blocks_are_as_the_whole(function, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.randn(7, 5, 7).transpose(0, 2) if layout == "transposed" else torch.randn(7, 5, 7)
+    expected, sizes = _slope(function, z, 0.3), []
+    monkeypatch.setattr(activations, "_BLOCK", 16)
+
+    def seen(z: Tensor) -> Tensor:
+        sizes.append(z.numel())
+        return function(z)
+
+    torch.testing.assert_close(_slope(function, z, 0.3), expected, rtol=0, atol=0)
+    mark_elementwise(seen)
+    z = torch.randn(40, requires_grad=True)
+    chord(seen, z, 0.3).sum().backward() if function is F.gelu else None
+    assert sizes == ([40, 16, 16, 16, 16, 8, 8] if function is F.gelu else [])
 
 
 def test_by_hand() -> None:

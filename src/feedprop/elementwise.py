@@ -54,6 +54,8 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
             output: Tensor = function(values, *rest, **named)
             return output
 
+        if limits and not any(isinstance(value, Tensor) for value in (*rest, *named.values())):
+            credit.mark_elementwise(phi)
         if is_weight(z):
             return _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
         if function in PARTIAL and not context.activation.by_values:

@@ -13,7 +13,15 @@ exactly as a gradient does; only these corrections have to be made on the way (W
 Every function leaves values as they are and changes the backward pass alone.
 """
 
-from feedprop.credit.activations import Activation, chord, limits_at_zero, offset_secant, secant, traced_secant
+from feedprop.credit.activations import (
+    Activation,
+    chord,
+    limits_at_zero,
+    mark_elementwise,
+    offset_secant,
+    secant,
+    traced_secant,
+)
 from feedprop.credit.entry import find_entry, keep_entry, same_values
 from feedprop.credit.flow import as_ones, entering, follows_weights, scaled, substituted
 from feedprop.credit.graph import nodes_behind
@@ -38,6 +46,7 @@ __all__ = [
     "keep_entry",
     "known_non_negative",
     "limits_at_zero",
+    "mark_elementwise",
     "mark_non_negative",
     "modified_weight",
     "nodes_behind",
