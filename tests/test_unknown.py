@@ -101,6 +101,15 @@ def test_parameters_on_two_ways_of_which_one_is_unseen_are_named() -> None:
         model(torch.randn(5, 3))
 
 
+def test_what_computes_the_inputs_is_not_the_concern_of_the_model() -> None:
+    embedding, head = nn.Linear(3, 3), nn.Linear(3, 3)
+    head.weight = embedding.weight  # tied, and only the head is attached
+    x = torch.randn(5, 3)
+    with attached(head):
+        head(embedding(x)).sum().backward()
+    assert embedding.weight.grad is not None
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize(
     "made", [torch.jit.script, lambda f: torch.jit.trace(f, torch.randn(2, 4))], ids=["script", "trace"]

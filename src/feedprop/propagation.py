@@ -104,7 +104,7 @@ class Propagation(TorchFunctionMode):
                 f"if it is an elementwise activation, (feedprop.rules.ordinary) if its own backward is right, or write "
                 f'it in torch functions; attach(model, unknown="gradient") takes the backward of every such function'
             )
-        parameters = unseen_parameters(_tensors(result), self.model)
+        parameters = unseen_parameters(_tensors(result), self.model, since=since)
         if parameters:
             raise UnknownOperationError(
                 f"{first_few(parameters)}: used where no rule sees it, by an extension or by a treatment that leaves "

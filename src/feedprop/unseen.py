@@ -36,10 +36,17 @@ def unseen_function(outputs: Iterable[Tensor], *, since: int, seen: Collection[A
     return None
 
 
-def unseen_parameters(outputs: Iterable[Tensor], model: nn.Module) -> list[str]:
-    """Return the names of the parameters of `model` that a plain gradient of `outputs` reaches."""
+def unseen_parameters(outputs: Iterable[Tensor], model: nn.Module, *, since: int) -> list[str]:
+    """Return the names of the parameters of `model` that a plain gradient of `outputs` reaches.
+
+    Args:
+        outputs: of the model.
+        model: attached.
+        since: `sequence_number()` before it ran; what computed its inputs is not its concern.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    leaves = (getattr(node, "variable", None) for node in credit.nodes_behind(outputs, but_not_behind=_gives_feedback))
+    nodes = credit.nodes_behind(outputs, since=since, but_not_behind=_gives_feedback)
+    leaves = (getattr(node, "variable", None) for node in nodes)
     return [names[id(leaf)] for leaf in leaves if id(leaf) in names]
 
 
