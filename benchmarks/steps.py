@@ -17,7 +17,6 @@ Step = Callable[[], None]
 # what `attach` is told; the last as docs/how-to-train-or-explain-a-transformer.md has it
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "chord": {"activation": rules.Chord()},
     "transformer": {"activation": rules.Chord(), "relative_magnitude": True, "magnitude_floor": 0.3},
 }
 

@@ -66,18 +66,26 @@ def test_slopes_are_those_of_the_loops(name: str, width: float) -> None:
 )
 def test_blocks_are_as_the_whole(function, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     z = torch.randn(7, 5, 7).transpose(0, 2) if layout == "transposed" else torch.randn(7, 5, 7)
-    expected, sizes = _slope(function, z, 0.3), []
+    expected = _slope(function, z, 0.3)
     monkeypatch.setattr(activations, "_BLOCK", 16)
+    torch.testing.assert_close(_slope(function, z, 0.3), expected, rtol=0, atol=0)
+
+
+def test_elementwise_functions_alone_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "_BLOCK", 16)
+    sizes: list[int] = []
 
     def seen(z: Tensor) -> Tensor:
         sizes.append(z.numel())
-        return function(z)
+        return F.gelu(z)
 
-    torch.testing.assert_close(_slope(function, z, 0.3), expected, rtol=0, atol=0)
-    mark_elementwise(seen)
     z = torch.randn(40, requires_grad=True)
-    chord(seen, z, 0.3).sum().backward() if function is F.gelu else None
-    assert sizes == ([40, 16, 16, 16, 16, 8, 8] if function is F.gelu else [])
+    chord(seen, z, 0.3).sum().backward()
+    assert sizes == [40, 40, 40]
+    sizes.clear()
+    mark_elementwise(seen)
+    chord(seen, z, 0.3).sum().backward()
+    assert sizes == [40, 16, 16, 16, 16, 8, 8]
 
 
 def test_by_hand() -> None:

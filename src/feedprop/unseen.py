@@ -37,17 +37,16 @@ def unseen_function(outputs: Iterable[Tensor], *, since: int, seen: Collection[A
 
 
 def unseen_parameters(outputs: Iterable[Tensor], model: nn.Module, *, since: int) -> list[str]:
-    """Return the names of the parameters of `model` that a plain gradient of `outputs` reaches.
+    """Return the names of the parameters of `model` that a plain gradient of `outputs` reaches, in the model's order.
 
     Args:
         outputs: of the model.
         model: attached.
         since: `sequence_number()` before it ran; what computed its inputs is not its concern.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
     nodes = credit.nodes_behind(outputs, since=since, but_not_behind=_gives_feedback)
-    leaves = (getattr(node, "variable", None) for node in nodes)
-    return [names[id(leaf)] for leaf in leaves if id(leaf) in names]
+    reached = {id(getattr(node, "variable", None)) for node in nodes}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in reached]
 
 
 def _gives_feedback(node: Any) -> bool:
