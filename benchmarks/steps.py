@@ -17,7 +17,7 @@ Step = Callable[[], None]
 # what `attach` is told; the last as docs/how-to-train-or-explain-a-transformer.md has it
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "transformer": {"activation": rules.Chord(), "relative_magnitude": True, "magnitude_floor": 0.3},
+    "transformer": {"activation": rules.CentralDifference(), "relative_magnitude": True, "magnitude_floor": 0.3},
 }
 
 
@@ -38,7 +38,7 @@ def both(name: str, *, compiled: bool, settings: str = "default") -> tuple[Step,
     by_feedback = copy.deepcopy(by_gradient)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some offsets start at 0
-        feedprop.attach(by_feedback, **SETTINGS[settings])
+        feedprop.attach(by_feedback, rules.Composite(**SETTINGS[settings]))
     if compiled:
         by_gradient, by_feedback = torch.compile(by_gradient), torch.compile(by_feedback)
     return (

@@ -46,7 +46,9 @@ def main(folder=None, **settings):
     )  # fmt: skip
     model = BertForSequenceClassification(config)
     # 3: chords suit GELU, relative magnitudes the Trainer's clipping; the floor lets biases learn that start at 0
-    feedprop.attach(model, activation=rules.Chord(), relative_magnitude=True, magnitude_floor=0.3)
+    feedprop.attach(
+        model, rules.Composite(activation=rules.CentralDifference(), relative_magnitude=True, magnitude_floor=0.3)
+    )
     arguments = TrainingArguments(
         output_dir=folder or tempfile.mkdtemp(), num_train_epochs=3, per_device_train_batch_size=32, learning_rate=5e-3,
         logging_steps=10, report_to="none", save_strategy="no", disable_tqdm=True, **settings,

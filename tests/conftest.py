@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 import torch
 
-from feedprop.treatments import TREATMENTS
+from feedprop.operations.registry import HANDLERS
 
 hypothesis.settings.register_profile("feedprop", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("feedprop")
@@ -30,10 +30,10 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture
-def treatments_kept() -> Iterator[None]:
+def handlers_kept() -> Iterator[None]:
     """Take back what a test registers, but what modules of feedprop registered when they were first imported."""
-    before = dict(TREATMENTS)
+    before = dict(HANDLERS)
     yield
-    ours = {f: kept for f, kept in TREATMENTS.items() if str(getattr(f, "__module__", "")).startswith("feedprop.")}
-    TREATMENTS.clear()
-    TREATMENTS.update(ours | before)
+    ours = {f: kept for f, kept in HANDLERS.items() if str(getattr(f, "__module__", "")).startswith("feedprop.")}
+    HANDLERS.clear()
+    HANDLERS.update(ours | before)

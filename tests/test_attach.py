@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import feedprop
 from feedprop import FeedpropError, attach, attached, detach, rewards, rules
-from feedprop.treatments import TREATMENTS
-from propagation import CLOSE, Residual, feedback_of, propagate, randomised
+from feedprop.operations.registry import HANDLERS
+from support.propagation import CLOSE, Residual, feedback_of, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -50,7 +50,7 @@ def test_detach_restores_everything() -> None:
     model = _network().eval()
     model[2].train()
     before, state = _everything(model), copy.deepcopy(model.state_dict())
-    assert attach(model, rules.Epsilon(0.1), unknown="gradient", magnitude_floor=0.1) is model
+    assert attach(model, rules.Composite(rules.Epsilon(0.1), magnitude_floor=0.1), unknown="gradient") is model
     rewards.SoftmaxReward()(model.eval()(torch.randn(5, 1, 4, 4)), torch.randint(4, (5,))).backward()
     model[2].train()
     assert detach(model) is model
@@ -194,7 +194,7 @@ def test_no_grad_inside_an_attached_forward(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*_: object) -> None:
         raise AssertionError("treated without gradients")
 
-    monkeypatch.setitem(TREATMENTS, torch.special.i1, refuse)
+    monkeypatch.setitem(HANDLERS, torch.special.i1, refuse)
     assert propagate(Partly(), torch.randn(2, 3), torch.randn(2, 3)).feedback
 
 
@@ -230,11 +230,11 @@ def test_wrong_use_is_answered_with_a_sentence() -> None:
         attach(nn.Linear(2, 2), unknown="ignore")
     for wrong in (-1.0, float("nan"), float("inf"), "much"):
         with pytest.raises(FeedpropError, match="magnitude_floor"):
-            attach(nn.Linear(2, 2), magnitude_floor=wrong)
+            attach(nn.Linear(2, 2), rules.Composite(magnitude_floor=wrong))
         with pytest.raises(FeedpropError, match="epsilon"):
             rules.Epsilon(wrong)
     with pytest.raises(TypeError, match=r"True or False, not 0\.1"):
-        attach(nn.Linear(2, 2), relative_magnitude=0.1)
+        attach(nn.Linear(2, 2), rules.Composite(relative_magnitude=0.1))
 
 
 HIDING: dict[str, Callable[[], nn.Module]] = {
@@ -259,7 +259,7 @@ def test_parameters_that_cannot_move_are_named() -> None:
     detach(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        attach(model, magnitude_floor=0.01)
+        attach(model, rules.Composite(magnitude_floor=0.01))
 
 
 class Administrator(nn.Module):

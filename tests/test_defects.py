@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import feedprop
 from feedprop import UnknownOperationError, attach, attached, credit, rewards, rules
-from feedprop.treatments import TREATMENTS, neutral
-from propagation import CLOSE, feedback_of, propagate, randomised
+from feedprop.operations.registry import HANDLERS, neutral
+from support.propagation import CLOSE, feedback_of, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -120,7 +120,7 @@ def check_every_parameter() -> None:
 
 @defect("3 silent about parameters", check_every_parameter, seen_by=(UnknownOperationError,))
 def leave_normalisation_alone(monkeypatch: Patch) -> None:
-    monkeypatch.setitem(TREATMENTS, F.layer_norm, neutral)
+    monkeypatch.setitem(HANDLERS, F.layer_norm, neutral)
 
 
 # --- 4: inputs need a gradient; several inputs or outputs fail ---
@@ -156,12 +156,12 @@ def check_inputs_without_gradient() -> None:
 
 @defect("4 inputs need a gradient", check_inputs_without_gradient, seen_by=(UnknownOperationError,))
 def require_input_gradients(monkeypatch: Patch) -> None:
-    right = TREATMENTS[F.linear]
+    right = HANDLERS[F.linear]
 
     def linear(context, function, args, kwargs):
         return right(context, function, args, kwargs) if args[0].requires_grad else function(*args, **kwargs)
 
-    monkeypatch.setitem(TREATMENTS, F.linear, linear)
+    monkeypatch.setitem(HANDLERS, F.linear, linear)
 
 
 # --- 5: rewards go through numpy on the CPU, sample by sample; no bfloat16 ---
@@ -212,8 +212,8 @@ def check_dropout() -> None:
 
 @defect("7 dropout", check_dropout)
 def multiply_by_keeping(monkeypatch: Patch) -> None:
-    right = TREATMENTS[F.dropout]
-    monkeypatch.setitem(TREATMENTS, F.dropout, lambda *call: credit.scaled(right(*call), 2.0))
+    right = HANDLERS[F.dropout]
+    monkeypatch.setitem(HANDLERS, F.dropout, lambda *call: credit.scaled(right(*call), 2.0))
 
 
 class Flipped(nn.Module):
@@ -240,7 +240,7 @@ def check_direction() -> None:
 
 @defect("7 direction", check_direction)
 def ignore_the_sign(monkeypatch: Patch) -> None:
-    monkeypatch.setitem(TREATMENTS, Tensor.neg, lambda context, function, args, kwargs: _same_direction(args[0]))
+    monkeypatch.setitem(HANDLERS, Tensor.neg, lambda context, function, args, kwargs: _same_direction(args[0]))
     monkeypatch.setattr(credit.activations, "slope", lambda z, x, epsilon: -(x / z).abs())
 
 
@@ -255,7 +255,7 @@ def check_zeros_are_named() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2))
     with pytest.warns(UserWarning, match=r"0\.bias"):
         attach(model)
-    with attached(nn.Sequential(nn.BatchNorm1d(2)), magnitude_floor=0.1) as learning:
+    with attached(nn.Sequential(nn.BatchNorm1d(2)), rules.Composite(magnitude_floor=0.1)) as learning:
         learning(torch.randn(5, 2)).sum().backward()
     assert (learning[0].bias.grad != 0).all()
 
@@ -279,12 +279,12 @@ def check_one_epsilon() -> None:
 
 @defect("8 two epsilons", check_one_epsilon)
 def use_another_epsilon(monkeypatch: Patch) -> None:
-    right = TREATMENTS[F.layer_norm]
+    right = HANDLERS[F.layer_norm]
 
     def other(context, function, args, kwargs):
         return credit.damped(right(context, function, args, kwargs), 1.0)
 
-    monkeypatch.setitem(TREATMENTS, F.layer_norm, other)
+    monkeypatch.setitem(HANDLERS, F.layer_norm, other)
 
 
 @pytest.mark.parametrize(("name", "check", "inject", "seen_by"), DEFECTS, ids=[name for name, *_ in DEFECTS])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from feedprop import FeedpropError, attached, discrete, rewards, rules
-from propagation import CLOSE, Call
+from support.propagation import CLOSE, Call
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -47,14 +47,14 @@ BLOCKS = {
 
 def _credit(function, z: Tensor, credit: Tensor, **settings) -> tuple[Tensor, Tensor]:
     z = z.clone().requires_grad_()
-    with attached(Call(lambda z: function(z * 1.0)), **settings) as model:
+    with attached(Call(lambda z: function(z * 1.0)), rules.Composite(**settings)) as model:
         output = model(z)
     output.backward(credit.to(output.dtype))
     return output.detach().to(credit.dtype), z.grad
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"composite": rules.Epsilon(0.2)}, {"activation": rules.Secant.published()}], ids=str
+    "settings", [{}, {"default": rules.Epsilon(0.2)}, {"activation": rules.Secant.published()}], ids=str
 )
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_way_to_write_a_block_passes_the_same_credit(name: str, settings: dict) -> None:
@@ -97,7 +97,7 @@ def test_values() -> None:
 def test_a_mask_carries_no_credit(compare) -> None:
     x, z = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)
     with attached(
-        Call(lambda x, z: x * 1.0 * compare(z * 1.0) + (z * 0.0)), activation=rules.Secant.published()
+        Call(lambda x, z: x * 1.0 * compare(z * 1.0) + (z * 0.0)), rules.Composite(activation=rules.Secant.published())
     ) as model:
         model(x, z).sum().backward()
     torch.testing.assert_close(x.grad, compare(z).to(x.dtype), **CLOSE)
@@ -145,7 +145,7 @@ def test_binary_weights_by_hand() -> None:
     # latent (0.5, -1.5): binary (1, -1), their mean size 1; a = (2, 3): z = 2 - 3 = -1; r = 2, credit -2
     # feedback of a binary weight sign(w) a w c = |w| a c = (2 * -2, 3 * -2) = (-4, -6); signs hand it on unchanged
     layer, latent = _latent(discrete.BinaryWeight(), [0.5, -1.5])
-    with attached(layer, activation=rules.Secant.published()):
+    with attached(layer, rules.Composite(activation=rules.Secant.published())):
         output = layer(torch.tensor([[2.0, 3.0]]))
         assert output.item() == -1
         rewards.GivenReward()(output, torch.tensor([[2.0]])).backward()

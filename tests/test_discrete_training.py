@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from feedprop import attached, discrete, rewards, rules
-from propagation import feedback_of
+from support.propagation import feedback_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -63,7 +63,7 @@ def _trained(
 ) -> Tensor:
     """Return the outputs after training."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    with attached(model, **settings):
+    with attached(model, rules.Composite(**settings)):
         for _ in range(steps):
             optimizer.zero_grad()
             reward(model(inputs), labels).backward()
@@ -122,7 +122,7 @@ class Centred(nn.Module):
 def test_mistakes_alone_train_over_a_range_of_rates(rate: float) -> None:
     inputs, labels = _four_blobs()
     model = nn.Sequential(nn.Linear(2, 48), nn.ReLU(), nn.Linear(48, 4), Centred())
-    settings = {"composite": rules.Epsilon(0.1), "magnitude_floor": 0.02}
+    settings = {"default": rules.Epsilon(0.1), "magnitude_floor": 0.02}
     outputs = _trained(model, inputs, labels, rewards.MisclassificationReward(), rate=rate, steps=200, **settings)
     assert _accuracy(outputs, labels) > 0.95
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from feedprop import attach
-from two_processes import SETTINGS, network, train
+from feedprop import attach, rules
+from support.two_processes import SETTINGS, network, train
 
 
 def _launched(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Run two_processes.py on two processes and return what it found."""
-    script = Path(__file__).with_name("two_processes.py")
+    script = Path(__file__).parent / "support/two_processes.py"
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--num_processes=2"]
     settings = ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
@@ -30,7 +30,7 @@ def _launched(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.filterwarnings("ignore:.*magnitude_floor")
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     before = dict(network().named_parameters())
-    expected = {name: train(attach(network(), **settings)) for name, settings in SETTINGS.items()}
+    expected = {name: train(attach(network(), rules.Composite(**settings))) for name, settings in SETTINGS.items()}
     found = _launched(tmp_path)
     assert len(found) >= 20
     for way, parameters in found.items():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import attached, rewards, rules
-from propagation import CLOSE, Residual, feedback_of, propagate, randomised
+from support.propagation import CLOSE, Residual, feedback_of, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
 

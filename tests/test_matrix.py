@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from feedprop import attach, attached, detach, rewards, rules
-from propagation import Residual, Step, feedback_of, randomised
+from support.propagation import Residual, Step, feedback_of, randomised
 
 RULES = {
     "epsilon 0": rules.Epsilon(0.0),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from feedprop import attached, rewards, rules
-from propagation import CLOSE, feedback_of, randomised
+from support.propagation import CLOSE, feedback_of, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import oracles
 from feedprop import attached, rewards, rules
-from propagation import CLOSE, feedback_of
-from published import Case, cases
+from support import oracles
+from support.propagation import CLOSE, feedback_of
+from support.published import Case, cases
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -32,7 +32,7 @@ def test_engine_meets_published_feedback(case: Case) -> None:
     expected, model = case.tensors(), case.model()
     reward = REWARDS[case.settings["reward"]](reduction="sum")
     inputs = expected["input"].clone().requires_grad_()
-    with attached(model, rules.Epsilon(case.settings["epsilon"]), activation=rules.Secant.published()):
+    with attached(model, rules.Composite(rules.Epsilon(case.settings["epsilon"]), activation=rules.Secant.published())):
         output = model(inputs)
         value = reward(output, expected["target"])
         value.backward()

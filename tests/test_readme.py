@@ -31,7 +31,7 @@ def _named(page: Path) -> str:
     return page.name
 
 
-@pytest.mark.usefixtures("treatments_kept")
+@pytest.mark.usefixtures("handlers_kept")
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=_named)
 def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ def _bert() -> nn.Module:
         vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=8, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return feedprop.attach(BertForSequenceClassification(config), magnitude_floor=0.02)
+    return feedprop.attach(BertForSequenceClassification(config), feedprop.rules.Composite(magnitude_floor=0.02))
 
 
 def _texts() -> list[dict[str, Tensor]]:

@@ -21,7 +21,7 @@ from feedprop.rules import Epsilon, Secant
 
 HERE = Path(__file__).parent
 ACTIVATIONS = {"step": discrete.Step, "sign": discrete.Sign, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus}
-TREATMENTS = {  # linear rule, activation
+HANDLERS = {  # linear rule, activation
     "published, epsilon 1e-6": (Epsilon(1e-6), Secant.published()),
     "published, epsilon 0.1": (Epsilon(0.1), Secant.published()),
     "published, epsilon 1": (Epsilon(1.0), Secant.published()),
@@ -35,13 +35,13 @@ RATES, SEEDS, EPOCHS, BATCH = (0.1, 0.3, 1.0, 3.0), (0, 1, 2), 2, 128
 
 
 def run(
-    activation: type[nn.Module], rule: rules.Rule, treatment: Secant, training, validation, *, lr: float, seed: int
+    activation: type[nn.Module], rule: rules.Rule, handler: Secant, training, validation, *, lr: float, seed: int
 ) -> float:
     torch.manual_seed(seed)
     model = nn.Sequential(
         *(nn.Flatten(), nn.Linear(784, 120), activation(), nn.Linear(120, 84), activation(), nn.Linear(84, 10))
     )
-    feedprop.attach(model, rule, activation=treatment)
+    feedprop.attach(model, rules.Composite.of(rule).replace(activation=handler))
     reward = rewards.SoftmaxReward()
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
     inputs, targets = training
@@ -68,10 +68,10 @@ def main() -> None:
     validation, training = ((inputs[part], targets[part]) for part in (order[:5000], order[5000:25000]))
     results: dict[str, dict[str, dict[float, float]]] = {}
     for name, activation in ACTIVATIONS.items():
-        for label, (rule, treatment) in TREATMENTS.items():
+        for label, (rule, handler) in HANDLERS.items():
             means = {}
             for lr in RATES:
-                runs = [run(activation, rule, treatment, training, validation, lr=lr, seed=seed) for seed in SEEDS]
+                runs = [run(activation, rule, handler, training, validation, lr=lr, seed=seed) for seed in SEEDS]
                 means[lr] = round(sum(runs) / len(runs), 4)
             results.setdefault(name, {})[label] = means
             print(f"{name:10}{label:42}{means}", flush=True)

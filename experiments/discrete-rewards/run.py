@@ -69,7 +69,7 @@ def blobs(lr: float, seed: int, *, centred: bool) -> float:
     model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 2))
     if centred:
         model.append(Centred())
-    feedprop.attach(model, rules.Epsilon(EPSILON), magnitude_floor=FLOOR)
+    feedprop.attach(model, rules.Composite(rules.Epsilon(EPSILON), magnitude_floor=FLOOR))
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
     data = source.train.inputs, source.train.targets
     train(model, rewards.MisclassificationReward(), data, optimizer=optimizer, epochs=BLOB_EPOCHS, cycle=False)
@@ -100,7 +100,7 @@ def images(root: str, *, first: bool) -> tuple[Tensor, Tensor]:
 def mnist(answer, data: tuple[Tensor, Tensor], *, lr: float, epochs: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(784, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10), Centred())
-    feedprop.attach(model, magnitude_floor=0.02)
+    feedprop.attach(model, rules.Composite(magnitude_floor=0.02))
     train(model, answer, data, optimizer=torch.optim.Adam(model.parameters(), lr), epochs=epochs, cycle=True)
     return model
 

@@ -45,7 +45,7 @@ def main() -> None:
     inputs, labels, held, held_labels = load("mnist-cnn", test=False)
     torch.manual_seed(SEED)
     rule = feedprop.rules.Epsilon(settings.epsilon)
-    model = feedprop.attach(network("mnist-cnn", 0.9), rule, magnitude_floor=FLOOR)
+    model = feedprop.attach(network("mnist-cnn", 0.9), feedprop.rules.Composite.of(rule).replace(magnitude_floor=FLOOR))
     reward = SpikeTargetReward(share=settings.share)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=STEPS, pct_start=0.2)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import feedprop
 from feedprop.spiking import LIF, SpikeRateReward, SpikeTargetReward, SpikingSequential, models
-from feedprop.spiking.timeseries import japanese_vowels
+from feedprop.training.data.ts_format import japanese_vowels
 
 DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
 HELD_OUT = {"mnist-mlp": 10000, "mnist-cnn": 10000, "fashion-cnn": 10000, "vowels": 54}
@@ -90,7 +90,9 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
     model = (
         checked(made, shown(task, inputs[:8]))
         if settings.method == "surrogate"
-        else feedprop.attach(made, feedprop.rules.Epsilon(settings.epsilon), magnitude_floor=settings.floor)
+        else feedprop.attach(
+            made, feedprop.rules.Composite(feedprop.rules.Epsilon(settings.epsilon), magnitude_floor=settings.floor)
+        )
     )
     signal = criterion(settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)

@@ -41,7 +41,9 @@ def main() -> None:
         gradient = norm(copy.deepcopy(model), nn.CrossEntropyLoss(), *batch)
         shares = []
         for relative in (False, True):
-            attached = feedprop.attach(copy.deepcopy(model), activation=rules.Chord(), relative_magnitude=relative)
+            attached = feedprop.attach(
+                copy.deepcopy(model), rules.Composite(activation=rules.CentralDifference(), relative_magnitude=relative)
+            )
             shares.append(norm(attached, rewards.SoftmaxReward(), *batch) / gradient)
         print(f"| {name} | {gradient:.2f} | {shares[0]:.3f} | {shares[1]:.2f} |", flush=True)
 

@@ -43,9 +43,11 @@ def train(task: Task, settings: argparse.Namespace) -> dict[str, float]:
             warnings.simplefilter("ignore")  # with a floor of 0, offsets that begin at 0 stay there: that is measured
             feedprop.attach(
                 model,
-                magnitude_floor=settings.floor,
-                relative_magnitude=settings.relative,
-                activation=SLOPES[settings.slope],
+                feedprop.rules.Composite(
+                    magnitude_floor=settings.floor,
+                    relative_magnitude=settings.relative,
+                    activation=SLOPES[settings.slope],
+                ),
             )
         signal = feedprop.rewards.SoftmaxReward()
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, settings.beta2))

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from feedprop import credit
-from feedprop.rules import Chord, Secant
+from feedprop.rules import CentralDifference, Secant
 
 
 class Derivative(Secant):
@@ -18,5 +18,5 @@ class Derivative(Secant):
 SLOPES = {
     "secant": Secant(),
     "derivative": Derivative(),
-    **{f"chord-{width}": Chord(width) for width in (0.25, 0.5, 1.0, 2.0)},
+    **{f"chord-{width}": CentralDifference(width) for width in (0.25, 0.5, 1.0, 2.0)},
 }

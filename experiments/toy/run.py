@@ -5,7 +5,7 @@
 MLP 2-32-16-K, SGD with momentum .95, batch 128, 10 epochs (swirls 15), a fresh initial model and fresh data for every
 seed. The learning rate (mean reward, OneCycle or constant) is chosen by the mean accuracy of three tuning seeds on
 points of their own; five other seeds are then trained and tested once, on as many test points as training points. The
-data are drawn by feedprop.training.toys.
+data are drawn by feedprop.training.data.toys.
 """
 
 import argparse

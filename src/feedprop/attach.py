@@ -1,7 +1,7 @@
 """Puts rules under a model and takes them away again.
 
-`attach` wraps `model.forward` on the instance. While it runs with gradients enabled, `feedprop.propagation` sends every
-torch function through the table of `feedprop.operations`.
+`attach` wraps `model.forward` on the instance. While it runs with gradients enabled, `feedprop.interception.mode` sends every
+torch function through the table of `feedprop.operations.table`.
 """
 
 from __future__ import annotations
@@ -9,32 +9,33 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import MethodType, NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from feedprop import credit
-from feedprop.checkpointing import take_rules_along
-from feedprop.compiler import hand_over_all_functions
-from feedprop.errors import FeedpropError, first_few, non_negative
-from feedprop.functional_call import give_back, refuse_hidden_gradients, take_over_weights
-from feedprop.propagation import Propagation, running
-from feedprop.rules import ActivationRule, Composite, Rule, Secant
-from feedprop.third_party import is_snntorch_neuron, register_known
-from feedprop.torchscript import take_over_scripted_functions
-from feedprop.unseen import sequence_number
-from feedprop.wrappers import refuse_wrappers
+from feedprop.errors import FeedpropError, first_few
+from feedprop.interception.activation_checkpointing import take_rules_along
+from feedprop.interception.audit import sequence_number
+from feedprop.interception.compile import hand_over_all_functions
+from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
+from feedprop.interception.mode import Propagation, running
+from feedprop.interception.script import take_over_scripted_functions
+from feedprop.interception.unsupported import refuse_wrappers
+from feedprop.operations.packages import is_snntorch_neuron, register_known
+from feedprop.rules import Composite, Rule, presets
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class _Forward:
     """The attached model's forward. A plain object, so that the model can be copied and pickled."""
 
-    def __init__(self, model: nn.Module, composite: Composite, **settings: Any) -> None:
-        self.model, self.composite = model, composite
-        self.settings = settings | {"conserving": composite.conserving}
+    def __init__(self, model: nn.Module, composite: Composite, *, unknown: str) -> None:
+        self.model, self.composite, self.unknown = model, composite, unknown
         self.scopes: list[Rule] = [composite.default]
         assigned = composite.assign(model)
         self.neurons = _take_over_neurons(model)
@@ -72,10 +73,10 @@ class _Forward:
         if not torch.is_grad_enabled():
             return self._call(*args, **kwargs)
         self.scopes[:] = [self.composite.default]  # an exception may have left more
-        propagation = Propagation(self.model, self.scopes, **self.settings)
+        propagation = Propagation(self.model, self.scopes, self.composite, unknown=self.unknown)
         if credit.transformed():
             refuse_hidden_gradients(self.model)
-        given = take_over_weights(self.model, propagation.magnitude)
+        given = swap_in(self.model, propagation.magnitude)
         compiling = torch.compiler.is_compiling()
         outer = [] if compiling else running()
         since = None if compiling or self.inspected else sequence_number()
@@ -91,7 +92,7 @@ class _Forward:
         finally:
             for mode in outer:
                 mode.suspended = False
-            give_back(given)
+            restore(given)
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self.replaced is not None:
@@ -150,31 +151,20 @@ class _Bypassed:
 
 
 def attach(
-    model: nn.Module,
-    composite: Rule | Composite | None = None,
-    *,
-    activation: ActivationRule | None = None,
-    unknown: str = "error",
-    magnitude_floor: float = 0.0,
-    relative_magnitude: bool = False,
-) -> nn.Module:
-    """Make the backward pass of `model` carry feedback: after it, `param.grad` is minus the feedback. Returns `model`.
+    model: Model, composite: Rule | Composite | None = None, *, unknown: str = "error", methods: Sequence[str] = ()
+) -> Model:
+    """Make the backward pass of `model` carry feedback: afterwards `param.grad` is minus the feedback. Returns `model`.
 
     Args:
-        model: any module; nothing but its `forward` and hooks is touched, and `detach` restores them.
-        composite: a rule for all, or which module gets which; `rules.Epsilon()` if not given.
-        activation: how activations pass credit, `rules.Secant()` if not given; `rules.Secant.published()` as in the
-            paper, `rules.Chord()` for networks of GELU or SiLU.
-        unknown: "error" stops at a differentiable function that no treatment covers; "gradient" takes its gradient.
-        magnitude_floor: the least |w| in the feedback of a weight, >= 0, in the unit of the weights. With 0, as
-            published, parameters that are 0 never move.
-        relative_magnitude: take |w| / rms(w) in the place of |w|, rms(w) being the root mean square of the parameter,
-            and the floor in that unit. Feedback then has about the norm of the gradient, so that thresholds of gradient
-            clipping and learning rates of SGD carry over.
+        model: any module. Its `forward` (and each of `methods`) is wrapped, and modules with a rule of their own get
+            hooks; `detach` removes all of it.
+        composite: one rule for everything, or a composite; `rules.presets.training()` if not given.
+        unknown: "error" stops at a differentiable function that no handler covers; "gradient" uses its gradient.
+        methods: names of further methods of `model` that run under the rules, such as ("encode", "decode").
 
     Raises:
         FeedpropError: `model` is attached already, or an argument is out of range.
-        UnknownOperationError: (at the forward pass) no treatment covers a function.
+        UnknownOperationError: (in the forward pass) no handler covers a function.
 
     >>> model = attach(nn.Linear(2, 1))
     >>> detach(model)
@@ -182,26 +172,20 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"attach() takes a torch.nn.Module, not {type(model).__name__}")
-    if composite is None or isinstance(composite, Rule):
-        composite = Composite(composite)
-    if not isinstance(composite, Composite):
+    if not isinstance(composite, (Composite, Rule, NoneType)):
         raise TypeError(f"attach() takes a rule such as feedprop.rules.Epsilon(), or a Composite, not {composite!r}")
-    if not isinstance(activation, (ActivationRule, NoneType)):
-        raise TypeError(f"activation has to be feedprop.rules.Secant() or Chord(), not {activation!r}")
+    composite = presets.training() if composite is None else Composite.of(composite)
     if unknown not in ("error", "gradient"):
-        raise FeedpropError(f'unknown has to be "error" or "gradient", not {unknown!r}')
-    if not isinstance(relative_magnitude, bool):
-        raise TypeError(f"relative_magnitude has to be True or False, not {relative_magnitude!r}")
-    magnitude = credit.Magnitude(non_negative("magnitude_floor", magnitude_floor), relative_magnitude)
+        raise FeedpropError(f'unknown must be "error" or "gradient", not {unknown!r}')
     if isinstance(model.__dict__.get("forward"), _Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
     refuse_wrappers(model)
     hand_over_all_functions()
     take_rules_along()
     take_over_scripted_functions()
-    if magnitude.floor == 0:
+    if composite.magnitude_floor == 0:
         _warn_of_zeros(model)
-    model.forward = _Forward(model, composite, activation=activation or Secant(), unknown=unknown, magnitude=magnitude)
+    model.forward = _Forward(model, composite, unknown=unknown)
     return model
 
 
@@ -220,12 +204,12 @@ def _warn_of_zeros(model: nn.Module) -> None:
     if stuck:
         warnings.warn(
             f"{len(stuck)} parameters are 0 and stay there, since feedback is proportional to |w| "
-            f"({first_few(stuck)}); attach(model, magnitude_floor=...) lets them learn",
+            f"({first_few(stuck)}); a composite with magnitude_floor=0.02 lets them learn",
             stacklevel=3,
         )
 
 
-def detach(model: nn.Module) -> nn.Module:
+def detach(model: Model) -> Model:
     """Take the rules away again: `model` is as it was before `attach`. Returns `model`.
 
     Raises:
@@ -247,9 +231,11 @@ def detach(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def attached(model: nn.Module, composite: Rule | Composite | None = None, **settings: Any) -> Iterator[nn.Module]:
-    """Attach for the length of a `with` block, also when it ends in an exception. Arguments as for `attach`."""
-    attach(model, composite, **settings)
+def attached(
+    model: Model, composite: Rule | Composite | None = None, *, unknown: str = "error", methods: Sequence[str] = ()
+) -> Iterator[Model]:
+    """Attach within a `with` block, and detach at its end, exceptions included. Arguments as for `attach`."""
+    attach(model, composite, unknown=unknown, methods=methods)
     try:
         yield model
     finally:

@@ -11,8 +11,16 @@ from feedprop.errors import FeedpropError
 
 # command -> (module and function that takes the words after it, what it does)
 COMMANDS = {
-    "train": ("feedprop.training.commands", "train_command", "train a network by LFP, or by backprop for comparison"),
-    "evaluate": ("feedprop.training.commands", "evaluate_command", "evaluate a trained model on test data"),
+    "train": (
+        "feedprop.training.command_line.commands",
+        "train_command",
+        "train a network by LFP, or by backprop for comparison",
+    ),
+    "evaluate": (
+        "feedprop.training.command_line.commands",
+        "evaluate_command",
+        "evaluate a trained model on test data",
+    ),
 }
 
 

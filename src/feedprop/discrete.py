@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
 from feedprop.errors import FeedpropError, non_negative
-from feedprop.listening import listened_to
-from feedprop.treatments import Arguments, Context, Function, Keywords, register, summed
+from feedprop.operations.dispatch import listened_to
+from feedprop.operations.registry import Arguments, Context, Function, Keywords, register, summed
 
 
 def step(z: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ How many tensors a model has may differ from release to release of its library: 
 """
 
 import pytest
-from listed import Listed
-from one_step import one_step
-from table import PAGE, SOURCES, page
+
+from support.listed import Listed
+from support.model_table import PAGE, SOURCES, page
+from support.one_step import one_step
 
 LISTED = [listed for models in SOURCES.values() for listed in models]
 

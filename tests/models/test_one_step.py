@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from listed import CLASSES, Listed
-from one_step import StepError, one_step
 from torch import Tensor, nn
 
 import feedprop
 from feedprop import credit
+from support.listed import CLASSES, Listed
+from support.one_step import StepError, one_step
 
 
 class _Classifier(nn.Module):
@@ -28,7 +28,7 @@ class _Floored(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
-            return torch.nn.functional.linear(x, credit.used(self.weight, credit.Magnitude(floor=1.0)))
+            return torch.nn.functional.linear(x, credit.weighted(self.weight, credit.Magnitude(floor=1.0)))
 
 
 class _Unused(nn.Linear):

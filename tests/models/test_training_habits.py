@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface import HUGGING_FACE
 from torch import Tensor, nn
 
 import feedprop
 from feedprop import rewards
+from support.huggingface import HUGGING_FACE
 
 NAMED = {listed.name: listed for listed in HUGGING_FACE}
 CLOSE = {"rtol": 1e-5, "atol": 1e-8}  # logits are turned into float32 on the way to a loss
@@ -16,7 +16,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-8}  # logits are turned into float32 on the wa
 
 def _attached(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     model, inputs = NAMED[name].in_float64()
-    return feedprop.attach(model.eval(), magnitude_floor=0.02), inputs
+    return feedprop.attach(model.eval(), feedprop.rules.Composite(magnitude_floor=0.02)), inputs
 
 
 def _feedback(model: nn.Module, objective: Tensor) -> dict[str, Tensor]:

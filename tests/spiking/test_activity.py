@@ -8,7 +8,7 @@ from torch import nn
 from feedprop import FeedpropError
 from feedprop.spiking import LIF, LeakyIntegrator, Recurrent, SpikingSequential, Synaptic
 from feedprop.spiking.activity import activity, traces
-from stepped import Stepped
+from support.stepped import Stepped
 
 
 def test_by_hand() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from feedprop import FeedpropError
 from feedprop.spiking import encoding
-from feedprop.spiking.timeseries import japanese_vowels, read_ts
+from feedprop.training.data.ts_format import japanese_vowels, read_ts
 
 
 def test_rate() -> None:

@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-from spiking_oracles import Layer, Settings
 from torch import Tensor, nn
 
 from feedprop import attached, rules
 from feedprop.rewards import GivenReward
 from feedprop.spiking import IF, LIF, SpikingSequential, State
-from published import cases
+from support.published import cases
+from support.spiking_oracles import Layer, Settings
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 RESETS = ["subtract", "zero", "refractory", "none"]

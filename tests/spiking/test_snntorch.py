@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from feedprop import FeedpropError, attach, attached, detach, rules
 from feedprop.rewards import GivenReward
 from feedprop.spiking import LIF, Recurrent, SpikeTargetReward, SpikingSequential, Synaptic, stacked
-from published import cases
+from support.published import cases
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 

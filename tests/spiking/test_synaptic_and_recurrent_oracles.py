@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from spiking_oracles import Settings, fire, shares
 from torch import Tensor, nn
 
 from feedprop import attached, rules
 from feedprop.rewards import GivenReward
 from feedprop.spiking import LIF, Recurrent, Synaptic
+from support.spiking_oracles import Settings, fire, shares
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 pytestmark = pytest.mark.usefixtures("float64")

@@ -40,10 +40,10 @@ class Answer:
 @pytest.fixture
 def command(capsys, tmp_path, monkeypatch) -> Callable[..., Answer]:
     """Run the command in an empty folder; what the report draws is tested with the session's run."""
-    monkeypatch.setattr("feedprop.training.charts._svg", lambda figure: "<svg></svg>")
-    monkeypatch.setattr("feedprop.training.charts._png", lambda figure: "<img>")
+    monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
+    monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "support"))
 
     def call(*words: object) -> Answer:
         capsys.readouterr()

@@ -26,7 +26,7 @@ SENTENCES = {
     "train --optimizer Sgd": "unknown optimizer 'Sgd'; did you mean SGD",
     "train --optimizer torch.nn.Linear": "is no optimizer: it is no subclass of Optimizer",
     "train --rule Epsilno": "did you mean Epsilon?",
-    "train --activation Cord": "did you mean Chord?",
+    "train --activation Cord": "did you mean CentralDifference?",
     "train --activation Epsilon": "no activation rule",
     "train --reward torch.nn.CrossEntropyLoss": "is no reward",
     "train --loss torch.nn.MSELoss": "--loss belongs to --method backprop, but the method is lfp",
@@ -61,7 +61,7 @@ SENTENCES = {
     "train --method backprop --magnitude_floor 0.1": "has no meaning with --method backprop",
     "train --method backprop --relative_magnitude true": "--relative_magnitude scales LFP's feedback",
     "train --rule.epsilon -1": "epsilon",
-    "train --activation Chord --activation.width 0": "width has to be above 0",
+    "train --activation CentralDifference --activation.width 0": "width has to be above 0",
     "train --precision fp8": "--precision must be one of no, bf16, fp16, but is fp8",
     "train --precision fp16 --device cpu": "--precision fp16 needs a GPU",
     "train --device tpu": "--device must be auto, cpu, cuda, cuda:NUMBER or mps, but is tpu",
@@ -169,9 +169,9 @@ def test_nan_at_once_loses_nothing_of_the_run_it_would_have_replaced(command, ru
 
 def test_infinity_in_inputs_names_the_step():
     from feedprop.errors import FeedpropError
-    from feedprop.training.health import Health
+    from feedprop.training.nan_guard import NaNGuard
 
-    health = Health(step=4, device=torch.device("cpu"))
+    health = NaNGuard(step=4, device=torch.device("cpu"))
     health.observe(torch.zeros(3), torch.zeros(3))
     health.check()
     health.observe(torch.tensor([0.0, torch.inf]), torch.zeros(3))

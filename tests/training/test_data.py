@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from feedprop.training.components import Component
-from feedprop.training.data import Normalisation, TensorData, load, loader
+from feedprop.training.command_line.components import Component
+from feedprop.training.data.splits import Normalisation, TensorData, load, loader
 
 
 def _load(name, *, seed=0, fraction=0.1, **arguments):

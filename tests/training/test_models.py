@@ -8,7 +8,7 @@ from torch import nn
 
 from feedprop.errors import FeedpropError
 from feedprop.training.evaluation import near_zero_share
-from feedprop.training.models import MLP, VGG, LeNet, check_fit
+from feedprop.training.models.dense import MLP, VGG, LeNet, check_fit
 
 
 def _shapes(model):

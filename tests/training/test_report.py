@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from feedprop.training import charts
+from feedprop.training.report import charts
 
 
 class _Reader(HTMLParser):

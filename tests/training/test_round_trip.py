@@ -174,11 +174,11 @@ def test_a_choice_of_components_trains(command, tmp_path, words):
 
 def test_the_activation_rule_is_stored_and_has_an_effect(command, tmp_path):
     words = [*BLOBS[1:], "--model.activation", "GELU", "--epochs", 1]
-    for rule in ("Chord", "Secant"):
+    for rule in ("CentralDifference", "Secant"):
         assert command("train", *words, "--output", rule, "--activation", rule).code == 0
         stored = yaml.safe_load((tmp_path / rule / "config.yaml").read_text())
         assert stored["activation"]["name"].rpartition(".")[2] == rule
-    assert _rows(tmp_path / "Chord")[0]["train"] != _rows(tmp_path / "Secant")[0]["train"]
+    assert _rows(tmp_path / "CentralDifference")[0]["train"] != _rows(tmp_path / "Secant")[0]["train"]
 
 
 def test_relative_magnitudes_reach_the_feedback(command, tmp_path):
@@ -207,11 +207,11 @@ def test_help_is_readable(command):
 
 
 def test_a_terminal_gets_a_live_bar(monkeypatch, capsys):
-    from feedprop.training.progress import Watch
+    from feedprop.training.progress import Progress
 
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with Watch(epochs=3, name="reward") as watch:
+    with Progress(epochs=3, name="reward") as watch:
         assert watch.live
         watch.start(2, steps=5)
         watch.step(0.25, 0.5)

@@ -13,14 +13,14 @@ from torch import nn
 import feedprop
 from feedprop.rewards import GivenReward
 from feedprop.spiking import LIF, SpikingSequential, models
-from feedprop.training.components import Component
-from feedprop.training.config import default_arguments
-from feedprop.training.data import Normalisation, Splits, TensorData, load, loader
+from feedprop.training.command_line.components import Component
+from feedprop.training.command_line.config import default_arguments
+from feedprop.training.data.splits import Normalisation, Splits, TensorData, load, loader
+from feedprop.training.data.tensors import SequenceData
 from feedprop.training.evaluation import Objective, evaluate
-from feedprop.training.memory import SequenceData
-from feedprop.training.spiking import lif_cnn, lif_cnn5, lif_mlp
-from feedprop.training.spiking_report import measure, pictures
-from feedprop.training.updates import Updates
+from feedprop.training.models.spiking import lif_cnn, lif_cnn5, lif_mlp
+from feedprop.training.report.spiking import measure, pictures
+from feedprop.training.update_sparsity import UpdateSparsity
 
 SERIES = ["--data", "time_series", "--data.problem", "Toy", "--data.root", "."]
 
@@ -85,7 +85,7 @@ def test_defaults_of_a_spiking_model(command, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "epsilon"),
-    [("lif_mlp", 1.0), ("feedprop.training.spiking.lif_cnn", 0.1), ("lif_cnn5", 0.1), ("mlp", None)],
+    [("lif_mlp", 1.0), ("feedprop.training.models.spiking.lif_cnn", 0.1), ("lif_cnn5", 0.1), ("mlp", None)],
 )
 def test_convolutions_come_with_a_smaller_epsilon(model, epsilon):
     assert default_arguments("rule", model=model, method="lfp").get("epsilon") == epsilon
@@ -143,7 +143,7 @@ EVEN = {"without_feedback": 0.5, "negligible": 0.5}
 def test_update_sparsity_by_hand():
     layer = nn.Linear(4, 1, bias=False)
     layer.weight.data = torch.tensor([[2.0, 1.0, 1.0, 1.0]])
-    updates, optimizer = Updates(layer), torch.optim.SGD(layer.parameters(), lr=1.0)
+    updates, optimizer = UpdateSparsity(layer), torch.optim.SGD(layer.parameters(), lr=1.0)
     for step in range(11):  # the first and the eleventh are watched
         layer.weight.grad = (
             torch.tensor([[0.0, 1.9e-3, 3e-3, -1e-3]]) if step else torch.tensor([[0.0, 0.0, 1.0, 3e-3]])

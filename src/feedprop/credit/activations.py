@@ -81,25 +81,25 @@ def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: flo
     return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
 
 
-def chord(activation: Activation, z: Tensor, width: float) -> Tensor:
-    """Return activation(z); credit passes by (activation(z + width) - activation(z - width)) / (2 width).
+def central_difference(activation: Activation, z: Tensor, step: float) -> Tensor:
+    """Return activation(z); credit passes by (activation(z + step) - activation(z - step)) / (2 step).
 
     Args:
         activation: elementwise, with values for all numbers.
         z: any shape.
-        width: > 0, half the length of the chord.
+        step: > 0, half the distance of the two points.
     """
 
-    def rise_over_width(z: Tensor) -> Tensor:
+    def quotient(z: Tensor) -> Tensor:
         precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
-        rise = activation(precise + width).sub_(activation(precise - width))
-        return (rise if width == 0.5 else rise.mul_(1 / (2 * width))).to(z.dtype)
+        rise = activation(precise + step).sub_(activation(precise - step))
+        return (rise if step == 0.5 else rise.mul_(1 / (2 * step))).to(z.dtype)
 
-    def chord_slope(z: Tensor) -> Tensor:
+    def slope_of(z: Tensor) -> Tensor:
         whole = torch.compiler.is_compiling() or not getattr(activation, "_elementwise", False)
-        return rise_over_width(z) if whole else _by_blocks(rise_over_width, z)
+        return quotient(z) if whole else _by_blocks(quotient, z)
 
-    return _sloped(activation, z, chord_slope, keeps_output=False)
+    return _sloped(activation, z, slope_of, keeps_output=False)
 
 
 _BLOCK = 2**17  # numbers: their temporary results stay in a core's cache, and torch's threads still share the work

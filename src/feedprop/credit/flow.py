@@ -40,7 +40,7 @@ def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: floa
     return _Substituted.apply(z, epsilon, factors, *parts)  # type: ignore[no-any-return]
 
 
-class _AsOnes(torch.autograd.Function):
+class _UnitInputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
@@ -52,11 +52,11 @@ class _AsOnes(torch.autograd.Function):
         return slope(x, reward, 0.0)
 
 
-def as_ones(x: Tensor) -> Tensor:
+def unit_inputs(x: Tensor) -> Tensor:
     """Return ones shaped like `x`; the reward that comes back reaches `x` as the credit reward / x, 0 where x is 0."""
     if transformed():
         return rerouted(torch.ones_like(x), (x, slope(x.detach(), torch.ones_like(x), 0.0)))
-    return _AsOnes.apply(x)  # type: ignore[no-any-return]
+    return _UnitInputs.apply(x)  # type: ignore[no-any-return]
 
 
 def follows_weights(x: Tensor) -> bool:
@@ -85,7 +85,7 @@ def scaled(x: Tensor, share: float | Tensor) -> Tensor:
     return _Scaled.apply(x, share)  # type: ignore[no-any-return]
 
 
-class _Entering(torch.autograd.Function):
+class _StartBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, reward: Tensor, credit: Tensor) -> Tensor:
         ctx.save_for_backward(credit)
@@ -97,7 +97,7 @@ class _Entering(torch.autograd.Function):
         return credit * scale, None, None
 
 
-def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Tensor = 1) -> Tensor:
+def start_backward(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Tensor = 1) -> Tensor:
     """Return minus `reward` / `size`, a scalar whose `.backward()` starts the propagation with `credit` at `outputs`.
 
     Args:
@@ -108,4 +108,4 @@ def entering(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Ten
     """
     if transformed():
         return (reward / -size).detach() + rerouted(torch.zeros_like(outputs), (outputs, credit / -size)).sum()
-    return _Entering.apply(outputs, reward / -size, credit / -size)  # type: ignore[no-any-return]
+    return _StartBackward.apply(outputs, reward / -size, credit / -size)  # type: ignore[no-any-return]

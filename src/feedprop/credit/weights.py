@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from feedprop.credit.transforms import rerouted, transformed
 
@@ -40,7 +41,7 @@ def root_mean_square(weight: Tensor) -> Tensor:
     return rms.clamp(min=torch.finfo(rms.dtype).tiny)
 
 
-class _Used(torch.autograd.Function):
+class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, floor: float, relative: bool) -> Tensor:
         ctx.magnitude = Magnitude(floor, relative)
@@ -53,7 +54,7 @@ class _Used(torch.autograd.Function):
         return _feedback(credit, weight, ctx.magnitude), None, None
 
 
-class _UsedBoth(torch.autograd.Function):
+class _BothWeighted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor, floor: float, relative: bool) -> tuple[Tensor, Tensor]:
         ctx.magnitude = Magnitude(floor, relative)
@@ -77,7 +78,7 @@ def _feedback(credit: Tensor, weight: Tensor, magnitude: Magnitude) -> Tensor:
     return magnitude(weight).mul_(credit)
 
 
-def used(weight: Tensor, magnitude: Magnitude) -> Tensor:
+def weighted(weight: Tensor, magnitude: Magnitude) -> Tensor:
     """Return `weight` for use in one operation; its gradient will be multiplied by its magnitude.
 
     sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With a floor a
@@ -85,14 +86,39 @@ def used(weight: Tensor, magnitude: Magnitude) -> Tensor:
     """
     if transformed():
         return rerouted(weight, (weight, magnitude(weight.detach())))
-    return _Used.apply(weight, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
+    return _Weighted.apply(weight, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
-def both_used(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[Tensor, Tensor]:
+def both_weighted(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[Tensor, Tensor]:
     """Return weight and bias of one operation, as `used` does, by a single node of the graph."""
     if transformed():
-        return used(weight, magnitude), used(bias, magnitude)
-    return _UsedBoth.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
+        return weighted(weight, magnitude), weighted(bias, magnitude)
+    return _BothWeighted.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
+
+
+def is_weight(value: Any) -> bool:
+    """Whether a tensor is a parameter or was computed from parameters alone: it takes feedback, never a reward."""
+    if type(value) is Tensor:  # spares the look of isinstance() at Parameter, which is slow
+        return hasattr(value, "_from_parameters")
+    return isinstance(value, Parameter) or hasattr(value, "_from_parameters")
+
+
+def as_weight(weight: Tensor, magnitude: Magnitude) -> Tensor:
+    """Return a weight as one operation uses it: a parameter with its magnitude, still known as a weight."""
+    if type(weight) is Tensor or not (isinstance(weight, Parameter) and weight.requires_grad):
+        return weight
+    used = weighted(weight, magnitude)
+    used._from_parameters = True  # type: ignore[attr-defined]
+    return used
+
+
+def as_weights(weight: Tensor, bias: Tensor | None, magnitude: Magnitude) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias of a linear operation as it uses them."""
+    if bias is None:
+        return as_weight(weight, magnitude), None
+    if isinstance(weight, Parameter) and isinstance(bias, Parameter) and weight.requires_grad and bias.requires_grad:
+        return both_weighted(weight, bias, magnitude)
+    return as_weight(weight, magnitude), as_weight(bias, magnitude)
 
 
 class _ModifiedWeight(torch.autograd.Function):
@@ -120,7 +146,7 @@ def _flow(weight: Tensor, modified: Tensor, magnitude: Magnitude, latent: bool) 
     return flow
 
 
-WEIGHT_NODES: tuple[Any, ...] = (_Used._backward_cls, _UsedBoth._backward_cls, _ModifiedWeight._backward_cls)
+WEIGHT_NODES: tuple[Any, ...] = (_Weighted._backward_cls, _BothWeighted._backward_cls, _ModifiedWeight._backward_cls)
 
 
 def modified_weight(weight: Tensor, modified: Tensor, magnitude: Magnitude, *, latent: bool = False) -> Tensor:

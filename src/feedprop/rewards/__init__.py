@@ -7,7 +7,6 @@ Formulas are those of Weber et al. 2023 (arXiv 2308.12053), appendix, and of its
 true class, r_o the reward.
 """
 
-from feedprop.rewards.answers import ChoiceReward, GivenReward, RegressionReward
 from feedprop.rewards.classes import (
     BoundedSoftmaxReward,
     CorrectnessReward,
@@ -17,8 +16,9 @@ from feedprop.rewards.classes import (
     SigmoidReward,
     SoftmaxReward,
 )
+from feedprop.rewards.given import ChoiceReward, GivenReward, RegressionReward
 from feedprop.rewards.reward import Reward
-from feedprop.spiking.rewards import SpikeRateReward, SpikeTargetReward
+from feedprop.rewards.spikes import SpikeRateReward, SpikeTargetReward
 
 __all__ = [
     "BoundedSoftmaxReward",

@@ -39,17 +39,19 @@ class Reward(nn.Module):
             return self._started(outputs, targets, self.credit(values, targets))
         size = self._size(outputs, targets)
         rewards = self.per_output(values, targets)
-        scalar = credit.entering(rewards.sum(), outputs, _divided(rewards, values), size=size)
-        credit.find_entry(outputs)
+        scalar = credit.start_backward(rewards.sum(), outputs, _divided(rewards, values), size=size)
+        credit.find_start(outputs)
         if hasattr(outputs, "_entry"):  # a neuron's: on a silent one the reward enters as it is
-            return scalar + credit.entering(
+            return scalar + credit.start_backward(
                 torch.zeros_like(scalar), outputs._entry, rewards.masked_fill(values != 0, 0.0), size=size
             )
         if hasattr(outputs, "_pre_activation"):  # on outputs of exactly 0 the reward enters there, undivided
             rest = rewards.masked_fill(values != 0, 0.0)
             if outputs._pre_activation is not None:
                 z = outputs._pre_activation
-                return scalar + credit.entering(torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size)
+                return scalar + credit.start_backward(
+                    torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size
+                )
             if rest.any():
                 raise FeedpropError(
                     f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they "
@@ -72,7 +74,7 @@ class Reward(nn.Module):
 
     def _started(self, outputs: Tensor, targets: Any, credits: Tensor) -> Tensor:
         values = outputs.detach()
-        return credit.entering((values * credits).sum(), outputs, credits, size=self._size(outputs, targets))
+        return credit.start_backward((values * credits).sum(), outputs, credits, size=self._size(outputs, targets))
 
     def _size(self, outputs: Tensor, targets: Any) -> int | Tensor:
         return self.samples(outputs.detach(), targets) if self.reduction == "mean" else 1

@@ -1,17 +1,17 @@
 """Rules of Layer-wise Relevance Propagation, which module gets which, and how further torch functions pass credit."""
 
-from feedprop.elementwise import secant
-from feedprop.products import product
+from feedprop.operations.elementwise import elementwise
+from feedprop.operations.products import product
+from feedprop.operations.registry import ordinary, register, summed
 from feedprop.rules import presets
-from feedprop.rules.activation import ActivationRule, Chord, Secant
+from feedprop.rules.activation import ActivationRule, CentralDifference, Secant
 from feedprop.rules.composite import Composite
 from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZPlus
-from feedprop.treatments import ordinary, register, summed
 
 __all__ = [
     "ActivationRule",
     "AlphaBeta",
-    "Chord",
+    "CentralDifference",
     "Composite",
     "Epsilon",
     "Flat",
@@ -20,10 +20,10 @@ __all__ = [
     "Secant",
     "WSquare",
     "ZPlus",
+    "elementwise",
     "ordinary",
     "presets",
     "product",
     "register",
-    "secant",
     "summed",
 ]

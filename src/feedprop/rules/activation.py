@@ -49,7 +49,7 @@ class Secant(ActivationRule):
 
     @classmethod
     def published(cls) -> Secant:
-        """Return the paper's treatment: phi(z) / z, stabilised by the epsilon of the linear rule alone."""
+        """Return the paper's handler: phi(z) / z, stabilised by the epsilon of the linear rule alone."""
         return cls(epsilon=0.0, offset=False)
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
@@ -66,8 +66,8 @@ class Secant(ActivationRule):
         return credit.offset_secant(activation, z, middle=(below + above) / 2, jump=jump, epsilon=epsilon)
 
 
-class Chord(ActivationRule):
-    """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d), d being the width.
+class CentralDifference(ActivationRule):
+    """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d), d being the step.
 
     That is what a disturbance of z by up to d changes, and the mean of the derivative between, which need not exist.
     The secant from 0 asks instead what the whole of z has contributed, and is far from that where phi bends: GELU at -1
@@ -77,14 +77,14 @@ class Chord(ActivationRule):
     An activation that is written out, x * sigmoid(x), is a product here, each of whose factors has its own backward.
 
     Args:
-        width: > 0, in the unit of z. Functions that not all numbers have (log, asin) keep their secant.
+        step: > 0, in the unit of z. Functions that not all numbers have (log, asin) keep their secant.
     """
 
-    def __init__(self, width: float = 0.5) -> None:
-        self.width = non_negative("width", width)
-        if not self.width:
-            raise FeedpropError("width has to be above 0: a chord needs two ends")
+    def __init__(self, step: float = 0.5) -> None:
+        self.step = non_negative("step", step)
+        if not self.step:
+            raise FeedpropError("step must be above 0: a difference needs two points")
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass."""
-        return credit.chord(activation, z, self.width)
+        return credit.central_difference(activation, z, self.step)

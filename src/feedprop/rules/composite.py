@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
-from feedprop.errors import FeedpropError
+from feedprop import credit
+from feedprop.errors import FeedpropError, non_negative
+from feedprop.rules.activation import ActivationRule, Secant
 from feedprop.rules.linear import Epsilon, Rule
 
 Types = type[nn.Module] | tuple[type[nn.Module], ...]
@@ -35,9 +38,15 @@ class Composite:
         by_name: glob over module paths as in `named_modules()`, "features.*", to rule; a match holds for all inside it.
         first: for the first linear or convolution layer, in the order of `named_modules()`.
         last: for the last one.
-        conserving: whether reward is conserved where activations are multiplied, divided or normalised. False, for
-            training, takes the ordinary backward there; True, for explaining, shares the reward of a product equally
-            among its factors and holds what a normalisation divides by constant (Achtibat et al. 2024, AttnLRP).
+        activation: how activations pass credit; `rules.Secant()` if not given.
+        relative_magnitude: scale the feedback of a weight by |w| / rms(w) instead of |w|, where rms(w) is the root mean
+            square of its parameter. Feedback then has about the norm of the gradient, so learning rates and clipping
+            thresholds carry over from backprop.
+        magnitude_floor: smallest magnitude used in the feedback of a weight, >= 0, in the unit of the weights (of rms(w)
+            with `relative_magnitude`). With 0, as published, parameters that are 0 never move.
+        conserving: whether products, quotients and normalisations of activations conserve reward. False, for training,
+            uses their ordinary backward; True, for explaining, shares the reward of a product equally among its factors
+            and treats what a normalisation divides by as a constant (Achtibat et al. 2024, AttnLRP).
         allow_unmatched: do not refuse patterns that match nothing; for presets.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -54,6 +63,9 @@ class Composite:
         by_name: Mapping[str, Rule] | None = None,
         first: Rule | None = None,
         last: Rule | None = None,
+        activation: ActivationRule | None = None,
+        relative_magnitude: bool = False,
+        magnitude_floor: float = 0.0,
         conserving: bool = False,
         allow_unmatched: bool = False,
     ) -> None:
@@ -64,6 +76,33 @@ class Composite:
         for rule in (self.default, first, last, *self.by_type.values(), *self.by_name.values()):
             if rule is not None and not isinstance(rule, Rule):
                 raise TypeError(f"a composite takes rules such as feedprop.rules.Epsilon(), not {rule!r}")
+        self.activation = Secant() if activation is None else activation
+        if not isinstance(self.activation, ActivationRule):
+            raise TypeError(
+                f"activation must be feedprop.rules.Secant(), CentralDifference() or the like, not {activation!r}"
+            )
+        if not isinstance(relative_magnitude, bool):
+            raise TypeError(f"relative_magnitude must be True or False, not {relative_magnitude!r}")
+        self.relative_magnitude = relative_magnitude
+        self.magnitude_floor = non_negative("magnitude_floor", magnitude_floor)
+
+    @classmethod
+    def of(cls, rule: Rule | Composite | None) -> Composite:
+        """Return the composite of a single rule; a composite is returned as it is."""
+        return rule if isinstance(rule, Composite) else cls(rule)
+
+    def replace(self, **changes: Any) -> Composite:
+        """Return the same composite with other settings.
+
+        >>> Composite(magnitude_floor=0.1).replace(magnitude_floor=0.0).magnitude_floor
+        0.0
+        """
+        return Composite(**(vars(self) | changes))
+
+    @property
+    def magnitude(self) -> credit.Magnitude:
+        """What the credit of a weight is multiplied by to give its feedback."""
+        return credit.Magnitude(self.magnitude_floor, self.relative_magnitude)
 
     def assign(self, model: nn.Module) -> dict[str, tuple[Rule, str]]:
         """Return path -> (rule, the pattern that matched) for every module that holds parameters or matches a pattern.
@@ -125,7 +164,8 @@ class Composite:
         )
 
     def __repr__(self) -> str:
-        return f"Composite({', '.join(f'{name}={value!r}' for name, value in vars(self).items() if value)})"
+        shown = {name: value for name, value in vars(self).items() if value and value != Secant()}
+        return f"Composite({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.errors import FeedpropError, non_negative
+from feedprop.operations.registry import Function
 from feedprop.rules.settings import Settings
-from feedprop.treatments import Function, used_weights
 
 
 class Rule(Settings):
@@ -52,7 +52,7 @@ class Rule(Settings):
         """
         own = self.update == "rule"
         with torch.set_grad_enabled(not own):
-            z = operation(inputs.detach(), *used_weights(weight, bias, magnitude))
+            z = operation(inputs.detach(), *credit.as_weights(weight, bias, magnitude))
         part = _Part(operation, weight, bias, magnitude if own else None)
         shares = self.shares(part, z.detach(), inputs)
         return credit.substituted(z, *shares, epsilon=self.epsilon)
@@ -104,7 +104,7 @@ class Epsilon(Rule):
         self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
     ) -> Any:
         """Return operation(inputs, weight, bias): the ordinary backward, damped at the output."""
-        return credit.damped(operation(inputs, *used_weights(weight, bias, magnitude)), self.epsilon)
+        return credit.damped(operation(inputs, *credit.as_weights(weight, bias, magnitude)), self.epsilon)
 
     def __repr__(self) -> str:
         return f"Epsilon(epsilon={self.epsilon!r})"
@@ -212,7 +212,7 @@ class _FirstLayer(Rule):
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
         """Return the only share; the inputs count as 1."""
-        return [(1.0, part(credit.as_ones(inputs), self.importance, on_bias=self.importance_of_bias))]
+        return [(1.0, part(credit.unit_inputs(inputs), self.importance, on_bias=self.importance_of_bias))]
 
     @staticmethod
     def importance(w: Tensor) -> Tensor:

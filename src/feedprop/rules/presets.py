@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
+from feedprop.rules.activation import CentralDifference, Secant
 from feedprop.rules.composite import CONVOLUTIONS, Composite
 from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
 
 
 def training(epsilon: float = 0.0) -> Composite:
-    """Return what `attach` takes by itself: Epsilon, with the ordinary backward of products and normalisations."""
+    """Return the default of `attach`: Epsilon, with the ordinary backward of products and normalisations."""
     return Composite(Epsilon(epsilon))
 
 
-def conserving(epsilon: float = 0.0) -> Composite:
-    """Return Epsilon with rewards conserved in attention, gates and normalisations (Achtibat et al. 2024, AttnLRP).
+def published(epsilon: float = 1e-6) -> Composite:
+    """Return the paper's method: LRP-epsilon, |w| without a floor, activations by phi(z) / z (Weber et al. 2023)."""
+    return Composite(Epsilon(epsilon), activation=Secant.published())
 
-    For explaining. `Composite(Gamma(0.25), conserving=True)` combines that with another rule.
+
+def conserving(epsilon: float = 0.0) -> Composite:
+    """Return Epsilon with reward conserved in attention, gates and normalisations (Achtibat et al. 2024, AttnLRP).
+
+    For explaining. `Composite(Gamma(0.25), conserving=True)` combines this with another rule.
     """
     return Composite(Epsilon(epsilon), conserving=True)
 
 
-def published() -> Composite:
-    """Return LRP-epsilon everywhere, epsilon = 1e-6 (Weber et al. 2023, section 4.1)."""
-    return Composite(Epsilon(1e-6))
+def transformer(epsilon: float = 0.0) -> Composite:
+    """Return Epsilon with central differences for GELU and SiLU, and magnitudes relative to rms(w), at least 0.3.
+
+    Learning rates and clipping thresholds carry over from backprop (experiments/todays-models).
+    """
+    return Composite(Epsilon(epsilon), activation=CentralDifference(), relative_magnitude=True, magnitude_floor=0.3)
+
+
+def spiking(epsilon: float = 1.0) -> Composite:
+    """Return Epsilon with the stabiliser that suits spiking neurons: 1 for dense layers, 0.1 for convolutions.
+
+    Chosen on validation data in experiments/spiking; the same epsilon stabilises the neurons' own denominators.
+    """
+    return Composite(Epsilon(epsilon))
+
+
+def sparse(epsilon: float = 0.0) -> Composite:
+    """Return plain |w| without a floor: small weights stay small, so the model can be pruned."""
+    return Composite(Epsilon(epsilon), relative_magnitude=False, magnitude_floor=0.0)
 
 
 def epsilon_plus(epsilon: float = 1e-6) -> Composite:

@@ -1,10 +1,10 @@
 """Spiking networks that train by feedback: no surrogate derivative."""
 
+from feedprop.rewards.spikes import SpikeRateReward, SpikeTargetReward, stacked
 from feedprop.spiking import encoding
 from feedprop.spiking.lif import lif
 from feedprop.spiking.neuron import IF, LIF, LeakyIntegrator, Neuron, State
-from feedprop.spiking.recurrent import Recurrent
-from feedprop.spiking.rewards import SpikeRateReward, SpikeTargetReward, stacked
+from feedprop.spiking.recurrent_lif import Recurrent
 from feedprop.spiking.sequential import SpikingResidual, SpikingSequential
 from feedprop.spiking.synapse import Synaptic, leaky_sum
 

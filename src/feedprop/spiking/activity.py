@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from feedprop.operations.packages import is_snntorch_neuron
 from feedprop.spiking.dynamics import Number
 from feedprop.spiking.neuron import LIF, Neuron
-from feedprop.third_party import is_snntorch_neuron
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

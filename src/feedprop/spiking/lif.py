@@ -10,10 +10,10 @@ from torch.overrides import handle_torch_function
 
 from feedprop import credit
 from feedprop.errors import FeedpropError
-from feedprop.listening import listened_to
+from feedprop.operations.dispatch import listened_to
+from feedprop.operations.registry import Arguments, Context, Function, Keywords, register
 from feedprop.spiking.dynamics import Dynamics, Number, check_settings
 from feedprop.spiking.scan import Scan
-from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
 
 
 def lif(
@@ -64,10 +64,10 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
     D is stabilised already and q_t is the credit at I_t as it is: the linear layer that made I_t is not damped again.
     """
     currents, start = args
-    settings = kwargs | {"epsilon": context.rule_in_force().damping}
+    settings = kwargs | {"epsilon": context.active_rule().damping}
     currents, _ = credit.undamped(currents)
     if isinstance(settings["beta"], Tensor):
-        settings["beta"] = used_weight(settings["beta"], context.magnitude)
+        settings["beta"] = credit.as_weight(settings["beta"], context.magnitude)
     return _scan(currents, start, **settings)
 
 

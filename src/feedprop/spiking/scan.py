@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from feedprop.spiking.backwards import Backwards
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
+from feedprop.spiking.scan_backward import Backwards
 
 BLOCK = 2**16  # elements of one step
 

@@ -17,11 +17,11 @@ from torch.overrides import handle_torch_function
 
 from feedprop import credit
 from feedprop.errors import FeedpropError
-from feedprop.listening import listened_to
+from feedprop.operations.dispatch import listened_to
+from feedprop.operations.registry import Arguments, Context, Function, Keywords, register
 from feedprop.spiking.dynamics import Number
 from feedprop.spiking.lif import lif
 from feedprop.spiking.synapse import leaky_sum
-from feedprop.treatments import Arguments, Context, Function, Keywords, register
 
 Outputs = tuple[Tensor, ...]
 

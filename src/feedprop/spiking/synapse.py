@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function
 
-from feedprop.listening import listened_to
+from feedprop import credit
+from feedprop.operations.dispatch import listened_to
+from feedprop.operations.registry import Arguments, Context, Function, Keywords, register
 from feedprop.spiking.dynamics import Number, check_settings
 from feedprop.spiking.lif import check_currents
 from feedprop.spiking.neuron import LIF
-from feedprop.treatments import Arguments, Context, Function, Keywords, register, used_weight
 
 
 def leaky_sum(currents: Tensor, start: Tensor | None = None, *, alpha: Number, steps: int | None = None) -> Tensor:
@@ -40,7 +41,7 @@ def leaky_sum(currents: Tensor, start: Tensor | None = None, *, alpha: Number, s
 def _with_credit(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Tensor:
     """Run `leaky_sum`; an alpha that is learned takes part as a weight."""
     if isinstance(kwargs["alpha"], Tensor):
-        kwargs = kwargs | {"alpha": used_weight(kwargs["alpha"], context.magnitude)}
+        kwargs = kwargs | {"alpha": credit.as_weight(kwargs["alpha"], context.magnitude)}
     return leaky_sum(*args, **kwargs)
 
 

@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 
 import feedprop
 from feedprop.errors import FeedpropError
-from feedprop.training.config import Config
-from feedprop.training.data import Normalisation, SequenceData, Splits, load, loader
+from feedprop.rules import Composite
+from feedprop.training.command_line.config import Config
+from feedprop.training.data.splits import Normalisation, SequenceData, Splits, load, loader
 from feedprop.training.evaluation import Objective
-from feedprop.training.models import check_fit
-from feedprop.training.spiking import has_step_neurons
+from feedprop.training.models.dense import check_fit
+from feedprop.training.models.spiking import has_step_neurons
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def attach(config: Config, model: nn.Module) -> list[str]:
         return []
     rule, activation = (config.component(kind).make() for kind in ("rule", "activation"))
     magnitude = {name: getattr(config.settings, name) for name in ("magnitude_floor", "relative_magnitude")}
+    composite = Composite.of(rule).replace(activation=activation, **magnitude)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        feedprop.attach(model, rule, activation=activation, **magnitude)
+        feedprop.attach(model, composite)
     remarks = (" ".join(str(warning.message).split()) for warning in caught)
-    return [remark.replace("attach(model, magnitude_floor=...)", "--magnitude_floor") for remark in remarks]
+    return [remark.replace("a composite with magnitude_floor=0.02", "--magnitude_floor 0.02") for remark in remarks]

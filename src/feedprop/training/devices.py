@@ -9,7 +9,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate
 from accelerate.state import AcceleratorState, GradientState  # type: ignore[import-untyped]  # as above
 
 from feedprop.errors import FeedpropError
-from feedprop.training.config import Precision
+from feedprop.training.command_line.config import Precision
 
 
 def make_accelerator(device: str, *, precision: Precision = "no", accumulate: int = 1) -> Accelerator:

@@ -14,15 +14,15 @@ from torchmetrics.classification import MulticlassAccuracy
 import feedprop
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOARD, RunFolder
-from feedprop.training.config import Config
+from feedprop.training.command_line.config import Config
 from feedprop.training.devices import make_accelerator
 from feedprop.training.environment import describe
 from feedprop.training.evaluation import Evaluation, near_zero_share, scores
-from feedprop.training.health import Health
-from feedprop.training.report import write_report
+from feedprop.training.models.spiking import has_spiking_neurons
+from feedprop.training.nan_guard import NaNGuard
+from feedprop.training.report.page import write_report
+from feedprop.training.report.spiking import measure
 from feedprop.training.run import Run, prepare
-from feedprop.training.spiking import has_spiking_neurons
-from feedprop.training.spiking_report import measure
 
 _SHOWN_EVERY_SECONDS = 0.2
 
@@ -95,7 +95,7 @@ def _pass(run: Run, epoch: int) -> dict[str, float]:
     device, batches, objective = run.accelerator.device, run.loaders["train"], run.parts.objective
     mean = MeanMetric(nan_strategy="disable").to(device)
     accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
-    health, shown = Health(run.step, device), 0.0
+    health, shown = NaNGuard(run.step, device), 0.0
     run.model.train()
     run.watch.start(epoch, len(batches))
     for inputs, targets in batches:

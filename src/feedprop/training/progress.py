@@ -6,10 +6,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 
-class Watch:
+class Progress:
     """Shows reward (or loss) and accuracy; says nothing where it is not wanted.
 
     Args:
@@ -22,7 +23,7 @@ class Watch:
         self.epochs, self.name = epochs, name
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal and not quiet
-        self._bar = Progress(
+        self._bar = Bar(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),

@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from feedprop.training.assembly import Parts, attach, make_optimizer
 from feedprop.training.checkpoints import RunFolder
-from feedprop.training.config import Config
-from feedprop.training.data import loader
+from feedprop.training.command_line.config import Config
+from feedprop.training.data.splits import loader
 from feedprop.training.evaluation import Evaluation, evaluate
-from feedprop.training.progress import Watch
+from feedprop.training.models.spiking import has_spiking_neurons
+from feedprop.training.progress import Progress
 from feedprop.training.schedule import Schedule, make_schedule
-from feedprop.training.spiking import has_spiking_neurons
-from feedprop.training.updates import Updates
+from feedprop.training.update_sparsity import UpdateSparsity
 
 
 @dataclass
@@ -32,11 +32,11 @@ class Run:
     optimizer: Any
     schedule: Schedule
     loaders: dict[str, Any]
-    watch: Watch
+    watch: Progress
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
-    updates: Updates | None = None  # watched where what a step leaves alone is of interest: in spiking networks
+    updates: UpdateSparsity | None = None  # watched where what a step leaves alone is of interest: in spiking networks
 
     @property
     def main(self) -> bool:
@@ -87,10 +87,10 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         steps=steps,
         epochs=settings.epochs,
     )
-    watch = Watch(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
+    watch = Progress(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
     for note in notes:
         watch.say(f"note: {note}")
     parts.objective.module.to(accelerator.device)
     named = dict(zip(loaders, batches, strict=True))
-    updates = Updates(parts.model) if has_spiking_neurons(parts.model) else None
+    updates = UpdateSparsity(parts.model) if has_spiking_neurons(parts.model) else None
     return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch, updates=updates)

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, ReduceLROnPlateau
 
 from feedprop.errors import FeedpropError
-from feedprop.training.components import Component
-from feedprop.training.config import Interval
+from feedprop.training.command_line.components import Component
+from feedprop.training.command_line.config import Interval
 
 _LENGTHS = ("total_steps", "T_max")
 

@@ -1,0 +1,1 @@
+"""How credit passes each torch function."""

@@ -1,0 +1,39 @@
+"""How credit passes fused attention, which stays one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.operations.registry import Arguments, Context, Function, Keywords, damped, is_activation, operands_of
+
+_NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+def scaled_dot_product_attention(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Attend, softmax(q k^T / sqrt d + mask) v: the ordinary backward, times each one's share if rewards are conserved.
+
+    Of the product of attention weights and values, each has half; of the product of queries and keys, each has half of
+    that (Achtibat et al. 2024, AttnLRP, eq. 11 and 15). What is constant or a parameter leaves its half to the other.
+    """
+    operands, args, kwargs = operands_of(context, args, kwargs)
+    named = dict(zip(_NAMES, args, strict=False)) | kwargs
+    if context.conserving:
+        named |= _shared(named["query"], named["key"], named["value"], named.get("attn_mask"))
+    output = function(**named)
+    return operands.mark(output) if operands.activations == 0 and not operands.constants else damped(context, output)
+
+
+def _shared(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Keywords:
+    at_logits = is_activation(query) or is_activation(key) or is_activation(bias)
+    half = 0.5 if at_logits and is_activation(value) else 1.0
+    quarter = half / 2 if is_activation(query) and is_activation(key) else half
+    shares = {"query": quarter, "key": quarter, "attn_mask": half, "value": half}
+    factors = {"query": query, "key": key, "attn_mask": bias, "value": value}
+    return {
+        name: credit.scaled(factor, shares[name])
+        for name, factor in factors.items()
+        if isinstance(factor, Tensor) and factor.requires_grad
+    }

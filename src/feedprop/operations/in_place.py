@@ -1,0 +1,62 @@
+"""Treatments of the in-place spellings of functions: the same credit, and the target keeps its identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.operations import self_gated
+from feedprop.operations.elementwise import relu
+from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, operands_of, ordinary, summed
+
+
+def in_place(handler: Handler, out_of_place: Function) -> Handler:
+    """Treat the in-place spelling of a function as `handler` treats the other one; the target keeps its identity."""
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        target = args[0]
+        context.forget(target)
+        if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
+            target._undamped = None
+            return _written(context, target, (self_gated.copied(target, args[1:]), *args[1:]), kwargs)
+        if handler is relu and target.requires_grad:
+            return credit.relu_in_place(target)
+        before = self_gated.copied(target, args[1:]) if handler not in (ordinary, summed) else None
+        credit.prepare_write(target)
+        if before is not None:
+            return _written(context, target, (before, *args[1:]), kwargs)
+        if handler is ordinary:
+            _, args, kwargs = operands_of(context, args, kwargs)
+            return function(*args, **kwargs)
+        if handler is summed and target._base is None:
+            _, args, kwargs = operands_of(context, args, kwargs)
+            return credit.damped_in_place(function(*args, **kwargs), context.active_rule().damping)
+        return _written(context, target, (target.clone(), *args[1:]), kwargs)
+
+    def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
+        result = handler(context, out_of_place, args, kwargs)
+        target.copy_(result)
+        context.forget(target, successor_of=result)
+        self_gated.hand_on(result, target)
+        return target
+
+    return handle
+
+
+def optionally_in_place(handler: Handler, position: int, *, written: Handler) -> Handler:
+    """Treat a function that has an argument `inplace`, at `position`, both ways: by `written` where it is True."""
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        asked = kwargs.get("inplace", args[position] if len(args) > position else False)
+        kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
+        if not asked:
+            return handler(context, function, args[:position] + args[position + 1 :], kwargs)
+        if written is ordinary and not (torch.compiler.is_compiling() or credit.transformed()):
+            return in_place(written, function)(context, function, args, kwargs | {"inplace": True})
+        target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
+        return in_place(written, function)(context, function, (target, *rest), kwargs)
+
+    return handle

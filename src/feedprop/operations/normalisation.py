@@ -1,0 +1,128 @@
+"""How credit passes normalisations.
+
+For training by their ordinary backward, statistics included. Conserving, what they divide by counts as a constant, so
+that only the mean takes credit away and none of the reward is lost (Achtibat et al. 2024, AttnLRP, prop. 3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.operations.products import product, quotient
+from feedprop.operations.registry import (
+    Arguments,
+    Context,
+    Function,
+    Handler,
+    Keywords,
+    damped,
+    is_activation,
+    operands_of,
+    summed,
+)
+
+Flow = Callable[..., Tensor]  # of the input and the named arguments: the normalised input, divided by a constant
+
+
+def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat a normalisation or a lookup like `summed`; its output is an activation even if no input carries credit."""
+    _, args, kwargs = operands_of(context, args, kwargs)
+    return damped(context, function(*args, **kwargs))
+
+
+def normalisation(names: str, flow: Flow) -> Handler:
+    """Return the handler of a normalisation with arguments of these names; `flow` computes it by a constant scale."""
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        named = dict(zip(names.split(), args, strict=False)) | kwargs
+        x, weight = named["input"], named.get("weight")
+        if not context.conserving or not is_activation(x) or not named.get("training", True):
+            return layer(context, function, args, kwargs)
+        _, _, operands = operands_of(context, (), named)
+        output = function(**operands | {"input": x.detach()})
+        passing = flow(x, **{name: value for name, value in named.items() if name != "input"})
+        if weight is not None:
+            passing = passing * _along(weight.detach(), x, channels=function.__name__ not in OVER_LAST)
+        return damped(context, output + (passing - passing.detach()).to(output.dtype))
+
+    return handle
+
+
+OVER_LAST = ("layer_norm", "rms_norm")  # their weights belong to the last dimensions, those of the others to channels
+
+
+def _along(weight: Tensor, x: Tensor, *, channels: bool) -> Tensor:
+    return weight.view(-1, *(1,) * (x.dim() - 2)) if channels else weight
+
+
+def _divided(x: Tensor, dims: tuple[int, ...], eps: float | None, *, centred: bool = True) -> Tensor:
+    """(x - mean) / sqrt(variance + eps), the root as a constant."""
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    x = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+    x = x - x.mean(dims, keepdim=True) if centred else x
+    return x * (x.detach().square().mean(dims, keepdim=True) + eps).rsqrt()
+
+
+def _over_last(x: Tensor, *, normalized_shape: Any, eps: float = 1e-5, **_: Any) -> Tensor:
+    return _divided(x, tuple(range(-len(normalized_shape), 0)), eps)
+
+
+def _root_mean_square(x: Tensor, *, normalized_shape: Any, eps: float | None = None, **_: Any) -> Tensor:
+    return _divided(x, tuple(range(-len(normalized_shape), 0)), eps, centred=False)
+
+
+def _over_groups(x: Tensor, *, num_groups: int, eps: float = 1e-5, **_: Any) -> Tensor:
+    return _divided(x.reshape(len(x), num_groups, -1), (-1,), eps).view(x.shape)
+
+
+def _over_positions(x: Tensor, *, eps: float = 1e-5, **_: Any) -> Tensor:
+    return _divided(x, tuple(range(2, x.dim())), eps)
+
+
+def _over_batch(x: Tensor, *, eps: float = 1e-5, **_: Any) -> Tensor:
+    return _divided(x, (0, *range(2, x.dim())), eps)
+
+
+_RUNNING = "input running_mean running_var weight bias"
+NORMALISATIONS: dict[str, Handler] = {
+    "layer_norm": normalisation("input normalized_shape weight bias eps", _over_last),
+    "rms_norm": normalisation("input normalized_shape weight eps", _root_mean_square),
+    "group_norm": normalisation("input num_groups weight bias eps", _over_groups),
+    "instance_norm": normalisation(f"{_RUNNING} use_input_stats momentum eps", _over_positions),
+    "batch_norm": normalisation(f"{_RUNNING} training momentum eps", _over_batch),
+}
+
+
+def unit_length(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat normalize(x) = x / |x|."""
+    named = dict(zip(("input", "p", "dim", "eps"), args, strict=False)) | kwargs
+    x = named["input"]
+    if not context.conserving or not is_activation(x):
+        return summed(context, function, args, kwargs)
+    size = x.norm(named.get("p", 2.0), named.get("dim", 1), keepdim=True).clamp_min(named.get("eps", 1e-12))
+    return quotient(context, torch.div, (x, size), {})
+
+
+def cosine_similarity(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat cosine_similarity(a, b) = a b / (|a| |b|)."""
+    if not context.conserving:
+        return product(context, function, args, kwargs)
+    a, b, *rest = args
+    dim = rest[0] if rest else kwargs.get("dim", 1)
+    eps = rest[1] if len(rest) > 1 else kwargs.get("eps", 1e-8)
+    size = [x.detach().norm(dim=dim, keepdim=True).clamp_min(eps) for x in (a, b)]
+    return product(context, lambda a, b: (a / size[0] * (b / size[1])).sum(dim), (a, b), {})
+
+
+def rescaled(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat a function that multiplies each x by a factor that depends on its neighbours, the factor as a constant."""
+    x = args[0] if args else kwargs["input"]
+    if not context.conserving or not is_activation(x):
+        return layer(context, function, args, kwargs)
+    rest = {name: value for name, value in kwargs.items() if name != "input"}
+    return credit.secant(lambda z: function(z, *args[1:], **rest), x)

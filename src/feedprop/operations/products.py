@@ -1,0 +1,187 @@
+"""Treatments of products: of two activations, by a weight, gates, powers, quotients, and products added at once.
+
+Two handlers, by `context.conserving`. For training every factor has its ordinary backward, as if the others were
+constants. Conserving, the factors that carry reward share it equally, and what divides is a mere scale (Achtibat et al.
+2024, AttnLRP). Parameters take feedback, never a share, either way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feedprop import credit
+from feedprop.operations.registry import (
+    Arguments,
+    Context,
+    Function,
+    Keywords,
+    damped,
+    flat,
+    is_activation,
+    operands_of,
+    ordinary,
+    shared,
+    summed,
+)
+
+
+def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
+    """Multiply; with `adds`, products are added up (matmul, einsum), and the sum is damped."""
+    operands, args, kwargs = operands_of(context, args, kwargs)
+    if context.conserving and operands.activations > 1:
+        factors = shared(context, (*args, *kwargs.values()))
+        args, kwargs = factors[: len(args)], dict(zip(kwargs, factors[len(args) :], strict=True))
+    output = function(*args, **kwargs)
+    if operands.activations == 0 and (operands.constants == 0 or not adds):
+        return operands.mark(output)
+    return damped(context, output) if adds or operands.weights else output
+
+
+def elementwise_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Multiply elementwise: nothing is added up, so only a parameter's part is damped."""
+    return product(context, function, args, kwargs, adds=False)
+
+
+def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Divide; conserving, the numerator takes all the reward (AttnLRP, identity rule of normalisations)."""
+    names = [name for name in ("input", "other") if name in kwargs]
+    numerator, denominator, *rest = (*args, *(kwargs.pop(name) for name in names))
+    if context.conserving and isinstance(denominator, Tensor) and not credit.is_weight(denominator):
+        denominator = denominator.detach()
+    return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
+
+
+def solution(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Solve A x = b; conserving, b takes all the reward, as the numerator of a quotient does."""
+    names = [name for name in ("A", "input", "B") if name in kwargs]
+    matrix, right, *rest = (*args, *(kwargs.pop(name) for name in names))
+    if context.conserving and not credit.is_weight(matrix):
+        matrix = matrix.detach()
+    return product(context, function, (matrix, right, *rest), kwargs)
+
+
+def power(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Raise to a power as a product x x ... x would: conserving, credit passes by x^n / x, or not at all if n < 0."""
+    x, *rest = (*args, *(kwargs[name] for name in ("input", "exponent") if name in kwargs))
+    exponent = rest[0] if rest else EXPONENTS[function.__name__]
+    if not context.conserving or not is_activation(x):
+        output = ordinary(context, function, args, kwargs)
+        if function.__name__ in ("square", "sqrt", "rsqrt"):
+            credit.mark_non_negative(output)
+        return output
+    if isinstance(exponent, Tensor) and exponent.requires_grad:
+        return elementwise_product(context, function, args, kwargs)
+    if not isinstance(exponent, Tensor) and exponent <= 0:
+        return function(x.detach(), *rest)  # a scale, as what divides
+    return credit.secant(lambda z: function(z, *rest), x)
+
+
+EXPONENTS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
+
+
+def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Apply the rule in force to function(input, weight, bias, ...); a computed weight shares as a factor."""
+    if len(args) >= 3:
+        inputs, weight, bias, *rest = args
+        named = kwargs
+    else:
+        named = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+        inputs, weight, bias, rest = named.pop("input"), named.pop("weight"), named.pop("bias", None), []
+
+    def operation(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        return function(inputs, weight, bias, *rest, **named)
+
+    inputs = credit.as_weight(inputs, context.magnitude)
+    if weight.requires_grad and not credit.is_weight(weight):
+        bias = None if bias is None else credit.as_weight(bias, context.magnitude)
+        inputs, weight = shared(context, (inputs, weight))
+        return damped(context, operation(inputs, weight, bias))
+    return context.active_rule()(operation, inputs, weight, bias, context.magnitude)
+
+
+_ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in the order of the arguments
+
+
+def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
+    named = [kwargs[name] for name in _ADDED if name in kwargs]
+    bias, inputs, weight, *rest = *args, *named
+    kwargs = {name: value for name, value in kwargs.items() if name not in _ADDED}
+
+    def operation(a: Tensor, w: Tensor, b: Tensor | None) -> Any:
+        return function(a.new_zeros(()) if b is None else b, a, w, *rest, **kwargs)
+
+    return linear(context, operation, (inputs, weight, bias), {})
+
+
+def matrix_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat a product of two, of which one is a weight or a constant, as the linear layer that it is; see `product`."""
+    tensors = [value for value in flat([*args, *kwargs.values()]) if _is_factor(value)]
+    weights = [value for value in tensors if credit.is_weight(value)] or [
+        value for value in tensors if not value.requires_grad
+    ]
+    if len(tensors) != 2 or len(weights) != 1 or not any(value.requires_grad for value in tensors):
+        return product(context, function, args, kwargs)
+    (weight,) = weights
+    inputs = tensors[0] if tensors[1] is weight else tensors[1]
+
+    def operation(by_inputs: Tensor, by_weight: Tensor, _: None) -> Any:
+        def put(value: Any) -> Any:
+            if type(value) in (list, tuple):
+                return type(value)([put(item) for item in value])
+            return by_inputs if value is inputs else by_weight if value is weight else value
+
+        return function(*put(args), **{name: put(value) for name, value in kwargs.items()})
+
+    return context.active_rule()(operation, inputs, weight, None, context.magnitude)
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())  # not an index
+
+
+def product_of_elements(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Multiply all elements of a tensor, or all so far: prod, cumprod."""
+    operands, args, kwargs = operands_of(context, args, kwargs)
+    output = function(*args, **kwargs)
+    if operands.activations == 0:
+        return operands.mark(output)
+    if not context.conserving:
+        return output
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    x = args[0] if args else kwargs["input"]
+    if output.shape != x.shape:
+        return credit.scaled(output, 1 / (x.numel() if dim is None else x.shape[dim]))
+    factors = torch.ones_like(x).cumsum(0 if dim is None else dim)
+    return credit.scaled(output, 1 / factors)
+
+
+def gated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat glu(x) = a * sigmoid(b), the halves of x, as the product that it is."""
+    x = args[0] if args else kwargs["input"]
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    if not x.requires_grad or credit.is_weight(x):
+        return ordinary(context, function, args, kwargs)
+    value, gate = x.chunk(2, dim)
+    opened = context.activation(torch.sigmoid, gate, at_zero=(0.5, 0.5))
+    return elementwise_product(context, torch.mul, (value, opened), {})
+
+
+def summed_with_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat addcmul(x, a, b, value=v) = x + v a b as a product and a sum."""
+    x, a, b = _three(args, kwargs)
+    part = elementwise_product(context, torch.mul, (a, b), {})
+    return summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+
+
+def summed_with_quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat addcdiv(x, a, b, value=v) = x + v a / b as a quotient and a sum."""
+    x, a, b = _three(args, kwargs)
+    return summed(context, torch.add, (x, quotient(context, torch.div, (a, b), {})), {"alpha": kwargs.get("value", 1)})
+
+
+def _three(args: Arguments, kwargs: Keywords) -> list[Any]:
+    return [*args, *(kwargs[name] for name in ("input", "tensor1", "tensor2")[len(args) :])]

@@ -1,0 +1,66 @@
+"""The commands train and evaluate, from words to work."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from feedprop.training import loop
+from feedprop.training.assembly import assemble
+from feedprop.training.checkpoints import RunFolder
+from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
+from feedprop.training.data.splits import Normalisation, loader
+from feedprop.training.devices import make_accelerator
+from feedprop.training.evaluation import Evaluation, evaluate, near_zero_share
+
+
+def train_command(argv: Sequence[str]) -> None:
+    """Run `feedprop train`."""
+    loop.train(parse_train(argv), command=shlex.join(["feedprop", "train", *argv]))
+
+
+def evaluate_command(argv: Sequence[str]) -> None:
+    """Run `feedprop evaluate`."""
+    request = parse_evaluate(argv)
+    folder, checkpoint = RunFolder(request.run), f"{request.checkpoint}.safetensors"
+    metadata = folder.metadata(checkpoint)
+    accelerator = make_accelerator(request.device)
+    normalisation = Normalisation(tuple(metadata["mean"]), tuple(metadata["deviation"]))
+    parts = assemble(request.config, normalisation=normalisation)
+    folder.restore(checkpoint, parts.model)
+    found = evaluate(
+        parts.model.to(accelerator.device),
+        loader(parts.data[request.split], batch_size=request.batch_size, workers=request.config.settings.workers),
+        objective=parts.objective,
+        classes=len(parts.data.classes),
+        device=accelerator.device,
+    )
+    sparsity = near_zero_share(parts.model)
+    if request.json:
+        facts = {"run": request.run, "checkpoint": request.checkpoint, "split": request.split, "near_zero": sparsity}
+        print(json.dumps({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes}))
+    else:
+        _print(request, found, name=parts.objective.name, classes=parts.data.classes, sparsity=sparsity)
+
+
+def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str], sparsity: float) -> None:
+    """Print the figures as a table, the classes below them."""
+    console = Console(highlight=False)
+    data = request.config.component("data").name
+    table = Table(title=f"{request.run}, {request.checkpoint} model, {request.split} data of {data}", box=box.SIMPLE)
+    table.add_column("")
+    table.add_column("samples", justify="right")
+    table.add_column("accuracy", justify="right")
+    total = sum(map(sum, found.confusion))
+    for label, (row, word) in enumerate(zip(found.confusion, classes, strict=True)):
+        if len(classes) <= 20:
+            table.add_row(word, str(sum(row)), f"{row[label] / sum(row):.4f}" if sum(row) else "")
+    table.add_section()
+    table.add_row("all", str(total), f"{found.accuracy:.4f}", style="bold")
+    console.print(table)
+    console.print(f"mean {name} {found.objective:+.4f}   macro F1 {found.f1:.4f}   weights near zero {sparsity:.4f}")

@@ -1,0 +1,201 @@
+"""Models, data sets, optimizers and the like by name: finding them, their options on the command line, making them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from feedprop.errors import FeedpropError
+
+_TOYS = "feedprop.training.data.toys"
+_MODELS = "feedprop.training.models.dense"
+_SPIKING = "feedprop.training.models.spiking"
+_TORCHVISION = "torchvision.datasets"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of component: its short names, the module in which other plain names are looked up, its options.
+
+    Args:
+        help: what the option names, for --help
+        short: short name -> import path
+        home: module in which a name without dots is looked up
+        base: class that the component has to be a subclass of; "" where any callable will do
+        withheld: parameters that the run passes itself
+        filled: parameters that the run fills in unless they are given, with their types
+    """
+
+    help: str
+    short: Mapping[str, str]
+    home: str = ""
+    base: str = ""
+    withheld: frozenset[str] = frozenset()
+    filled: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS: Mapping[str, Kind] = {
+    "data": Kind(
+        "data set",
+        {
+            **{name: f"{_TOYS}.{name}" for name in ("digits", "blobs", "circles", "swirls")},
+            "mnist": f"{_TORCHVISION}.MNIST",
+            "fashion_mnist": f"{_TORCHVISION}.FashionMNIST",
+            "cifar10": f"{_TORCHVISION}.CIFAR10",
+            "cifar100": f"{_TORCHVISION}.CIFAR100",
+            "image_folder": "feedprop.training.data.images.image_folder",
+            "time_series": "feedprop.training.data.time_series.time_series",
+        },
+        withheld=frozenset(
+            {"train", "split", "download", "transform", "target_transform", "transforms", "loader", "seed"}
+        ),
+    ),
+    "model": Kind(
+        "model",
+        {
+            **{"mlp": f"{_MODELS}.MLP", "lenet": f"{_MODELS}.LeNet", "vgg": f"{_MODELS}.VGG"},
+            **{name: f"{_SPIKING}.{name}" for name in ("lif_mlp", "lif_cnn", "lif_cnn5")},
+        },
+        filled={
+            "inputs": Sequence[int] | None,
+            "classes": int | None,
+            "num_classes": int | None,
+            "timed": bool | None,
+        },
+    ),
+    "optimizer": Kind(
+        "optimizer", {}, "torch.optim", "torch.optim.optimizer.Optimizer", withheld=frozenset({"params"})
+    ),
+    "scheduler": Kind(
+        "learning rate schedule",
+        {"none": f"{__name__}.no_schedule"},
+        "torch.optim.lr_scheduler",
+        withheld=frozenset({"optimizer"}),
+        filled={"total_steps": int | None, "T_max": int | None, "max_lr": float | None},
+    ),
+    "rule": Kind("LFP rule", {}, "feedprop.rules"),
+    "activation": Kind("activation rule", {}, "feedprop.rules", "feedprop.rules.ActivationRule"),
+    "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
+    "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named component with the arguments that were given for it."""
+
+    kind: str
+    name: str
+    arguments: Mapping[str, Any]
+
+    def target(self) -> Callable[..., Any]:
+        """Return the class or function behind the name."""
+        return resolve(self.kind, self.name)
+
+    def make(self, *args: Any, **filled: Any) -> Any:
+        """Call it with its own arguments; `filled` stands in for those it accepts that were left open."""
+        target = self.target()
+        accepted = {*self.arguments, *inspect.signature(target).parameters}
+        missing = {key: value for key, value in filled.items() if key in accepted and self.arguments.get(key) is None}
+        try:
+            return target(*args, **{**self.arguments, **missing})
+        except FeedpropError:
+            raise
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise FeedpropError(f"--{self.kind} {self.name} cannot be made: {reason}") from error
+
+
+def no_schedule(optimizer: object) -> None:
+    """Keep the learning rate as it is."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return '; did you mean ...?' with the choices most like the word, or nothing."""
+    lowered = {choice.lower(): choice for choice in choices if not choice.startswith("_")}
+    found = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(lowered[match] for match in found)}?" if found else ""
+
+
+def import_path(path: str, *, option: str) -> Any:
+    """Return what an import path such as torchvision.models.resnet18 names."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # so that a file in the current folder can be named, as with `python -m`
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        known = error.name is not None and (module_name + ".").startswith(error.name + ".")
+        reason = f"there is no module {error.name}" if known else f"importing {module_name} fails: {error}"
+        raise FeedpropError(f"{option} {path}: {reason}") from error
+    except ImportError as error:
+        raise FeedpropError(f"{option} {path}: importing {module_name} fails: {error}") from error
+    if not hasattr(module, name):
+        raise FeedpropError(f"{option} {path}: {module_name} has no {name}{nearest(name, dir(module))}")
+    return getattr(module, name)
+
+
+def resolve(kind: str, name: str) -> Callable[..., Any]:
+    """Return the class or function that a short name, a name in the kind's home module or an import path stands for."""
+    known, option = KINDS[kind], f"--{kind}"
+    if not isinstance(name, str) or not name:
+        raise FeedpropError(f"{option} needs a name or an import path, but is {name!r}")
+    if name in known.short:
+        return _callable(import_path(known.short[name], option=option), name, option)
+    dotted = "." in name
+    target = _callable(import_path(name, option=option), name, option) if dotted else _at_home(known, name, option)
+    if known.base:
+        base = import_path(known.base, option=option)
+        if inspect.isclass(target) and not issubclass(target, base):
+            raise FeedpropError(f"{option} {name} is no {known.help}: it is no subclass of {base.__name__}")
+    return target
+
+
+def _at_home(kind: Kind, name: str, option: str) -> Callable[..., Any]:
+    home = importlib.import_module(kind.home) if kind.home else None
+    if home is not None and callable(getattr(home, name, None)):
+        return _callable(getattr(home, name), name, option)
+    choices = [*kind.short, *(word for word in dir(home) if home is not None and word[0].isupper())]
+    listed = f"known are {', '.join(kind.short)}" if not kind.home else f"write a name from {kind.home}"
+    raise FeedpropError(f"{option}: unknown {kind.help} {name!r}{nearest(name, choices)} ({listed}, or an import path)")
+
+
+def _callable(target: Any, name: str, option: str) -> Callable[..., Any]:
+    if not callable(target):
+        raise FeedpropError(f"{option} {name} is a {type(target).__name__}; name a class or a function")
+    return target  # type: ignore[no-any-return]  # narrowed from Any
+
+
+def add_component(parser: ArgumentParser, kind: str, name: str, defaults: Mapping[str, Any]) -> None:
+    """Give the parser the options of this component: `--model.dropout` for every parameter that can be given."""
+    known, target = KINDS[kind], resolve(kind, name)
+    choices = f"{', '.join(known.short)} or an import path" if len(known.short) > 1 else f"in {known.home} or a path"
+    parser.add_argument(f"--{kind}.name", type=str, default=name, metavar="NAME", help=f"{known.help}: {choices}")
+    accepted = _add_signature(ArgumentParser(), kind, target, set())
+    filled = {key: type_ for key, type_ in known.filled.items() if key in accepted}
+    for key, type_ in filled.items():
+        parser.add_argument(f"--{kind}.{key}", type=type_, default=None, help="worked out unless given")
+    withheld = set(known.withheld)
+    if kind == "data" and "root" in accepted:
+        withheld.add("root")
+        root = os.environ.get("FEEDPROP_DATA", "data")
+        parser.add_argument("--data.root", type=str, default=root, metavar="DIR", help="folder of the data's files")
+    _add_signature(parser, kind, target, withheld | set(filled))
+    parser.set_defaults({f"{kind}.{key}": value for key, value in defaults.items()})
+
+
+def _add_signature(parser: ArgumentParser, kind: str, target: Callable[..., Any], skip: set[str]) -> set[str]:
+    """Add an option for each parameter but those to skip; return the names of those added."""
+    if inspect.isclass(target):
+        added = parser.add_class_arguments(target, kind, skip={*skip}, fail_untyped=False, instantiate=False)
+    else:
+        added = parser.add_function_arguments(target, kind, skip={*skip}, fail_untyped=False)
+    return {key.partition(".")[2] for key in added}

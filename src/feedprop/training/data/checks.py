@@ -1,0 +1,73 @@
+"""Refuses samples that cannot be used: no data, NaN, labels that are no class, files that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from feedprop.errors import FeedpropError
+from feedprop.training.data.tensors import Batch, TensorData
+
+
+def usable(data: Dataset[Any], part: str, *, classes: Sequence[str], name: str) -> Dataset[Any]:
+    """Check what lies in memory now, and the rest when it is read."""
+    if not hasattr(data, "__len__") or len(data) == 0:
+        raise FeedpropError(f"the {part} data of {name} is empty")
+    if not isinstance(data, TensorData):
+        return CheckedData(data, part, len(classes))
+    _check_labels(data, part, classes=classes, name=name)
+    _check_finite(data, part)
+    return data
+
+
+def _check_labels(data: TensorData, part: str, *, classes: Sequence[str], name: str) -> None:
+    """Refuse labels that are no class number; data that is read one by one is checked when read."""
+    targets = data.targets[data.indices]
+    if len(data.inputs) != len(data.targets):
+        raise FeedpropError(f"{name} has {len(data.inputs)} inputs but {len(data.targets)} labels")
+    if targets.is_floating_point() or targets.ndim != 1:
+        raise FeedpropError(f"the {part} labels of {name} must be whole numbers, one per sample")
+    bad = (targets < 0) | (targets >= len(classes))
+    if bad.any():
+        raise FeedpropError(
+            f"the {part} labels of {name} are out of range: found {int(targets[bad][0])}, but there are "
+            f"{len(classes)} classes, 0 to {len(classes) - 1}"
+        )
+
+
+def _check_finite(data: TensorData, part: str) -> None:
+    """Refuse NaN and infinity in the inputs."""
+    bad = ~data.inputs.flatten(1).isfinite().all(dim=1)
+    positions = torch.nonzero(bad[data.indices]).flatten()
+    if len(positions):
+        raise FeedpropError(
+            f"sample {int(positions[0])} of the {part} data holds NaN or infinity; training cannot begin"
+        )
+
+
+class CheckedData(Dataset[Batch]):
+    """Samples that are read one by one, with an answer to those that cannot be used."""
+
+    def __init__(self, data: Dataset[Any], part: str, classes: int) -> None:
+        self.data, self.part, self.classes = data, part, classes
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]  # usable has seen that it has a length
+
+    def __getitem__(self, index: int) -> Batch:
+        try:
+            inputs, target = self.data[index]
+        except OSError as error:
+            raise FeedpropError(f"sample {index} of the {self.part} data cannot be read: {error}") from error
+        if not isinstance(inputs, Tensor):
+            raise FeedpropError(f"sample {index} of the {self.part} data is a {type(inputs).__name__}, not a tensor")
+        if not 0 <= int(target) < self.classes:
+            raise FeedpropError(
+                f"the label {int(target)} of sample {index} of the {self.part} data is out of range: the classes are 0 "
+                f"to {self.classes - 1}"
+            )
+        return inputs, torch.as_tensor(target)

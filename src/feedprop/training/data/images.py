@@ -1,0 +1,146 @@
+"""Image data sets: torchvision's, in memory where that is quick, and folders of images."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from torchvision import transforms  # type: ignore[import-untyped]  # torchvision ships no types
+from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]  # as above
+
+from feedprop.errors import FeedpropError
+from feedprop.training.command_line.components import Component
+from feedprop.training.data.splits import Source, TensorData, split_off
+
+
+def torchvision_source(component: Component) -> Source:
+    """Make the training and the test part of a data set class in torchvision's manner; download if need be."""
+    train, test = _part(component, training=True), _part(component, training=False)
+    names = getattr(train, "classes", None)
+    held_train, held_test = in_memory(train), in_memory(test)
+    if names is None:
+        names = _label_names(held_train, component.name)
+    return Source(held_train, held_test, classes=tuple(str(name) for name in names))
+
+
+def image_folder(root: str, *, size: int = 64) -> Source:
+    """Folders of images, one per class, under root/train and root/test (or root/val); or all under root.
+
+    In the last case a fifth of the images is the test set.
+
+    Args:
+        root: folder of the folders
+        size: height and width that the images are brought to
+    """
+    base = Path(root)
+    if not base.is_dir():
+        raise FeedpropError(f"--data.root: there is no folder {root}")
+    transform = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), _three_channels])
+    test_folder = next((base / name for name in ("test", "val") if (base / name).is_dir()), None)
+    if (base / "train").is_dir() and test_folder is not None:
+        train, test = _folder(base / "train", transform), _folder(test_folder, transform)
+        if train.classes != test.classes:
+            raise FeedpropError(f"{base}: the folders in train and {test_folder.name} differ, but each is a class")
+        return Source(train, test, classes=tuple(train.classes))
+    data = _folder(base, transform)
+    rest, chosen = split_off(data, fraction=0.2, seed=0, name=str(base))
+    return Source(rest, chosen, classes=tuple(data.classes))
+
+
+def in_memory(data: Dataset[Any]) -> Dataset[Any]:
+    """Return the data as one float tensor in [0, 1] if it already lies in memory as bytes, else the data itself."""
+    pixels, labels = getattr(data, "data", None), getattr(data, "targets", getattr(data, "labels", None))
+    if not isinstance(pixels, np.ndarray | Tensor) or labels is None:
+        return data
+    tensor = torch.as_tensor(pixels)
+    if tensor.dtype != torch.uint8 or tensor.ndim not in (3, 4):
+        return data
+    if tensor.ndim == 3:
+        tensor = tensor.unsqueeze(1)  # (N, H, W) -> (N, 1, H, W)
+    elif tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):
+        tensor = tensor.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+    return TensorData(tensor.to(torch.float32).div_(255), torch.as_tensor(labels).long())
+
+
+def _part(component: Component, *, training: bool) -> Dataset[Any]:
+    """Make one part; download what is missing if the class can."""
+    target = component.target()
+    accepted = inspect.signature(target).parameters
+    given: dict[str, Any] = {}
+    if "train" in accepted:
+        given["train"] = training
+    elif "split" in accepted:
+        given["split"] = "train" if training else "test"
+    else:
+        raise FeedpropError(
+            f"--data {component.name} has neither a parameter train nor split, so its training and test data cannot be "
+            f"told apart; give a function that returns a feedprop.training.data.splits.Source"
+        )
+    if "transform" in accepted:
+        given["transform"] = transforms.ToTensor()
+    try:
+        data: Dataset[Any] = _construct(target, **component.arguments, **given)
+    except (RuntimeError, FileNotFoundError) as error:
+        if "download" not in accepted:
+            raise FeedpropError(f"--data {component.name}: {error}") from error
+        data = _download(component, given)
+    return data
+
+
+def _download(component: Component, given: dict[str, Any]) -> Dataset[Any]:
+    root = component.arguments.get("root")
+    before = _folders(root)
+    try:
+        data: Dataset[Any] = _construct(component.target(), **component.arguments, **given, download=True)
+    except (RuntimeError, OSError) as error:
+        for folder in sorted(_folders(root) - before, reverse=True):  # made for what could not be downloaded
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise FeedpropError(
+            f"{component.name} is not in the folder {root} and cannot be downloaded ({reason}); put torchvision's "
+            f"files there, or name another folder with --data.root or the environment variable FEEDPROP_DATA"
+        ) from error
+    return data
+
+
+def _folders(root: Any) -> set[Path]:
+    """Return the folder and those in it, as far as they are there."""
+    base = Path(str(root))
+    return {path for path in (base, *base.rglob("*")) if path.is_dir()}
+
+
+def _construct(target: Callable[..., Any], **arguments: Any) -> Any:
+    """Make a data set; a parameter that it refuses is the caller's to mend."""
+    try:
+        return target(**arguments)
+    except (ValueError, TypeError) as error:
+        raise FeedpropError(f"the data set {target.__name__} cannot be made: {error}") from error
+
+
+def _folder(path: Path, transform: Callable[[Any], Tensor]) -> ImageFolder:
+    try:
+        return ImageFolder(str(path), transform=transform)
+    except FileNotFoundError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise FeedpropError(f"--data.root {path} must hold one folder of images per class: {reason}") from error
+
+
+def _three_channels(image: Tensor) -> Tensor:
+    return image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+
+
+def _label_names(data: Dataset[Any], name: str) -> list[str]:
+    """Return the labels that occur, as names."""
+    if isinstance(data, TensorData):
+        return [str(label) for label in range(int(data.targets.max()) + 1)]
+    if isinstance(data, Subset):
+        return _label_names(data.dataset, name)
+    raise FeedpropError(f"--data {name} has no attribute classes with the names of its classes")

@@ -1,0 +1,61 @@
+"""Update sparsity: how many weights a step leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EVERY = 10  # steps, from one that is watched to the next
+
+
+class UpdateSparsity:
+    """Counts, at every tenth step of the optimizer, the weights that it leaves alone or nearly so.
+
+    A weight is without feedback if its feedback is exactly 0. Its change is negligible if it is below a thousandth of
+    the largest weight of its layer.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.requires_grad]
+        self.count = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.watched = 0
+        self.without: Tensor | int = 0
+        self.negligible: Tensor | int = 0
+
+    @torch.no_grad()
+    def step(self, optimizer: Any) -> None:
+        """Let the optimizer move and look at what it did."""
+        watching = self.count % EVERY == 0
+        self.count += 1
+        if not watching:
+            optimizer.step()
+            return
+        before = [weight.clone() for weight in self.weights]
+        self.without = self.without + _total(_zeros(weight.grad, weight) for weight in self.weights)
+        optimizer.step()
+        self.negligible = self.negligible + _total(
+            ((weight - old).abs() < old.abs().amax() / 1000).sum()
+            for weight, old in zip(self.weights, before, strict=True)
+        )
+        self.watched += sum(weight.numel() for weight in self.weights)
+
+    def shares(self) -> dict[str, float]:
+        """Return the shares since the last call, of all weights at all steps that were watched."""
+        total = max(self.watched, 1)
+        found = {"without_feedback": float(self.without) / total, "negligible": float(self.negligible) / total}
+        self._reset()
+        return found
+
+
+def _zeros(feedback: Tensor | None, weight: Tensor) -> Tensor:
+    return torch.tensor(weight.numel(), device=weight.device) if feedback is None else (feedback == 0).sum()
+
+
+def _total(counts: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(counts)).sum()  # stays on the device, which need not wait

@@ -1,0 +1,209 @@
+"""An attached model compiles into one graph and computes the same."""
+
+import copy
+
+import pytest
+import snntorch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from feedprop import attach, discrete, rewards, rules, spiking
+from support.propagation import Call, Residual, feedback_of, randomised
+from support.stepped import Stepped
+
+pytestmark = [
+    pytest.mark.usefixtures("float64"),
+    pytest.mark.filterwarnings("ignore:::torch"),  # the compiler's own
+]
+
+
+class Block(nn.Module):
+    """The residual block of a ResNet: everything in place."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x
+        out = self.activation(self.inner(x))
+        out = self.inner(out)
+        out += identity
+        return self.activation(out)
+
+
+class Handwritten(nn.Module):
+    """Methods of tensors that torch writes in Python, and an activation and a normalisation written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.sigmoid(1.702 * x)
+        x = x * torch.rsqrt((x**2).mean(-1, keepdim=True) + 1e-5)
+        return 1 - x + 1 / (3 + x.square()) + x.unflatten(-1, (-1, 2)).norm(dim=-1, keepdim=True).flatten(-2).mean()
+
+
+NETWORKS = {
+    "transformer": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 8)), nn.TransformerEncoderLayer(8, 2, 8, activation="gelu", batch_first=True, dropout=0.0),
+        Handwritten(), nn.Flatten(), nn.Linear(16, 4),
+    ),
+    "perceptron": lambda: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)),
+    "convolutional": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3, padding=1), Block(nn.ReLU(inplace=True)),
+        Block(nn.SiLU(inplace=True)), Residual(nn.GELU()), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "conserving"), [*((name, False) for name in NETWORKS), ("transformer", True)], ids=str
+)
+def test_compiled_equals_eager(name: str, conserving: bool) -> None:
+    torch._dynamo.reset()
+    model = attach(randomised(NETWORKS[name]()), rules.Composite(rules.Epsilon(0.1), conserving=conserving))
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    inputs, targets, reward = torch.randn(5, 16), torch.randint(4, (5,)), rewards.SoftmaxReward()
+    for _ in range(2):
+        values = [reward(one(inputs), targets) for one in (model, compiled)]
+        for value in values:
+            value.backward()
+    torch.testing.assert_close(values[1], values[0])
+    found = {key.removeprefix("_orig_mod."): f for key, f in feedback_of(compiled).items()}
+    torch.testing.assert_close(found, feedback_of(model), rtol=1e-8, atol=1e-11)
+
+
+class Unlisted(nn.Module):
+    """Functions that torch.compile hands to no mode by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.weight = nn.ModuleList([nn.Linear(16, 16) for _ in range(4)]), nn.Parameter(torch.randn(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, phi in zip(self.layers, (F.tanh, F.sigmoid, F.hardswish, F.hardsigmoid), strict=True):
+            x = phi(layer(x))
+        return F.linear(x.unflatten(1, (2, 8)).flatten(1), torch.as_strided(self.weight, (4, 16), (16, 1)))
+
+
+def test_no_function_is_hidden_by_the_compiler() -> None:
+    torch._dynamo.reset()
+    model = attach(randomised(Unlisted()), rules.Epsilon(0.1))
+    compared(model, torch.randn(5, 16), torch.randint(4, (5,)))
+
+
+class Twice(torch.autograd.Function):
+    """Two z + sign(z), with a backward pass that no handler uses."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor) -> Tensor:
+        return 2 * z + z.sign()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return 7 * gradient
+
+
+def written_in_part(currents: Tensor) -> Tensor:
+    currents = currents * 2
+    currents[:, 0] += 5
+    return spiking.lif(currents, beta=0.5, steps=3)[0].sum(0)
+
+
+@pytest.mark.usefixtures("handlers_kept")
+@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("registered", "inner"),
+    [
+        (None, Call(discrete.top_one)),
+        (None, Call(lambda x: spiking.lif(x.expand(3, *x.shape) * 2, beta=0.5)[0].sum(0))),
+        (None, Call(written_in_part)),
+        (None, Call(lambda x: spiking.leaky_sum(x, alpha=0.5, steps=3).sum(0))),
+        (Twice, Call(lambda x: Twice.apply(x))),
+        (torch.special.i0, Call(torch.special.i0)),
+        (torch.special.ndtr, Call(torch.special.ndtr)),
+    ],
+    ids=["top_one", "lif", "lif of what was written to", "leaky_sum", "autograd function", "i0", "ndtr"],
+)
+def test_added_functions_are_not_hidden_either(registered, inner: nn.Module, epsilon: float) -> None:
+    torch._dynamo.reset()
+    if registered is not None:
+        rules.register(registered)(rules.elementwise)
+    model = attach(randomised(nn.Sequential(nn.Linear(16, 6), inner, nn.Linear(6, 4))), rules.Epsilon(epsilon))
+    compared(model, torch.randn(5, 16), torch.randint(4, (5,)))
+
+
+def test_neurons_of_snntorch_are_compiled_with_their_rules() -> None:
+    torch._dynamo.reset()
+    neurons = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9, threshold=0.2)
+    model = randomised(Stepped(nn.Linear(16, 8), neurons[0], nn.Linear(8, 4), neurons[1]))
+    counts = nn.Sequential(model, Call(lambda spikes: spikes.sum(0)))
+    compared(attach(counts, rules.Epsilon(1.0)), 3 * torch.randn(3, 5, 16), torch.randint(4, (5,)))
+
+
+def compared(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    """The feedback of a compiled step is that of the plain one, and there is some for the first layer."""
+    found = []
+    for one in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        rewards.SoftmaxReward()(one(inputs), targets).backward()
+        found.append(feedback_of(model))
+    assert next(iter(found[0].values())).any()
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-11)
+
+
+def test_inductor_compiles_the_whole_step() -> None:
+    torch._dynamo.reset()
+    model = attach(randomised(NETWORKS["perceptron"]()), rules.Epsilon(0.1))
+    reward = rewards.SoftmaxReward()
+    inputs, targets = torch.randn(5, 16), torch.randint(4, (5,))
+    reward(model(inputs), targets).backward()
+    expected = {key: f.clone() for key, f in feedback_of(model).items()}
+    model.zero_grad()
+    step = torch.compile(lambda x, y: reward(model(x), y), fullgraph=True)
+    step(inputs, targets).backward()
+    torch.testing.assert_close(feedback_of(model), expected, rtol=1e-8, atol=1e-11)
+
+
+def test_outputs_of_zero_are_rewarded_when_compiled() -> None:
+    torch._dynamo.reset()
+    model = attach(randomised(nn.Sequential(nn.Linear(16, 4), nn.ReLU())))
+    inputs, given = torch.randn(6, 16), torch.randn(6, 4)
+    assert (model(inputs) == 0).any()
+    rewards.GivenReward()(model(inputs), given).backward()
+    expected = {key: f.clone() for key, f in feedback_of(model).items()}
+    model.zero_grad()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    rewards.GivenReward()(compiled(inputs), given).backward()
+    torch.testing.assert_close(feedback_of(model), expected, rtol=1e-8, atol=1e-11)
+
+
+def _whole(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="aot_eager", fullgraph=True)
+
+
+def _parts(model: nn.Module) -> nn.Module:
+    for part in model:
+        part.compile(backend="aot_eager", fullgraph=True)
+    return model
+
+
+@pytest.mark.parametrize("compiled", [_whole, _parts])
+@pytest.mark.parametrize(
+    "composite", [rules.Epsilon(0.1), rules.Composite(rules.Epsilon(0.1), by_name={"*1.0": rules.ZPlus()})], ids=str
+)
+def test_what_was_compiled_before_is_attached(compiled, composite) -> None:
+    torch._dynamo.reset()
+    inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), Handwritten())
+    plain = randomised(nn.Sequential(nn.Linear(16, 8), inner, nn.Linear(8, 4), nn.ReLU()))
+    inputs, given, found = torch.randn(6, 16), torch.randn(6, 4), []
+    for model in (plain, compiled(copy.deepcopy(plain))):
+        model(inputs).sum().backward()  # it has been compiled without rules
+        model.zero_grad()
+        attach(model, composite)
+        for _ in range(2):
+            outputs = model(inputs)
+            rewards.GivenReward()(outputs, given).backward()
+        assert (outputs == 0).any()  # the reward of those enters at their pre-activations
+        found.append({name.removeprefix("_orig_mod."): f for name, f in feedback_of(model).items()})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-11)

@@ -1,0 +1,291 @@
+"""Every in-place spelling does what its out-of-place spelling does, also as a statement and on views."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from feedprop import attached, rewards, rules
+from feedprop.operations import table
+from support import calls
+from support.propagation import CLOSE, Call, Residual, propagate, randomised
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+RULE = rules.Epsilon(0.3)
+SOURCES = {
+    "damped": lambda x: x + 0.1,
+    "scaled": lambda x: x * 1.5,
+    "selected": lambda x: torch.where(x > 5, 0.0, x),
+    "activated": lambda x: F.gelu(x),
+}
+
+
+def _arguments(table: dict, name: str, x: Tensor) -> tuple:
+    value = table[name]
+    return tuple(value(x))[1:] if callable(value) else value
+
+
+def _in_place_names() -> list[tuple[str, str]]:
+    found = []
+    for kind in ("ORDINARY", "SUMMED", "SECANT"):  # tables of calls.py
+        for name, value in getattr(calls, kind).items():
+            method = getattr(Tensor, f"{name}_", None)
+            if method is not None and value != "elsewhere" and not name.startswith("__"):
+                found.append((kind, name))
+    return found
+
+
+IN_PLACE = _in_place_names()
+CHANGE_SHAPE = {"squeeze", "unsqueeze", "t", "transpose", "swapaxes", "swapdims", "as_strided"}
+
+
+def _credit(function, x: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.clone().requires_grad_()
+    with attached(Call(function), RULE) as model:
+        torch.manual_seed(1)
+        output = model(leaf)
+    torch.manual_seed(2)
+    if output.requires_grad:
+        output.backward(torch.randn_like(output))
+    return output.detach(), torch.zeros_like(x) if leaf.grad is None else leaf.grad
+
+
+def test_the_table_has_the_in_place_names() -> None:
+    assert len(IN_PLACE) > 70
+
+
+@pytest.mark.parametrize(("kind", "name"), IN_PLACE, ids=[name for _, name in IN_PLACE])
+def test_method_in_place_equals_out_of_place(kind: str, name: str) -> None:
+    table = getattr(calls, kind)
+    x = calls.domain(name, torch.randn(calls.SHAPES.get(name, (2, 3, 4, 4))))
+    for source in SOURCES.values() if name not in calls.POSITIVE | calls.FRACTION else [SOURCES["selected"]]:
+
+        def start(x: Tensor, source=source) -> tuple[Tensor, tuple]:
+            h = source(x)
+            return h, _arguments(table, name, x)
+
+        def out_of_place(x: Tensor) -> Tensor:
+            h, arguments = start(x)
+            return getattr(torch, name, getattr(Tensor, name, None))(h, *arguments)
+
+        def statement(x: Tensor) -> Tensor:
+            h, arguments = start(x)
+            getattr(h, f"{name}_")(*arguments)
+            return h
+
+        def expression(x: Tensor) -> Tensor:
+            h, arguments = start(x)
+            return getattr(h, f"{name}_")(*arguments)
+
+        def on_view(x: Tensor) -> Tensor:
+            h, arguments = start(x)
+            getattr(h.view(h.shape), f"{name}_")(*arguments)
+            return h
+
+        if not hasattr(torch, name) and not hasattr(Tensor, name):  # fill_, zero_, copy_ have no other spelling
+            continue
+        expected = _credit(out_of_place, x)
+        for written in [statement, expression] + ([] if name in CHANGE_SHAPE else [on_view]):
+            torch.testing.assert_close(
+                _credit(written, x), expected, **CLOSE, msg=lambda t, w=written: f"{w.__name__}: {t}"
+            )
+
+
+WITH_OPTION = [
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "silu",
+    "mish",
+    "hardtanh",
+    "hardswish",
+    "hardsigmoid",
+    "rrelu",
+    "threshold",
+    "dropout",
+]
+OPTIONS = {"threshold": (0.1, 0.0), "rrelu": (0.2, 0.2), "dropout": (0.4,)}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", WITH_OPTION)
+def test_functional_inplace_equals_out_of_place(name: str, source: str) -> None:
+    x, function, options = torch.randn(4, 5), getattr(F, name), OPTIONS.get(name, ())
+
+    def statement(x: Tensor) -> Tensor:
+        h = SOURCES[source](x)
+        function(h, *options, inplace=True)
+        return h
+
+    def on_half(x: Tensor) -> Tensor:
+        h = SOURCES[source](x)
+        function(h[:2], *options, inplace=True)
+        return h
+
+    def halves(x: Tensor) -> Tensor:
+        h = SOURCES[source](x)
+        return torch.cat([function(h[:2], *options), h[2:]])
+
+    expected = _credit(lambda x: function(SOURCES[source](x), *options), x)
+    torch.testing.assert_close(
+        _credit(lambda x: function(SOURCES[source](x), *options, inplace=True), x), expected, **CLOSE
+    )
+    torch.testing.assert_close(_credit(statement, x), expected, **CLOSE)
+    torch.testing.assert_close(_credit(on_half, x), _credit(halves, x), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        (lambda h, x: h.__iadd__(x), lambda h, x: h + x),
+        (lambda h, x: h.__isub__(x), lambda h, x: h - x),
+        (lambda h, x: h.__imul__(x), lambda h, x: h * x),
+        (lambda h, x: h.__itruediv__(x), lambda h, x: h / x),
+        (lambda h, x: h.add_(x, alpha=2.0), lambda h, x: h.add(x, alpha=2.0)),
+        (lambda h, x: h.mul_(x), lambda h, x: h.mul(x)),
+        (lambda h, x: h.div_(x), lambda h, x: h.div(x)),
+        (lambda h, x: h.mul_(2.0), lambda h, x: h * 2.0),
+        (lambda h, x: h.zero_(), lambda h, x: h * 0.0),
+        (lambda h, x: h.copy_(x), lambda h, x: x.clone()),
+        (lambda h, x: h[0].add_(x[0]), lambda h, x: torch.stack([h[0] + x[0], *h[1:]])),
+        (lambda h, x: h.__setitem__(0, x[1]), lambda h, x: torch.stack([x[1], *h[1:]])),
+        (lambda h, x: h.__setitem__((slice(None), 0), 0.0), lambda h, x: torch.cat([h[:, :1] * 0.0, h[:, 1:]], 1)),
+    ],
+)
+def test_operators_in_place(written, plain) -> None:
+    for source in SOURCES.values():
+
+        def statement(x: Tensor, source=source) -> Tensor:
+            h = source(x)
+            written(h, x)
+            return h
+
+        x = torch.randn(3, 4)
+        torch.testing.assert_close(_credit(statement, x), _credit(lambda x, s=source: plain(s(x), x), x), **CLOSE)
+
+
+def test_statements_with_operators() -> None:
+    class Block(nn.Module):
+        def __init__(self, *, inplace: bool) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.inplace = inplace
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = F.relu(self.first(x), inplace=self.inplace)
+            out = self.second(out)
+            if self.inplace:
+                out += x
+                out *= 0.5
+                out -= 0.1
+                out[:, 0] = out[:, 1]
+                return out
+            out = (out + x) * 0.5 - 0.1
+            return torch.cat([out[:, 1:2], out[:, 1:]], 1)
+
+    model = randomised(Block(inplace=True).double())
+    other = Block(inplace=False).double()
+    other.load_state_dict(model.state_dict())
+    inputs, rewards = torch.randn(3, 4), torch.randn(3, 4)
+    found, expected = propagate(model, inputs, rewards, RULE), propagate(other, inputs, rewards, RULE)
+    torch.testing.assert_close(found.output, expected.output, **CLOSE)
+    torch.testing.assert_close(found.input_reward, expected.input_reward, **CLOSE)
+    torch.testing.assert_close(found.feedback, expected.feedback, **CLOSE)
+
+
+def test_inplace_flags_of_a_network() -> None:
+    def network(inplace: bool) -> nn.Sequential:
+        inner = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(inplace=inplace))
+        tail = (
+            nn.Flatten(),
+            nn.Linear(48, 8),
+            nn.SiLU(inplace=inplace),
+            nn.Dropout(0.0, inplace=inplace),
+            nn.Linear(8, 3),
+        )
+        return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ELU(inplace=inplace), Residual(inner), *tail).double()
+
+    model, other = randomised(network(inplace=True)), network(inplace=False)
+    other.load_state_dict(model.state_dict())
+    inputs, rewards = torch.randn(3, 2, 4, 4), torch.randn(3, 3)
+    found, expected = propagate(model, inputs, rewards, RULE), propagate(other, inputs, rewards, RULE)
+    torch.testing.assert_close(found.feedback, expected.feedback, **CLOSE)
+    torch.testing.assert_close(found.input_reward, expected.input_reward, **CLOSE)
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
+def test_dropout_in_place_that_drops_nothing_writes_nothing(p: float, training: bool) -> None:
+    # as torch: attention weights whose softmax kept them for its backward may pass through it
+    x = torch.randn(2, 3, requires_grad=True)
+    found = []
+    for inplace in (False, True):
+        with attached(Call(lambda x, inplace=inplace: F.dropout(x.softmax(-1), p, training, inplace) * 2.0)) as model:
+            found.append(torch.autograd.grad(model(x), x, torch.arange(6.0).view(2, 3))[0])
+    torch.testing.assert_close(*found, **CLOSE)
+
+
+@pytest.mark.parametrize("rule", [rules.ZPlus(), rules.AlphaBeta(), rules.Gamma(0.5)], ids=repr)
+def test_what_was_written_to_is_no_longer_known_to_be_positive(rule: rules.Rule) -> None:
+    """After relu some rules spare half of their work; not so where rectified memory was written to, be it by a view."""
+    layer, x = nn.Linear(4, 3).double(), torch.randn(5, 4)
+
+    def written(x: Tensor) -> Tensor:
+        h = F.relu(x).clone()
+        view = h.view(5, 4)
+        h -= 0.5
+        return layer(view)
+
+    found = []
+    for function in (written, lambda x: layer(F.relu(x) - 0.5)):
+        leaf = x.clone().requires_grad_()
+        with attached(Call(function), rule) as model:
+            model(leaf).backward(torch.ones(5, 3))
+        found.append(leaf.grad)
+    torch.testing.assert_close(*found, **CLOSE)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "write", [lambda h: h.mul_(2.0), lambda h: h.neg_(), lambda h: h.tanh_(), lambda h: h[:2].add_(1.0)]
+)
+def test_what_follows_a_write_sees_the_write(source: str, write) -> None:
+    def written(x: Tensor) -> Tensor:
+        h = SOURCES[source](x)
+        write(h)
+        return torch.tanh(h)
+
+    def copied(x: Tensor) -> Tensor:
+        h = SOURCES[source](x).clone()
+        write(h)
+        return torch.tanh(h)
+
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(_credit(written, x), _credit(copied, x), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "erase",
+    [lambda y: y.mul_(0.0), lambda y: y.zero_(), lambda y: y.sub_(y.detach()), lambda y: y[:, :].zero_()],
+)
+def test_a_reward_does_not_enter_before_a_later_write(erase) -> None:
+    def erased(z: Tensor) -> Tensor:
+        y = torch.tanh(z.clone())
+        erase(y)
+        return y
+
+    z, given = torch.tensor([[-1.0, 2.0]], requires_grad=True), torch.tensor([[1.0, 1.0]])
+    with attached(Call(erased)) as model:
+        rewards.GivenReward()(model(z), given).backward()
+    assert z.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_every_in_place_method_of_the_table_is_named_here() -> None:
+    """So that a name added to the table is tested in place too."""
+    tables = (table.ORDINARY, table.SUMMED, table.THROUGH_ZERO, " ".join(table.AT_ZERO))
+    names = {name for table in tables for name in table.split()}
+    written = {name for name in names if hasattr(Tensor, f"{name}_") and not name.startswith("__")}
+    assert written - {name for _, name in IN_PLACE} <= {"resize"}

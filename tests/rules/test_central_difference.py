@@ -1,0 +1,227 @@
+"""Chords of activations in the place of secants from 0: against loops, and in every way to run a network."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from feedprop import FeedpropError, attach, attached, rewards, rules
+from feedprop.credit import activations, central_difference, mark_elementwise
+from support.propagation import CLOSE, Call, propagate, randomised
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+FUNCTIONS = {
+    "gelu": F.gelu,
+    "gelu of tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "sign": torch.sign,
+    "hardtanh": F.hardtanh,
+    "leaky relu by hand": lambda z: torch.clamp(z, min=0) + 0.1 * torch.clamp(z, max=0),
+}
+
+
+def _network(activation: nn.Module) -> nn.Module:
+    return randomised(nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3)))
+
+
+def _feedback(model: nn.Module, inputs: Tensor, given: Tensor, *, run=None, **settings) -> list[Tensor]:
+    model = copy.deepcopy(model)
+    with attached(model, rules.Composite(activation=rules.CentralDifference(0.7), **settings)):
+        rewards.GivenReward()((run or (lambda model: model))(model)(inputs), given).backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+def _slope(function, z: Tensor, width: float) -> Tensor:
+    z = z.clone().requires_grad_()
+    with attached(
+        Call(lambda z: function(z * 1.0)), rules.Composite(activation=rules.CentralDifference(width))
+    ) as model:
+        output = model(z)
+    output.backward(torch.ones_like(output))
+    return z.grad
+
+
+@pytest.mark.parametrize("width", [0.01, 0.5, 3.0])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_slopes_are_those_of_the_loops(name: str, width: float) -> None:
+    function, z = FUNCTIONS[name], torch.cat([torch.randn(20) * 3, torch.zeros(1)])
+    expected = []
+    for value in z.tolist():
+        high, low = (function(torch.tensor(value + end)).item() for end in (width, -width))
+        expected.append((high - low) / (2 * width))
+    torch.testing.assert_close(_slope(function, z, width), torch.tensor(expected), **CLOSE)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize(
+    "function",
+    [F.gelu, lambda z: torch.clamp(z, min=torch.linspace(-1, 0, 7)), lambda z: F.threshold(z, 0.1, -1.0)],
+    ids=["gelu", "clamp by a tensor", "threshold"],
+)
+def test_blocks_are_as_the_whole(function, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.randn(7, 5, 7).transpose(0, 2) if layout == "transposed" else torch.randn(7, 5, 7)
+    expected = _slope(function, z, 0.3)
+    monkeypatch.setattr(activations, "_BLOCK", 16)
+    torch.testing.assert_close(_slope(function, z, 0.3), expected, rtol=0, atol=0)
+
+
+def test_elementwise_functions_alone_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "_BLOCK", 16)
+    sizes: list[int] = []
+
+    def seen(z: Tensor) -> Tensor:
+        sizes.append(z.numel())
+        return F.gelu(z)
+
+    z = torch.randn(40, requires_grad=True)
+    central_difference(seen, z, 0.3).sum().backward()
+    assert sizes == [40, 40, 40]
+    sizes.clear()
+    mark_elementwise(seen)
+    central_difference(seen, z, 0.3).sum().backward()
+    assert sizes == [40, 16, 16, 16, 16, 8, 8]
+
+
+def test_by_hand() -> None:
+    # sign, width 2: from -1 to 3 it rises by 2 over 4; from 1 to 5 not at all; from -2 to 2 by 2 over 4
+    torch.testing.assert_close(_slope(torch.sign, torch.tensor([1.0, 3.0, 0.0]), 2.0), torch.tensor([0.5, 0.0, 0.5]))
+    # tanh at ln 2, width ln 2: tanh(ln 4) = 15/17, over 2 ln 2
+    two = torch.tensor([math.log(2)])
+    torch.testing.assert_close(
+        _slope(torch.tanh, two, math.log(2)), torch.tensor([15 / 17 / (2 * math.log(2))]), **CLOSE
+    )
+
+
+def test_a_narrow_chord_is_the_derivative_and_the_feedback_is_magnitude_times_the_gradient() -> None:
+    model, inputs, targets = _network(nn.GELU()), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    expected = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
+    with attached(model, rules.Composite(activation=rules.CentralDifference(1e-5))):
+        rewards.SoftmaxReward()(model(inputs), targets).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, parameter.abs() * gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_relu_keeps_its_derivative() -> None:
+    z = torch.tensor([-0.1, 0.1, 2.0])
+    torch.testing.assert_close(_slope(torch.relu, z, 1.0), torch.tensor([0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "function", [torch.log, torch.logit, torch.asin, torch.Tensor.log1p], ids=["log", "logit", "asin", "log1p"]
+)
+def test_functions_that_not_all_numbers_have_keep_their_secant(function) -> None:
+    z = torch.tensor([0.3, 0.9])
+    torch.testing.assert_close(_slope(function, z, 1.0), function(z) / z, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda z: z * torch.sigmoid(1.702 * z),
+        lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
+        lambda z: z / (1 + torch.exp(-z)),
+    ],
+    ids=["swish", "gelu", "quotient"],
+)
+def test_activations_written_out_bend_as_the_fused_ones_do(written) -> None:
+    z = torch.linspace(-4, 4, 41)
+    values = z.clone().requires_grad_()
+    derivative = torch.autograd.grad(written(values).sum(), values)[0]
+    torch.testing.assert_close(_slope(written, z, 0.01), derivative, rtol=1e-3, atol=1e-3)
+    assert (_slope(written, z, 0.5)[(z < -1.5) & (z > -3)] < 0).all()  # where they fall
+
+
+def test_in_place_compiled_per_sample_and_plain_are_the_same() -> None:
+    inputs, given = torch.randn(5, 4), torch.randn(5, 3)
+    model = _network(nn.SiLU())
+    expected = _feedback(model, inputs, given)
+    in_place = nn.Sequential(model[0], nn.SiLU(inplace=True), model[2])
+    compiled = _feedback(
+        model, inputs, given, run=lambda model: torch.compile(model, fullgraph=True, backend="aot_eager")
+    )
+    for found in (_feedback(in_place, inputs, given), compiled):
+        for mine, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, other, **CLOSE)
+
+
+def test_under_torch_func_feedback_is_the_same() -> None:
+    inputs, given = torch.randn(5, 4), torch.randn(5, 3)
+    model = _network(nn.GELU())
+    expected = _feedback(model, inputs, given)
+    attach(model, rules.Composite(activation=rules.CentralDifference(0.7)))
+    reward = rewards.GivenReward()
+    found = torch.func.grad(lambda parameters: reward(torch.func.functional_call(model, parameters, (inputs,)), given))(
+        {name: p.detach() for name, p in model.named_parameters()}
+    )
+    for mine, other in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(mine, other, **CLOSE)
+
+
+def test_an_activation_that_is_overwritten_keeps_its_slope() -> None:
+    class Overwriting(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            x = torch.tanh(z)
+            x += 1.0
+            return x
+
+    class Plain(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.tanh(z) + 1.0
+
+    model, inputs, given = _network(Overwriting()), torch.randn(5, 4), torch.randn(5, 3)
+    plain = nn.Sequential(model[0], Plain(), model[2])
+    for mine, other in zip(_feedback(model, inputs, given), _feedback(plain, inputs, given), strict=True):
+        torch.testing.assert_close(mine, other, **CLOSE)
+
+
+def test_rewards_are_no_longer_conserved_but_scale_with_the_credit() -> None:
+    model, inputs, given = _network(nn.GELU()), torch.randn(5, 4), torch.randn(5, 3)
+    once = propagate(model, inputs, given, activation=rules.CentralDifference())
+    feedback = {name: values.clone() for name, values in once.feedback.items()}
+    twice = propagate(model, inputs, 2 * given, activation=rules.CentralDifference())
+    for name, values in twice.feedback.items():
+        torch.testing.assert_close(values, 2 * feedback[name], **CLOSE)
+
+
+def test_low_precision_is_close() -> None:
+    z = torch.linspace(-30, 30, 61)
+    found = _slope(F.gelu, z.bfloat16(), 0.5)
+    torch.testing.assert_close(found.double(), _slope(F.gelu, z.bfloat16().double(), 0.5), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.nan, math.inf, "wide"])
+def test_a_width_that_is_none(width) -> None:
+    with pytest.raises((FeedpropError, TypeError), match="width"):
+        rules.CentralDifference(width)
+
+
+def test_rules_of_equal_width_are_equal_and_readable() -> None:
+    assert rules.CentralDifference(0.5) == rules.CentralDifference() != rules.CentralDifference(1.0) != rules.Secant()
+    assert len({rules.CentralDifference(0.5), rules.CentralDifference(0.5)}) == 1
+    assert repr(rules.CentralDifference(2.0)) == "CentralDifference(width=2.0)"
+
+
+def test_what_is_no_rule_for_activations_is_named() -> None:
+    with pytest.raises(TypeError, match=r"Secant\(\) or CentralDifference\(\)"):
+        attach(nn.Linear(2, 1), rules.Composite(activation=rules.Epsilon()))
+
+
+def test_a_rule_of_ones_own() -> None:
+    class Derivative(rules.ActivationRule):
+        def __call__(self, activation, z: Tensor, *, at_zero) -> Tensor:
+            return activation(z)
+
+    model, inputs, targets = _network(nn.Mish()), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    expected = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
+    with attached(model, rules.Composite(activation=Derivative())):
+        rewards.SoftmaxReward()(model(inputs), targets).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, parameter.abs() * gradient, **CLOSE)

@@ -1,0 +1,1 @@
+"""What several tests share: oracles, calls, small networks, listed models."""

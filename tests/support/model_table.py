@@ -1,0 +1,78 @@
+"""Takes one step with every listed model and compares what it did with docs/models.md; `--write` writes that page.
+
+`python tests/support/model_table.py`: 0 if every model works and the page tells so, 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.huggingface import HUGGING_FACE
+from support.listed import TIMM, TORCHVISION, Listed
+from support.one_step import Step, one_step
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+SOURCES = {"torchvision": TORCHVISION, "timm": TIMM, "Hugging Face transformers": HUGGING_FACE}
+HEADER = """\
+# Models that work as they are
+
+`feedprop.attach(model)`, and nothing else: [how to train a model you have](how-to-train-a-model-you-have.md). A test
+takes one step with each of these and requires that
+
+- the attached model answers what it answered before, dropout and batch statistics included;
+- every trainable parameter is reached: its feedback is finite, and not 0 but on weights that are 0, which have none;
+- `detach` leaves every attribute, hook and buffer as it was;
+- for networks of ReLU, max pooling and normalisation, the feedback is -|w| times the gradient of the cross entropy.
+
+The models have random weights, are in training mode, and most are smaller than what goes by their name. "Tensors"
+counts the trainable ones, "at 0" those that start there and need `attach(model, magnitude_floor=...)` to move. This
+page is written by `python tests/support/model_table.py --write`, which fails where a model does.
+"""
+
+
+def row(listed: Listed, step: Step) -> str:
+    """Return the line of the table that tells of one model."""
+    shapes = ", ".join("x".join(map(str, value.shape[1:])) for value in listed.inputs().values())
+    exact = "-\\|w\\| gradient" if listed.relu else ""
+    return f"| {listed.name} | {shapes} | {step.tensors} | {step.zero} | {exact} | {listed.remark} |"
+
+
+def page(rows: dict[str, list[str]]) -> str:
+    """Return the whole page."""
+    lines = [HEADER]
+    for source, found in rows.items():
+        lines += [f"## {source}", "", "| model | input | tensors | at 0 | feedback | |", "|---|---|---|---|---|---|"]
+        lines += [*found, ""]
+    return "\n".join(lines)
+
+
+def _rows(failed: list[str], models: list[Listed]) -> Iterator[str]:
+    for listed in models:
+        try:
+            yield row(listed, one_step(listed))
+        except Exception as error:  # whatever a model does, the others are tried
+            failed.append(f"{listed.name}: {type(error).__name__}: {error}")
+
+
+def main() -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/models.md instead of comparing with it")
+    write = parser.parse_args().write
+    failed: list[str] = []
+    found = page({source: list(_rows(failed, models)) for source, models in SOURCES.items()})
+    if write and not failed:
+        PAGE.write_text(found)
+    elif not failed and found != PAGE.read_text():
+        failed.append(f"{PAGE.name} is out of date: run `python tests/support/model_table.py --write`")
+    print("\n".join(failed) or f"{sum(map(len, SOURCES.values()))} models work")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""One pass of feedback through an attached model, with all that came out of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from feedprop import attached, rules
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+
+@dataclass
+class Pass:
+    """What one forward and backward pass gave; feedback is minus `.grad`."""
+
+    output: Tensor
+    input_reward: Tensor
+    feedback: dict[str, Tensor]
+
+
+def feedback_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the feedback that the parameters hold."""
+    return {name: -p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def propagate(
+    model: nn.Module, inputs: Tensor, rewards: Tensor, rule: rules.Rule | None = None, *, keep: bool = False, **settings
+) -> Pass:
+    """Send `rewards`, shaped like the outputs, back through the model; `keep` adds to the feedback already there."""
+    if not keep:
+        model.zero_grad()
+    inputs = inputs.clone().requires_grad_()
+    settings.setdefault("activation", rules.Secant.published())  # the loops of the oracles are the paper's
+    with attached(model, rules.Composite.of(rule).replace(**settings)):
+        output = model(inputs)
+        output.backward((-rewards / output.detach()).masked_fill(output == 0, 0.0))
+    return Pass(output.detach(), -inputs.detach() * inputs.grad, feedback_of(model))
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Return the model with every parameter away from 0, as a fresh offset of 0 gets no feedback."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5 + 0.1)
+    return model
+
+
+class Residual(nn.Module):
+    """inner(x) + x."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + x
+
+
+class Step(nn.Module):
+    """1 where z > 0, else 0: has no derivative worth the name."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.heaviside(z, torch.zeros((), dtype=z.dtype))
+
+
+class Call(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function, **parameters: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, *inputs: Tensor):
+        return self.function(*inputs, **dict(self.named_parameters()))

@@ -1,0 +1,142 @@
+"""Models and data sets that tests name by import path, as a person names their own."""
+
+from __future__ import annotations
+
+import snntorch
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from feedprop.training.data.splits import Source, TensorData
+from support.stepped import Stepped
+
+
+def _source(inputs, targets, classes=("a", "b")):
+    data = TensorData(inputs, targets)
+    return Source(data, data, classes=classes)
+
+
+def labels_beyond_classes():
+    return _source(torch.randn(50, 4), torch.arange(50) % 5)
+
+
+def empty():
+    return _source(torch.randn(0, 4), torch.arange(0))
+
+
+def with_nan():
+    inputs = torch.randn(50, 4)
+    inputs[17] = float("nan")
+    return _source(inputs, torch.arange(50) % 2)
+
+
+def float_labels():
+    return _source(torch.randn(50, 4), torch.rand(50))
+
+
+def more_inputs_than_labels():
+    return _source(torch.randn(51, 4), torch.arange(50) % 2)
+
+
+def validation_differs():
+    """Training labels are right, test labels are wrong: who selects on the test set selects another epoch."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(300, 2, generator=generator)
+    targets = (inputs[:, 0] > 0).long()
+    return Source(TensorData(inputs, targets), TensorData(inputs, 1 - targets), classes=("a", "b"))
+
+
+def number():
+    return 3
+
+
+class Generated(Dataset):
+    """Samples that are made one by one; no tensor to hold in memory."""
+
+    def __init__(self, split: str = "train", size: int = 60, bad_label: int | None = None, broken: bool = False):
+        self.classes, self.size, self.bad_label, self.broken = ["dark", "bright"], size, bad_label, broken
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        if self.broken and index == 7:
+            raise OSError("truncated image")
+        if index == self.bad_label:
+            return torch.zeros(1, 4, 4), 9
+        return torch.full((1, 4, 4), float(index % 2)) + 0.01 * index, index % 2
+
+
+class Nameless(Dataset):
+    def __init__(self, train: bool = True):
+        pass
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return torch.zeros(2), index % 2
+
+
+class Untold(Dataset):
+    """Nothing tells training and test data apart."""
+
+
+class Linear(nn.Linear):
+    def __init__(self, inputs, classes):
+        super().__init__(inputs[0], classes)
+        self.calls = 0
+
+
+class Exploding(Linear):
+    """Infinite outputs from the fifteenth training step on."""
+
+    def forward(self, inputs):
+        self.calls += self.training
+        outputs = super().forward(inputs)
+        return outputs * float("inf") if self.calls >= 15 else outputs
+
+
+class ExplodingAtOnce(Linear):
+    def forward(self, inputs):
+        return super().forward(inputs) * (float("nan") if self.training else 1)
+
+
+class Interrupted(Linear):
+    def forward(self, inputs):
+        self.calls += self.training
+        if self.calls >= 15:
+            raise KeyboardInterrupt
+        return super().forward(inputs)
+
+
+class Buggy(Linear):
+    def forward(self, inputs):
+        raise KeyError("a bug")
+
+
+class Frozen(Linear):
+    def __init__(self, inputs, classes):
+        super().__init__(inputs, classes)
+        self.requires_grad_(False)
+
+
+class Pair(Linear):
+    def forward(self, inputs):
+        return super().forward(inputs), inputs
+
+
+def snntorch_network(inputs, classes):
+    return Stepped(nn.Linear(inputs[0], 4), snntorch.Leaky(beta=0.9), nn.Linear(4, classes), snntorch.Leaky(beta=0.9))
+
+
+def not_a_model():
+    return 3
+
+
+def imports_what_is_missing():
+    import no_such_module  # noqa: F401
+
+
+def identity(optimizer):
+    return 3
