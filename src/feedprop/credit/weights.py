@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from feedprop.credit import marks
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -96,20 +97,11 @@ def both_weighted(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[T
     return _BothWeighted.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
-def is_weight(value: Any) -> bool:
-    """Whether a tensor is a parameter or was computed from parameters alone: it takes feedback, never a reward."""
-    if type(value) is Tensor:  # spares the look of isinstance() at Parameter, which is slow
-        return hasattr(value, "_from_parameters")
-    return isinstance(value, Parameter) or hasattr(value, "_from_parameters")
-
-
 def as_weight(weight: Tensor, magnitude: Magnitude) -> Tensor:
     """Return a weight as one operation uses it: a parameter with its magnitude, still known as a weight."""
     if type(weight) is Tensor or not (isinstance(weight, Parameter) and weight.requires_grad):
         return weight
-    used = weighted(weight, magnitude)
-    used._from_parameters = True  # type: ignore[attr-defined]
-    return used
+    return marks.mark_weight(weighted(weight, magnitude), marks.identity(weight))
 
 
 def as_weights(weight: Tensor, bias: Tensor | None, magnitude: Magnitude) -> tuple[Tensor, Tensor | None]:

@@ -23,7 +23,7 @@ def scaled_dot_product_attention(context: Context, function: Function, args: Arg
     if context.conserving:
         named |= _shared(named["query"], named["key"], named["value"], named.get("attn_mask"))
     output = function(**named)
-    return operands.mark(output) if operands.activations == 0 and not operands.constants else damped(context, output)
+    return operands.mark(output) if operands.yield_weight and not operands.constants else damped(context, output)
 
 
 def _shared(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Keywords:

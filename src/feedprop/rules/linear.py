@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
+from feedprop.credit import marks
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.operations.registry import Function
 from feedprop.rules.settings import Settings
@@ -185,7 +186,7 @@ def _negative(w: Tensor) -> Tensor:
 
 def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
     """z' from positive inputs with one modification of the weights, and negative inputs with the other."""
-    if credit.known_non_negative(inputs):
+    if marks.known_non_negative(inputs):
         return part(inputs, on_positive, on_bias=on_positive)
     up = part(inputs.clamp(min=0), on_positive, on_bias=on_positive)
     return up + part(inputs.clamp(max=0), on_negative, on_bias=None)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from feedprop.credit.start import NEURONS
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
 from feedprop.spiking.scan_backward import Backwards
 
@@ -54,6 +55,7 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
         """Pass credit at spikes and membranes, and reward at entries, on to currents, start and beta."""
         spikes, before, start, beta = ctx.saved_tensors
+        arriving = (*arriving[:2], _added(arriving[2], ctx.__dict__.pop("reward_on_silent", None)))
         constant = ctx.dynamics.steps is not None
         apart = torch.compiler.is_compiling() and not constant  # as in `_forward_compiled`; there is one block then
         fresh = [torch.empty_like(row) for row in before.unbind(0)] if apart else []
@@ -74,6 +76,13 @@ class Scan(torch.autograd.Function):
             if at_start is not None:
                 at_start[block] = back.carried()
         return torch.stack(fresh) if apart else credits, at_start, at_beta, None
+
+
+def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b
+
+
+NEURONS.append(Scan._backward_cls)
 
 
 def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics) -> tuple[Tensor, Tensor, Tensor]:
