@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import feedprop
 from feedprop import FeedpropError, attach, attached, detach, rewards, rules
+from feedprop.interception.mode import Propagation
 from feedprop.operations.registry import HANDLERS
 from support.propagation import CLOSE, Residual, feedback_of, propagate, randomised
 
@@ -170,7 +170,7 @@ def test_with_gradients_off_nothing_is_intercepted(monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("intercepted")
 
-    monkeypatch.setattr(feedprop.attach.__globals__["Propagation"], "__torch_function__", refuse)
+    monkeypatch.setattr(Propagation, "__torch_function__", refuse)
     for off in (torch.no_grad, torch.inference_mode):
         with off():
             torch.testing.assert_close(model(inputs), expected)

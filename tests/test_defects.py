@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import feedprop
 from feedprop import UnknownOperationError, attach, attached, credit, rewards, rules
+from feedprop.interception.mode import Propagation
 from feedprop.operations.registry import HANDLERS, neutral
 from support.propagation import CLOSE, feedback_of, propagate, randomised
 
@@ -102,8 +103,7 @@ def check_unknown_function() -> None:
 
 @defect("3 silent about functions", check_unknown_function)
 def pass_unknown_functions(monkeypatch: Patch) -> None:
-    propagation = feedprop.attach.__globals__["Propagation"]
-    monkeypatch.setattr(propagation, "_untreated", lambda self, function, args, kwargs: function(*args, **kwargs))
+    monkeypatch.setattr(Propagation, "_without_handler", lambda self, function, args, kwargs: function(*args, **kwargs))
 
 
 def check_every_parameter() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import FeedpropError, attach, attached, rewards, rules
-from feedprop.credit import activations, central_difference, mark_elementwise
+from feedprop.credit import activations, central_difference
+from feedprop.credit.marks import mark_elementwise
 from support.propagation import CLOSE, Call, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -3,12 +3,12 @@
 import copy
 
 import pytest
-from support import rule_oracles
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import FeedpropError, attached, credit, rules
+from support import rule_oracles
 from support.propagation import CLOSE, Call, feedback_of, propagate, randomised
 from support.published import Case, cases
 
@@ -216,7 +216,7 @@ def test_the_cheaper_path_for_non_negative_inputs_changes_nothing(name: str, mon
     )
     inputs, given = torch.randn(4, 1, 6), torch.randn(4, 3)
     asked, found = [], []
-    for known in (credit.known_non_negative, lambda x: False):
+    for known in (credit.marks.known_non_negative, lambda x: False):
         monkeypatch.setattr(credit, "known_non_negative", lambda x, known=known: asked.append(known(x)) or asked[-1])
         model.zero_grad(set_to_none=True)
         found.append(propagate(model, inputs, given, RULES[name][0]))

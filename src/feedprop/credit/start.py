@@ -140,7 +140,7 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
             else (_KEY, number) in node.metadata or (number == 0 and isinstance(node, tuple(NEURONS)))
         ):
             yield node, number
-        elif node.name() in MOVING or _is_times_one(node):
+        elif type(node).__name__ in MOVING or _is_times_one(node):
             for edge in node.next_functions:
                 if edge[0] is not None and edge not in seen:
                     seen.add(edge)
@@ -149,7 +149,7 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
 
 def _is_times_one(node: Any) -> bool:
     """Whether a node multiplied by the number 1."""
-    if node.name() != "MulBackward0":
+    if type(node).__name__ != "MulBackward0":
         return False
     saved = [getattr(node, name, None) for name in ("_saved_self", "_saved_other")]
     return any(isinstance(x, Tensor) and x.ndim == 0 and not x.requires_grad and bool(x == 1) for x in saved)
@@ -207,13 +207,13 @@ class Entered:
 def enter(outputs: Tensor, rewards: Tensor) -> Entered:
     """Find where `rewards` enter, which are 0 but on outputs of 0."""
     entered = Entered()
-    if traced():
-        start = marks.get(outputs, marks.START)
-        if start is not None and start.tensor is None:
-            entered.overwritten = True
-        elif start is not None:
-            z = start.tensor
-            entered.credits.append((z, rewards if start.undivided else divided(rewards, z.detach())))
+    start = marks.get(outputs, marks.START)  # set where the graph is hidden
+    if start is not None and start.tensor is None:
+        entered.overwritten = True
+    elif start is not None:
+        z = start.tensor
+        entered.credits.append((z, rewards if start.undivided else divided(rewards, z.detach())))
+    if start is not None or traced():
         return entered
     counts = outputs.device.type == "cpu"
     if counts and not rewards.any():

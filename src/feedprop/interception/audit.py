@@ -123,30 +123,33 @@ class Audit:
         ends = {tensor.grad_fn for tensor in given if tensor.grad_fn is not None}
         leaves = {id(tensor) for tensor in given}
         plain: list[Tensor] = []
+        strays: list[str] = []
         for node in nodes_behind(tensors_in(result), ends=ends):
             if node._sequence_nr() < since and not hasattr(node, "variable"):
                 continue
-            self._refuse_function(node, spans)
+            if not self._seen(node, spans):
+                strays.append(type(node).__name__)
             variable = getattr(node, "variable", None)
             if variable is not None and id(variable) not in leaves:
                 plain.append(variable)
         self._refuse_leaves(plain)
+        if strays:
+            raise UnknownOperationError(
+                f"{first_few(strays)} was computed where no rule sees it: in another thread, by an extension, or with "
+                f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
+                f'the gradient of all such parts by attach(model, unknown="gradient")'
+            )
         self.known.add(key)
 
-    def _refuse_function(self, node: Any, spans: Spans) -> None:
+    def _seen(self, node: Any, spans: Spans) -> bool:
+        """Whether a rule saw how a node was made; raise if it is an autograd function that nobody registered."""
         function = getattr(node, "_forward_cls", None)
         if function is None:
-            if hasattr(node, "variable") or node._sequence_nr() in spans:
-                return
-            raise UnknownOperationError(
-                f"{node.name()} was computed where no rule sees it: in another thread, by an extension, or with torch "
-                f"functions disabled; compute it in the thread that calls the model, in torch functions, or take the "
-                f'gradient of all such parts by attach(model, unknown="gradient")'
-            )
+            return hasattr(node, "variable") or node._sequence_nr() in spans
         function = vars(function).get("stands_for", function)
         handler = HANDLERS.get(function)
         if function.__module__.partition(".")[0] in _OURS or (handler is not None and handler is not elementwise):
-            return
+            return True
         name = f"{function.__module__}.{function.__qualname__}"
         if handler is not None:
             raise UnknownOperationError(

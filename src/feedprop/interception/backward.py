@@ -88,7 +88,7 @@ def refuse_plain_gradients(tensors: Any) -> None:
     ]
     found = set[int]()
     for node in nodes_behind(roots, stop=lambda node: node._sequence_nr() in PASSES):
-        if node.name() in _LAYERS:
+        if type(node).__name__ in _LAYERS:
             found |= {id(leaf) for leaf in _leaves(node)}
     if not found:
         return
@@ -106,7 +106,7 @@ def refuse_plain_gradients(tensors: Any) -> None:
 def _leaves(node: Any) -> Iterator[Tensor]:
     """Yield the leaves that a node takes directly, or through views."""
     for before, _ in node.next_functions:
-        while before is not None and before.name().removesuffix("Backward0") in _BETWEEN:
+        while before is not None and type(before).__name__.removesuffix("Backward0") in _BETWEEN:
             before = before.next_functions[0][0]
         variable = getattr(before, "variable", None)
         if variable is not None:

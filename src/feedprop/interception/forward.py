@@ -121,26 +121,31 @@ class Forward:
 
     def run(self, name: str, args: Any, kwargs: Any) -> Any:
         """Call the method of this name in a pass under rules."""
-        function = self.plain(name)
         if not torch.is_grad_enabled() or self.inside():
-            return function(*args, **kwargs)
+            return self._call(name, args, kwargs)
         if torch.compiler.is_compiling():
-            return self._traced(function, args, kwargs)
-        return self._eager(function, args, kwargs)
+            return self._traced(name, args, kwargs)
+        return self._eager(name, args, kwargs)
 
-    def _traced(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _call(self, name: str, args: Any, kwargs: Any) -> Any:
+        before = self.replaced[name]
+        if before is not None:
+            return before(*args, **kwargs)
+        return getattr(type(self.model), name)(self.model, *args, **kwargs)
+
+    def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
         self.scopes[:] = [self.composite.default]
         self.tracing = True
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, scopes=self.scopes)
         swapped = swap_in(self.model, propagation.magnitude)
         try:
             with propagation:
-                return _finished(function(*args, **kwargs), propagation)
+                return _finished(self._call(name, args, kwargs), propagation)
         finally:
             self.tracing = False
             restore(swapped)
 
-    def _eager(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, owners=self.owners)
         transformed = credit.transformed()
         if transformed:
@@ -151,7 +156,7 @@ class Forward:
             mode.suspended = True
         try:
             with propagation:
-                result = _finished(function(*args, **kwargs), propagation)
+                result = _finished(self._call(name, args, kwargs), propagation)
             if self.unknown == "error" and not transformed:
                 self.audit.check(result, (args, kwargs), propagation.spans, since=begin)
             return result

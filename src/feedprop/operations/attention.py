@@ -27,7 +27,7 @@ def scaled_dot_product_attention(context: Context, function: Function, args: Arg
 
 
 def _shared(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Keywords:
-    at_logits = is_activation(query) or is_activation(key) or is_activation(bias)
+    at_logits = any(map(is_activation, (query, key, bias))) or bias is not None
     half = 0.5 if at_logits and is_activation(value) else 1.0
     quarter = half / 2 if is_activation(query) and is_activation(key) else half
     shares = {"query": quarter, "key": quarter, "attn_mask": half, "value": half}

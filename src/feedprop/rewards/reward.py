@@ -47,7 +47,7 @@ class Reward(nn.Module):
                 f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they were "
                 f"computed from; write the last ReLU without inplace"
             )
-        if entered.lost:
+        if entered.lost and outputs.grad_fn is not None:
             _warn_of_lost(entered.lost, values.numel())
         start = credit.start_backward(
             rewards.sum(), outputs, credit.divided(rewards, values), size=size, silent=tuple(entered.silent)
