@@ -130,8 +130,8 @@ def known_elementwise(function: Callable[..., Any]) -> bool:
 CARRIED = (COMPARISON, UNDAMPED, START)
 
 
-def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    """Carry marks along an operation that only moves values, output = function(*args, **kwargs).
+def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Carry marks along an operation that only moves values, output = function(*args, **kwargs). Returns the output.
 
     The tensor in a mark is moved in the same way. Where several tensors are put together, all must have the mark.
     """
@@ -149,8 +149,11 @@ def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
             continue
         tensors: Any = [value.tensor for value in found] if isinstance(moved, (tuple, list)) else first.tensor
         result = function(tensors, *args[1:], **kwargs) if args else function(**kwargs | {name: tensors})
+        if torch.compiler.is_compiling() and isinstance(output, (tuple, list)):  # it marks no part of a tuple
+            output = tuple([part.view_as(part) for part in output])
         for part, tensor in _pairs(output, result):
             mark(part, kind, first._replace(tensor=tensor))
+    return output
 
 
 def _pairs(output: Any, result: Any) -> Iterator[tuple[Tensor, Tensor]]:

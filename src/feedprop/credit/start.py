@@ -73,6 +73,8 @@ class Starts:
 
     def carry(self, inputs: Iterable[Any], output: Any) -> None:
         """Note that `output` holds values of `inputs`."""
+        if not self._held:
+            return
         sources: list[Any] = []
         for part in inputs:
             held = marks.get(part, _HELD)
@@ -141,7 +143,8 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
         ):
             yield node, number
         elif type(node).__name__ in MOVING or _is_times_one(node):
-            for edge in node.next_functions:
+            overwriting = type(node).__name__ == "CopyBackwards"  # its first edge is what was there before
+            for edge in node.next_functions[1 if overwriting else 0 :]:
                 if edge[0] is not None and edge not in seen:
                     seen.add(edge)
                     todo.append(edge)
@@ -218,9 +221,9 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
     counts = outputs.device.type == "cpu"
     if counts and not rewards.any():
         return entered
+    entered.lost = int((rewards != 0).sum()) if counts else 0
     edges = list(_behind_moves(outputs))
     if not edges:
-        entered.lost = int((rewards != 0).sum()) if counts else 0
         return entered
     if edges == [(outputs.grad_fn, outputs.output_nr)]:
         arriving: Any = (rewards,)
@@ -232,13 +235,15 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
             continue
         if (_KEY, number) not in node.metadata:
             entered.silent.append((node, reward))
+            entered.lost -= int((reward != 0).sum()) if counts else 0
             continue
         (z,) = node.metadata[_KEY, number]
         if z is None:
             entered.overwritten = entered.overwritten or bool(reward.any())
         else:
             entered.credits.append((z, divided(reward, z.detach())))
-            entered.lost += int(((reward != 0) & (z.detach() == 0)).sum()) if counts else 0
+            entered.lost -= int(((reward != 0) & (z.detach() != 0)).sum()) if counts else 0
+    entered.lost = max(entered.lost, 0)  # one output may stand in several places
     return entered
 
 

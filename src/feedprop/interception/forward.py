@@ -46,13 +46,17 @@ class Forward:
         modules = dict(self.model.named_modules())
         assigned = composite.assign(self.model)
         self.owners: dict[int, Rule] = {}
+        tied: set[int] = set()
         if all(reason == "default" for _, reason in assigned.values()):
             return
         for path, (rule, _) in assigned.items():
             modules[path].register_forward_pre_hook(_Enter(self, rule))
             modules[path].register_forward_hook(_Leave(self), always_call=True)
             for parameter in modules[path].parameters(recurse=False):
-                self.owners[id(parameter)] = rule
+                if self.owners.setdefault(id(parameter), rule) != rule:
+                    tied.add(id(parameter))
+        for parameter in tied:  # the rule of the module that is called decides
+            del self.owners[parameter]
 
     def remove(self) -> None:
         """Restore what was replaced, in the reverse order of attaching."""
@@ -147,6 +151,7 @@ class Forward:
 
     def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, owners=self.owners)
+        self.scopes = propagation.scopes  # for parts that were compiled
         transformed = credit.transformed()
         if transformed:
             refuse_hidden_gradients(self.model)

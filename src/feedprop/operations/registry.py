@@ -169,7 +169,7 @@ def moved(context: Context, function: Function, args: Arguments, kwargs: Keyword
     operands, used, named = operands_of(context, args, kwargs)
     output = operands.mark(function(*used, **named))
     if operands.activations or operands.constants:
-        marks.carry(function, args, kwargs, output)
+        output = marks.carry(function, args, kwargs, output)
         if operands.activations:
             context.starts.carry(flat(args or kwargs.values()), output)
     return output

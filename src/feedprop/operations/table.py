@@ -20,7 +20,7 @@ from feedprop.operations import attention, elementwise, normalisation, products,
 from feedprop.operations.in_place import in_place, optionally_in_place
 from feedprop.operations.registry import HANDLERS, Function, Handler, Limits
 
-# Shapes, selections, piecewise linear maps through 0, transforms, what has to be differentiated: as in autograd.
+# Shapes, selections, piecewise linear maps through 0, transforms, what must be differentiated: as in autograd.
 ORDINARY = """
     adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
     concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal dsplit dstack expand expand_as flatten flip

@@ -36,7 +36,7 @@ class Rule(Settings):
     def __init__(self, *, epsilon: float = 1e-6, update: str = "rule") -> None:
         self.epsilon = non_negative("epsilon", epsilon)
         if update not in ("rule", "epsilon"):
-            raise FeedpropError(f'update has to be "rule" or "epsilon", not {update!r}')
+            raise FeedpropError(f'update must be "rule" or "epsilon", not {update!r}')
         self.update = update
 
     def __call__(
@@ -146,7 +146,7 @@ class AlphaBeta(Rule):
     r_(i<-j) = (alpha (a_i w_ij)^+ / z_j^+ - beta (a_i w_ij)^- / z_j^-) r_j (Bach et al. 2015, eq. 60).
 
     Args:
-        alpha: alpha - beta has to be 1, so that reward is conserved.
+        alpha: alpha - beta must be 1, so that reward is conserved.
         beta: >= 0.
         epsilon: see `Rule`.
         update: see `Rule`.
@@ -157,7 +157,7 @@ class AlphaBeta(Rule):
         self.alpha, self.beta = non_negative("alpha", alpha), non_negative("beta", beta)
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise FeedpropError(
-                f"alpha - beta has to be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}"
+                f"alpha - beta must be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}"
             )
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
