@@ -69,7 +69,7 @@ def test_the_tree_in_contributing_is_the_tree() -> None:
         r"^```\nsrc/feedprop/\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
     )
     assert tree is not None
-    rooms = {path.name for path in (ROOT / "src/feedprop").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    rooms = {path.name for path in (ROOT / "src/feedprop").iterdir() if (path / "__init__.py").exists()}
     files = {path.name for path in (ROOT / "src/feedprop").rglob("*.py")}
     assert rooms == set(re.findall(r"^  (\w+)/", tree[1], re.MULTILINE))
     assert set(re.findall(r"\w+\.py\b", tree[1])) <= files
