@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision import models
 
+torchvision = pytest.importorskip("torchvision")
+models = torchvision.models
 CLASSES = 10
 BATCH = 3
 

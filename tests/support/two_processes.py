@@ -1,6 +1,6 @@
 """What tests/test_distributed.py runs on two processes: training steps, each process on its half of the batch.
 
-    torchrun --nproc_per_node 2 tests/two_processes.py FOLDER
+    torchrun --nproc_per_node 2 tests/support/two_processes.py FOLDER
 
 Process 0 writes FOLDER/steps.pt: for each way to spread a model, its parameters after two steps.
 """
@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from feedprop import FeedpropError, attach, detach, rewards, rules
+
+Accelerator = pytest.importorskip("accelerate").Accelerator
 
 SETTINGS: dict[str, dict] = {
     "epsilon": {"composite": rules.Epsilon(0.1)},

@@ -41,13 +41,13 @@ class Context(Protocol):
     """What a handler knows of the pass it is part of."""
 
     @property
-    def magnitude(self) -> credit.Magnitude: ...  # noqa: D102
+    def magnitude(self) -> credit.Magnitude: ...
 
     @property
-    def activation(self) -> ActivationRule: ...  # noqa: D102
+    def activation(self) -> ActivationRule: ...
 
     @property
-    def conserving(self) -> bool: ...  # noqa: D102
+    def conserving(self) -> bool: ...
 
     def active_rule(self) -> LinearRule:
         """Return the rule of the innermost module that runs."""
