@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer and Lightning's take the step of a plain loop, whatever else they are told to do."""
+"""The trainers of Hugging Face and Lightning take the same step as a plain loop, under every setting tried."""
 
 import warnings
 from pathlib import Path
@@ -45,7 +45,7 @@ def _updates(model: nn.Module, before: Parameters) -> Tensor:
 
 @pytest.fixture(scope="module")
 def plain() -> tuple[Parameters, Tensor]:
-    """The parameters of the classifier, and their update by one step of a plain loop."""
+    """Return the parameters of the classifier, and their update in one step of a plain loop."""
     model = _bert()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     texts, labels = (torch.stack([text[key] for text in _texts()]) for key in ("input_ids", "labels"))
@@ -75,12 +75,7 @@ FLOAT32 = 5e-5  # of the update: a step of 1e-3 on weights of 0.1 keeps four to 
 SETTINGS: dict[str, tuple[type[transformers.Trainer], dict, dict, float]] = {
     "compute_loss_func": (transformers.Trainer, {"compute_loss_func": _reward}, {}, FLOAT32),
     "compute_loss": (OwnLoss, {}, {}, FLOAT32),
-    "the model's own loss": (
-        transformers.Trainer,
-        {},
-        {},
-        FLOAT32,
-    ),  # the same credit as SoftmaxReward's
+    "the model's own loss": (transformers.Trainer, {}, {}, FLOAT32),  # cross-entropy, as SoftmaxReward
     "accumulated": (
         transformers.Trainer,
         {"compute_loss_func": _reward},
@@ -166,7 +161,7 @@ class Autoencoder(lightning.LightningModule):
         return self.encoder(x)
 
 
-def test_a_lightning_module_whose_networks_are_called_without_it_says_so_once() -> None:
+def test_networks_called_without_their_lightning_module_warn_once() -> None:
     module, x = feedprop.attach(Autoencoder()), torch.randn(4, 6)
     with pytest.warns(UserWarning, match=r"Autoencoder.encoder was called by itself .* attach encoder") as said:
         module.training_step(x, 0)
@@ -177,7 +172,7 @@ def test_a_lightning_module_whose_networks_are_called_without_it_says_so_once() 
         module.training_step(x, 0)
 
 
-def test_a_lightning_module_says_nothing_where_the_rules_are_at_work() -> None:
+def test_networks_called_under_rules_do_not_warn() -> None:
     module, x = feedprop.attach(Autoencoder()), torch.randn(4, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -32,7 +32,7 @@ COMPOSITES = {
 
 
 class Network(nn.Module):
-    """Layers of several kinds, a factor of its own, a block that may be checkpointed, outputs of exactly 0."""
+    """Several kinds of layers, a parameter of its own, a block that can be checkpointed, outputs of exactly 0."""
 
     def __init__(self, *, checkpointed: bool = False) -> None:
         super().__init__()
