@@ -128,7 +128,9 @@ def _refuse_reentrant_checkpoint() -> None:
 
 
 # Methods of tensors that torch writes in Python: Dynamo finds them in a table by the object that it looked up itself.
-_METHODS = {method.__name__: method for method in vars(Tensor).values() if isinstance(method, FunctionType)}
+_METHODS: dict[str, Function] = {
+    method.__name__: method for method in vars(Tensor).values() if isinstance(method, FunctionType)
+} | {"unflatten": torch.unflatten}  # the method calls super(), which Dynamo cannot trace before torch 2.14
 
 
 def _decomposed() -> Iterator[tuple[Function, Function]]:

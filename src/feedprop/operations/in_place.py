@@ -51,6 +51,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, out_of_place, args, kwargs)
+        result = args[0] if result is None else result  # __setitem__ returns nothing: it wrote to the copy
         target.copy_(result)
         self_gated.hand_on(result, target)
         if isinstance(result, Tensor) and result.requires_grad:
