@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _function(name: str) -> Callable[[Sequence[str]], None]:
     if name not in COMMANDS:
         match = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
+        hint = f"did you mean {match[0]}?" if match else f"the commands are {', '.join(COMMANDS)}"
         raise FeedpropError(f"unknown command {name}; {hint}")
     module, function, _ = COMMANDS[name]
     try:

@@ -80,9 +80,12 @@ def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise FeedpropError(f"the model {config.component('model').name} has no parameters to train")
-    optimizer = config.component("optimizer").make(trained)
+    component = config.component("optimizer")
+    optimizer = component.make(trained)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise FeedpropError(f"--optimizer {config.component('optimizer').name} makes no optimizer of torch")
+        raise FeedpropError(
+            f"--optimizer {component.name} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer"
+        )
     return optimizer
 
 

@@ -41,7 +41,7 @@ class RunFolder:
                 raise FeedpropError(f"the folder {output} is not empty; name another --output or add --overwrite")
             if not (path / CONFIG).is_file():
                 raise FeedpropError(
-                    f"--overwrite replaces a run, but {output} holds no {CONFIG}; name another --output"
+                    f"--overwrite replaces a run, but {output} contains no {CONFIG}; name another --output"
                 )
         return cls(path)
 
@@ -104,13 +104,15 @@ class RunFolder:
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path = self.path / name
         if not path.is_file():
-            raise FeedpropError(f"{self.path} holds no checkpoint {name}; name the folder of a run of feedprop train")
+            raise FeedpropError(
+                f"{self.path} contains no checkpoint {name}; name the folder of a run"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
                 return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118  # no mapping
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise FeedpropError(f"{path} is no checkpoint of feedprop train: {error}") from error
+            raise FeedpropError(f"{path} is not a checkpoint of feedprop train: {error}") from error
 
 
 def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -61,5 +61,5 @@ def make_schedule(
     rate = optimizer.param_groups[0]["lr"]
     scheduler = component.make(optimizer, total_steps=length, T_max=length, max_lr=rate)
     if scheduler is not None and not hasattr(scheduler, "step"):
-        raise FeedpropError(f"--scheduler {component.name} makes no scheduler, but a {type(scheduler).__name__}")
+        raise FeedpropError(f"--scheduler {component.name} makes a {type(scheduler).__name__}, not a scheduler")
     return Schedule(scheduler, interval, component.name.rpartition(".")[2])

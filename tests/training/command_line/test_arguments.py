@@ -47,7 +47,7 @@ def test_the_command_overrides_the_stored_configuration(command, run, tmp_path):
 
 def test_later_configuration_files_win(command, tmp_path):
     (tmp_path / "a.yaml").write_text("data: blobs\nepochs: 9\nmodel: {name: mlp, hidden: [4]}\n")
-    (tmp_path / "b.yaml").write_text("epochs: 1\nmodel: {name: mlp, dropout: 0.5}\n")
+    (tmp_path / "b.yaml").write_text("epochs: 1\nmodel: {dropout: 0.5}\n")
     (tmp_path / "c.yaml").write_text("")
     assert command("train", "--config", "a.yaml", "--config", "b.yaml", "--config=c.yaml", "--output", "run").code == 0
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())

@@ -7,7 +7,7 @@ import pytest
 SENTENCES = {
     # names
     "trian": "unknown command trian; did you mean train?",
-    "fly": "unknown command fly; there are train, evaluate",
+    "fly": "unknown command fly; the commands are train, evaluate",
     "train --data fashon_mnist": "unknown data set 'fashon_mnist'; did you mean fashion_mnist?",
     "train --model lenat": "unknown model 'lenat'; did you mean lenet?",
     "train --model nowhere.Net": "--model nowhere.Net: there is no module nowhere",
@@ -17,7 +17,7 @@ SENTENCES = {
     "train --model torch.pi": "--model torch.pi is a float; name a class or a function",
     "train --model=": "--model needs a name or an import path",
     "train --optimizer Sgd": "unknown optimizer 'Sgd'; did you mean SGD",
-    "train --optimizer torch.nn.Linear": "is no optimizer: it is no subclass of Optimizer",
+    "train --optimizer torch.nn.Linear": "is no optimizer: it is not a subclass of Optimizer",
     "train --rule Epsilno": "did you mean Epsilon?",
     "train --activation CentralDiference": "did you mean CentralDifference?",
     "train --activation Epsilon": "no activation rule",
@@ -25,7 +25,7 @@ SENTENCES = {
     "train --loss torch.nn.MSELoss": "--loss belongs to --method backprop, but the method is lfp",
     "train --method backprop --reward feedprop.rewards.SoftmaxReward": "--reward belongs to --method lfp",
     "train --method sgd": "--method must be lfp or backprop, but is sgd",
-    "train --scheduler samples.identity": "makes no scheduler, but a int",
+    "train --scheduler samples.identity": "makes a int, not a scheduler",
     # options
     "train --foo 3": "unknown option --foo",
     "train foo": "unexpected word foo",

@@ -46,11 +46,11 @@ def test_evaluate_on_other_data_uses_the_normalisation_of_training(command, run)
 
 
 def test_evaluate_refuses_what_is_no_run(command, run, tmp_path):
-    assert "it holds no config.yaml" in command("evaluate", tmp_path).sentence
+    assert "it contains no config.yaml" in command("evaluate", tmp_path).sentence
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
-    assert "holds no checkpoint best.safetensors" in command("evaluate", tmp_path).sentence
+    assert "contains no checkpoint best.safetensors" in command("evaluate", tmp_path).sentence
     (tmp_path / "best.safetensors").write_bytes(b"nonsense")
-    assert "is no checkpoint of feedprop train" in command("evaluate", tmp_path).sentence
+    assert "is not a checkpoint of feedprop train" in command("evaluate", tmp_path).sentence
 
 
 def test_evaluate_refuses_bad_options(command, run):

@@ -78,7 +78,7 @@ def parse_evaluate(argv: Sequence[str]) -> Request:
     run, size = values["run"], values["batch_size"]
     file = Path(run) / CONFIG
     if not file.is_file():
-        raise FeedpropError(f"{run} is no run of feedprop train: it holds no {CONFIG}")
+        raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
     config = _configure([], {"config": [str(file)], **data})
     size = config.settings.batch_size if size is None else size
     if size < 1:
@@ -95,15 +95,14 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
         if not word.startswith("--"):
             arguments.append(word)
             continue
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not equals and key not in FLAGS:
-            value = next(words, "--")
-            if value.startswith("--"):
-                raise FeedpropError(f"--{key} needs a value")
+        key, equals, text = word.removeprefix("--").partition("=")
+        value = text if equals else True if key in FLAGS else next(words, "--")
+        if not equals and str(value).startswith("--"):
+            raise FeedpropError(f"--{key} needs a value")
         if key == "config":
             options.setdefault(key, []).append(value)
         else:
-            options[f"{key}.name" if key in KINDS else key] = value if equals or key not in FLAGS else True
+            options[f"{key}.name" if key in KINDS else key] = value
     return arguments, options
 
 
@@ -114,13 +113,14 @@ def _configure(arguments: Sequence[str], given: Options) -> Config:
     method = settled.get("method", Settings.method)
     defaults = default_options(settled.get("model.name", DEFAULT_MODEL), method=method)
     kinds = [kind for kind in KINDS if f"{kind}.name" in defaults]
-    foreign = {*KINDS}.difference(kinds)
-    for kind in foreign.intersection(map(_kind, given)):
-        other = "backprop" if method == "lfp" else "lfp"
-        raise FeedpropError(f"--{kind} belongs to --method {other}, but the method is {method}")
+    foreign = [kind for kind in KINDS if kind not in kinds]
+    for kind in map(_kind, given):
+        if kind in foreign:
+            other = "backprop" if method == "lfp" else "lfp"
+            raise FeedpropError(f"--{kind} belongs to --method {other}, but the method is {method}")
     options = reduce(_overlay, layers, defaults)
     parser = OneSentenceParser(prog="feedprop train", description=DESCRIPTION, usage="feedprop train [options]")
-    parser.add_argument("--config", type=str, metavar="FILE", help="YAML file with any of these options")
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_class_arguments(Settings, None, skip={"overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the output folder")
     for kind in kinds:

@@ -69,6 +69,10 @@ KINDS: Mapping[str, Kind] = {
             "timed": bool | None,
         },
     ),
+    "rule": Kind("LFP rule", {}, "feedprop.rules"),
+    "activation": Kind("activation rule", {}, "feedprop.rules", "feedprop.rules.ActivationRule"),
+    "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
+    "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
     "optimizer": Kind(
         "optimizer", {}, "torch.optim", "torch.optim.optimizer.Optimizer", withheld=frozenset({"params"})
     ),
@@ -79,10 +83,6 @@ KINDS: Mapping[str, Kind] = {
         withheld=frozenset({"optimizer"}),
         filled={"total_steps": int | None, "T_max": int | None, "max_lr": float | None},
     ),
-    "rule": Kind("LFP rule", {}, "feedprop.rules"),
-    "activation": Kind("activation rule", {}, "feedprop.rules", "feedprop.rules.ActivationRule"),
-    "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
-    "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
 }
 
 
@@ -153,7 +153,7 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
     if known.base:
         base = import_path(known.base, option=option)
         if inspect.isclass(target) and not issubclass(target, base):
-            raise FeedpropError(f"{option} {name} is no {known.help}: it is no subclass of {base.__name__}")
+            raise FeedpropError(f"{option} {name} is no {known.help}: it is not a subclass of {base.__name__}")
     return target
 
 

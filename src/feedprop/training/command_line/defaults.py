@@ -26,7 +26,7 @@ SPIKING_OPTIMIZER: Mapping[str, Any] = {"optimizer.name": "torch.optim.Adam", "o
 
 def default_options(model: str, *, method: str) -> dict[str, Any]:
     """Return the name of each component that the method needs, and the options that differ from its own defaults."""
-    if method not in OBJECTIVES:
+    if method not in [*OBJECTIVES]:
         raise FeedpropError(f"--method must be {' or '.join(OBJECTIVES)}, but is {method}")
     options = {
         "data.name": "digits",
