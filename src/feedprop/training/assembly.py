@@ -34,7 +34,7 @@ class Parts:
 def assemble(config: Config, *, normalisation: Normalisation | None = None) -> Parts:
     """Load the data, make the model and the objective, and check on two samples that they fit."""
     data = load(
-        config.component("data"),
+        config.components["data"],
         seed=config.settings.seed,
         validation_fraction=config.settings.validation_fraction,
         normalisation=Normalisation() if config.spiking else normalisation,
@@ -45,7 +45,7 @@ def assemble(config: Config, *, normalisation: Normalisation | None = None) -> P
     objective = make_objective(config)
     try:
         outputs = check_fit(
-            model, inputs, samples=len(targets), classes=len(data.classes), name=config.component("model").name
+            model, inputs, samples=len(targets), classes=len(data.classes), name=config.components["model"].name
         )
     except FeedpropError as error:
         if not timed:
@@ -57,7 +57,7 @@ def assemble(config: Config, *, normalisation: Normalisation | None = None) -> P
 
 def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: bool) -> nn.Module:
     """Make the model for inputs of this shape, which excludes the steps of sequences."""
-    component = config.component("model")
+    component = config.components["model"]
     model = component.make(inputs=shape, classes=classes, num_classes=classes, timed=timed)
     if not isinstance(model, nn.Module):
         raise FeedpropError(f"--model {component.name} makes a {type(model).__name__}, not a torch.nn.Module")
@@ -71,7 +71,7 @@ def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: b
 
 def make_objective(config: Config) -> Objective:
     kind = "reward" if config.settings.method == "lfp" else "loss"
-    module = config.component(kind).make()
+    module = config.components[kind].make()
     return Objective(module, kind, -1 if kind == "reward" else 1)
 
 
@@ -79,8 +79,8 @@ def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     """Make the optimizer of all parameters that require a gradient."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise FeedpropError(f"the model {config.component('model').name} has no parameters to train")
-    component = config.component("optimizer")
+        raise FeedpropError(f"the model {config.components['model'].name} has no parameters to train")
+    component = config.components["optimizer"]
     optimizer = component.make(trained)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise FeedpropError(
@@ -93,7 +93,7 @@ def attach(config: Config, model: nn.Module) -> list[str]:
     """Attach the composite of the settings if the method is LFP; return what the library warns about."""
     if config.settings.method != "lfp":
         return []
-    rule, activation = (config.component(kind).make() for kind in ("rule", "activation"))
+    rule, activation = (config.components[kind].make() for kind in ("rule", "activation"))
     magnitude = {name: getattr(config.settings, name) for name in ("magnitude_floor", "relative_magnitude")}
     composite = Composite.of(rule).replace(activation=activation, **magnitude)
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""The folder of a run: files are written whole, checkpoints as safetensors; nothing is replaced without being asked."""
+"""The folder of a run: files are written whole, checkpoints as safetensors, and nothing is overwritten unless asked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RunFolder:
 
     @classmethod
     def choose(cls, output: str | None, *, title: str, overwrite: bool) -> RunFolder:
-        """Return the folder given, or the next free number in runs/; write nothing yet."""
+        """Return the given folder, or the next numbered one in runs/; write nothing yet."""
         if output is None:
             return cls(_numbered(Path("runs"), title))
         path = Path(output)
@@ -104,9 +104,7 @@ class RunFolder:
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path = self.path / name
         if not path.is_file():
-            raise FeedpropError(
-                f"{self.path} contains no checkpoint {name}; name the folder of a run"
-            )
+            raise FeedpropError(f"{self.path} contains no checkpoint {name}; name the folder of a run")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
@@ -128,6 +126,6 @@ def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def _numbered(base: Path, title: str) -> Path:
-    """Return base/title-NNN with the next number that is free."""
+    """Return base/title-NNN, numbered after the largest number there."""
     taken = (entry.name.rpartition("-")[2] for entry in base.glob(f"{title}-*"))
     return base / f"{title}-{max((int(number) for number in taken if number.isdigit()), default=0) + 1:03d}"

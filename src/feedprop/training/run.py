@@ -81,7 +81,7 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
     notes = attach(config, parts.model)  # after accelerate: the rules wrap all else, and leave first
     steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
     schedule = make_schedule(
-        config.component("scheduler"),
+        config.components["scheduler"],
         optimizer,
         interval=settings.scheduler_interval,
         steps=steps,

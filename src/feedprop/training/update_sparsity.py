@@ -12,7 +12,7 @@ EVERY = 10  # one of so many steps is measured
 
 
 class UpdateSparsity:
-    """Counts, at every tenth step of the optimizer, the weights that it does not change, or hardly.
+    """Counts, at every tenth step of the optimizer, the weights that it changes not at all or hardly.
 
     A weight is without feedback if its feedback is exactly 0. Its change is negligible if it is smaller than a
     thousandth of the largest weight in its layer.
@@ -30,7 +30,7 @@ class UpdateSparsity:
 
     @torch.no_grad()
     def step(self, optimizer: Any) -> None:
-        """Take a step of the optimizer, and measure it if it is its turn."""
+        """Take a step of the optimizer, and measure every tenth one."""
         self.count += 1
         if (self.count - 1) % EVERY:
             optimizer.step()

@@ -29,7 +29,7 @@ def test_lazy_layers_take_their_size_from_the_data():
 def test_errors_of_the_package_pass_unchanged():
     class Refusing(nn.Module):
         def forward(self, inputs):
-            raise FeedpropError("mend this")
+            raise FeedpropError("use another")
 
-    with pytest.raises(FeedpropError, match=r"^mend this$"):
+    with pytest.raises(FeedpropError, match=r"^use another$"):
         check_fit(Refusing(), torch.zeros(2, 2), samples=2, classes=2, name="refusing")

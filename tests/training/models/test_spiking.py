@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import snntorch
 import torch
+from torch import nn
 
 import feedprop
 from feedprop.rewards import GivenReward
-from feedprop.spiking import LIF, SpikingSequential, models
-from feedprop.training.models.spiking import lif_cnn, lif_cnn5, lif_mlp
+from feedprop.spiking import LIF, LeakyIntegrator, SpikingSequential, models
+from feedprop.training.models.spiking import firing_neurons, lif_cnn, lif_cnn5, lif_mlp
 
 
 def test_named_networks_are_those_of_the_literature():
@@ -47,3 +49,10 @@ def test_mixed_precision_keeps_rewards_on_silent_neurons():
     assert spikes.sum() == 0
     GivenReward(reduction="sum")(spikes, torch.ones(2, 1, 3)).backward()
     assert (inputs.grad < 0).all()
+
+
+def test_firing_neurons_are_known_by_their_modules():
+    network = lif_mlp((4,), 2, hidden=(3,))
+    assert firing_neurons(network) == [layer for layer in network if isinstance(layer, LIF)]
+    assert len(firing_neurons(nn.Sequential(snntorch.Leaky(beta=0.9), nn.ReLU()))) == 1
+    assert firing_neurons(nn.Sequential(nn.Linear(2, 2), LeakyIntegrator())) == []

@@ -50,7 +50,7 @@ def evaluate_command(argv: Sequence[str]) -> None:
 def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str], sparsity: float) -> None:
     """Print the accuracy of each class and of all, and the other figures below."""
     console = Console(highlight=False)
-    data = request.config.component("data").name
+    data = request.config.components["data"].name
     table = Table(title=f"{request.run}, {request.checkpoint} model, {request.split} data of {data}", box=box.SIMPLE)
     table.add_column("")
     table.add_column("samples", justify="right")

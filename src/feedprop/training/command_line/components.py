@@ -99,7 +99,7 @@ class Component:
         return resolve(self.kind, self.name)
 
     def make(self, *args: Any, **filled: Any) -> Any:
-        """Call it with its own arguments; those of `filled` that it accepts are used where none was given."""
+        """Call it with its arguments, and with those of `filled` that it accepts and that were not given."""
         target = self.target()
         accepted = {*self.arguments, *inspect.signature(target).parameters}
         missing = {key: value for key, value in filled.items() if key in accepted and self.arguments.get(key) is None}

@@ -87,18 +87,15 @@ class Config:
             if isinstance(value, int | float) and not 0 < value < math.inf:
                 raise FeedpropError(f"the learning rate --{kind}.{name} must be above 0, but is {value}")
 
-    def component(self, kind: str) -> Component:
-        return self.components[kind]
-
     @property
     def spiking(self) -> bool:
         """Whether the model is one of feedprop's named spiking networks."""
-        return self.component("model").target() in EPSILON
+        return self.components["model"].target() in EPSILON
 
     @property
     def title(self) -> str:
         """The run in a few words, fit for a folder's name."""
-        names = (self.component(kind).name.rpartition(".")[2] for kind in ("data", "model"))
+        names = (self.components[kind].name.rpartition(".")[2] for kind in ("data", "model"))
         return "-".join([*names, self.settings.method]).lower()
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is taken unless something else is given; it depends on the method and the model."""
+"""The default components and their options, which depend on the method and the model."""
 
 from __future__ import annotations
 

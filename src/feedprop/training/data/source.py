@@ -1,4 +1,4 @@
-"""A data set with its test data, before validation data is split off its training data."""
+"""What loading a data set returns, and how a part is split off at random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedprop.training.data.tensors import TensorData
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it is loaded.
+    """A data set with training and test data, not yet normalised.
 
     Args:
         train: for learning and for choosing the best model
