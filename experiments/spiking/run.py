@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import feedprop
 from feedprop.spiking import LIF, SpikeRateReward, SpikeTargetReward, SpikingSequential, models
-from feedprop.training.data.ts_format import japanese_vowels
+from feedprop.training.data.time_series import japanese_vowels
 
 DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
 HELD_OUT = {"mnist-mlp": 10000, "mnist-cnn": 10000, "fashion-cnn": 10000, "vowels": 54}
