@@ -21,7 +21,7 @@ def scaled_dot_product_attention(context: Context, function: Function, args: Arg
     operands, args, kwargs = operands_of(context, args, kwargs)
     named = dict(zip(_NAMES, args, strict=False)) | kwargs
     if context.conserving:
-        named |= _shared(*(named.get(name) for name in ("query", "key", "value", "attn_mask")), named.get("is_causal"))
+        named |= _shared(*(named.get(name) for name in ("query", "key", "value", "attn_mask", "is_causal")))
     output = function(**named)
     return operands.mark(output) if operands.yield_weight and not operands.constants else damped(context, output)
 

@@ -29,13 +29,17 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         target = args[0]
+        weight = marks.get(target, marks.WEIGHT)
         if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
+            before = self_gated.copied(target, args[1:])
             marks.forget(target)
-            return _written(context, target, (self_gated.copied(target, args[1:]), *args[1:]), kwargs)
+            return _written(context, target, (before, *args[1:]), kwargs)
         if handler is relu and target.requires_grad:
             return _relu_in_place(context, target)
         before = self_gated.copied(target, args[1:]) if handler not in (ordinary, moved, summed) else None
         credit.prepare_write(target)
+        if weight is not None:  # it is one until it is written to
+            marks.mark_weight(target, weight)
         if before is not None:
             return _written(context, target, (before, *args[1:]), kwargs)
         if handler in (ordinary, moved):

@@ -90,6 +90,9 @@ def selects(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
 def copied(target: Tensor, others: Arguments) -> Tensor:
     """Return a copy of what is going to be overwritten, of which the other arguments are functions as they were."""
     copy = target.clone()
+    weight = marks.get(target, marks.WEIGHT)
+    if weight is not None:
+        return marks.mark_weight(copy, weight)
     if not is_activation(target):
         return copy
     hand_on(target, copy)
