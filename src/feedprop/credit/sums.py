@@ -28,7 +28,8 @@ class _Damped(torch.autograd.Function):
         if ctx.rectified is not None:
             return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
         (z,) = ctx.saved_tensors
-        return damping_of(z, ctx.epsilon).mul_(credit), None
+        damping = damping_of(z, ctx.epsilon)
+        return damping.mul_(credit) if damping.dtype == credit.dtype else damping * credit, None
 
 
 class _DampedInPlace(_Damped):

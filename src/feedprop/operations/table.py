@@ -175,7 +175,7 @@ def _following(name: str, handler: Handler) -> Handler:
     if name in SIGN_PRESERVING.split():
         handler = registry.sign_preserving(handler)
     if name in MULTIPLES.split():
-        return self_gated.self_gated(handler)
+        return self_gated.self_gated(handler, divides="div" in name)
     if name in f"{SCALED} {SHIFTED} {POWER} {RECTIFIERS}".split() or name in _activations():
         return self_gated.tracked(handler, multiplies=name in SCALED.split())
     return handler

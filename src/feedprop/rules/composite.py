@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 
 from feedprop import credit
@@ -85,6 +86,7 @@ class Composite:
             raise TypeError(f"relative_magnitude must be True or False, not {relative_magnitude!r}")
         self.relative_magnitude = relative_magnitude
         self.magnitude_floor = non_negative("magnitude_floor", magnitude_floor)
+        self._floor = repr(self.magnitude_floor)  # torch.compile makes a variable of a number that changes, not of text
 
     @classmethod
     def of(cls, rule: Rule | Composite | None) -> Composite:
@@ -97,12 +99,14 @@ class Composite:
         >>> Composite(magnitude_floor=0.1).replace(magnitude_floor=0.0).magnitude_floor
         0.0
         """
-        return Composite(**(vars(self) | changes))
+        settings = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return Composite(**(settings | changes))
 
     @property
     def magnitude(self) -> credit.Magnitude:
         """What the credit of a weight is multiplied by to give its feedback."""
-        return credit.Magnitude(self.magnitude_floor, self.relative_magnitude)
+        floor = float(self._floor) if torch.compiler.is_compiling() else self.magnitude_floor
+        return credit.Magnitude(floor, self.relative_magnitude)
 
     def assign(self, model: nn.Module) -> dict[str, tuple[Rule, str]]:
         """Return path -> (rule, the pattern that matched) for every module that holds parameters or matches a pattern.
@@ -164,7 +168,7 @@ class Composite:
         )
 
     def __repr__(self) -> str:
-        shown = {name: value for name, value in vars(self).items() if value and value != Secant()}
+        shown = {name: value for name, value in vars(self).items() if value and value != Secant() and name[0] != "_"}
         return f"Composite({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
