@@ -15,7 +15,7 @@ from run import load, network
 from torch import Tensor
 
 import feedprop
-from feedprop.spiking import SpikeTargetReward
+from feedprop.rewards import SpikeTargetReward
 from feedprop.spiking.activity import activity
 
 BATCH, STEPS, SEED, FLOOR = 64, 2343, 1, 0.02
