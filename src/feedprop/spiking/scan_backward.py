@@ -32,20 +32,20 @@ class Backwards:
         self,
         at_spikes: Sequence[Tensor | None],
         at_membranes: Sequence[Tensor | None],
-        at_entries: Sequence[Tensor | None],
+        at_starts: Sequence[Tensor | None],
         *,
         out: Tensor | Sequence[Tensor],
     ) -> None:
         """Write the credit at the currents to `out`: at each step to one of T tensors (B, ...), or all to one tensor.
 
-        Spikes and membranes bring credit, entries the reward itself: it reaches silent neurons at rest too.
+        Spikes and membranes bring credit, reward starts the reward itself, so that it reaches silent neurons too.
         """
         steps, total = len(self.before), out if isinstance(out, Tensor) else None
         rows = [torch.empty_like(self.denominator) for _ in range(2)] if isinstance(out, Tensor) else out
         for t in reversed(range(steps)):
             reward = rows[t % len(rows)]
             self._reward(t, at_spikes[t], at_membranes[t], out=reward)
-            self._share(t, reward, entering=at_entries[t])
+            self._share(t, reward, entering=at_starts[t])
             if total is not None and t == steps - 1:
                 total.copy_(reward)
             elif total is not None:
@@ -93,7 +93,7 @@ class Backwards:
         return self.spikes[t - 1] if t > 0 and self.dynamics.reset_delay else self.dynamics.fired(last)
 
     def _share(self, t: int, reward: Tensor, *, entering: Tensor | None) -> None:
-        """q_t = R_t / (D_t + epsilon), in the place of R_t; `entering` is reward that is still to be added."""
+        """Overwrite R_t by q_t = R_t / (D_t + epsilon); `entering` is reward that is still to be added."""
         kept, fired, dynamics = self._membrane(t - 1), self._fired(t), self.dynamics
         self.left = 1 - fired if fired is not None and dynamics.reset in ("zero", "refractory") else None
         if kept is None:
