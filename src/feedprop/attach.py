@@ -196,7 +196,7 @@ def _take_over_neurons(model: nn.Module) -> list[nn.Module]:
         return []
     from feedprop.spiking import snntorch  # an extra: who has such neurons has it
 
-    return snntorch.take_over(found)
+    return snntorch.convert(found)
 
 
 def _warn_of_zeros(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Rewards on spikes: published numbers, entry at silent neurons, what is refused, and that they teach."""
+"""Rewards on spikes: published numbers, silent neurons, errors, and learning."""
 
 import pytest
 import torch

@@ -164,7 +164,7 @@ class SoftmaxReward(ClassReward):
 
 
 class BoundedSoftmaxReward(ClassReward):
-    """r = o (onehot - p), p = softmax(o), set to 1 above `upper` and to 0 below `lower`: what is sure is left alone.
+    """r = o (onehot - p), p = softmax(o), set to 1 above `upper` and to 0 below `lower`: sure outputs are left alone.
 
     Args:
         lower: probability in [0, 1].

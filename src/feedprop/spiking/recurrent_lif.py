@@ -1,4 +1,4 @@
-"""Spiking neurons whose spikes come back to them."""
+"""Spiking neurons with a recurrent connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feedprop.spiking.neuron import LIF
 
 
 class Recurrent(LIF):
-    """LIF neurons whose spikes come back as current in the next step through `connection` (snnTorch `RLeaky`).
+    """LIF neurons whose spikes return as current in the next step through `connection` (snnTorch `RLeaky`).
 
     I_t = input_t + connection(s_(t-1)) is shared out like any sum, and the connection like any layer.
 

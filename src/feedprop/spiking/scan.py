@@ -9,8 +9,8 @@ With current I_t, membrane u_t, spike s_t = [u_t > threshold] and what the reset
     q_t = R_t / (D_t + epsilon)                         = credit at I_t
 
 (Weber et al. 2023, arXiv 2308.12053, spiking networks; denominators as in its published code.) No derivative of a
-spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is reset at t already;
-with "subtract", u_t and v_t are then the values after that reset, as published.
+spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is reset at t; with
+"subtract", u_t and v_t are then the values after that reset, as published.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
-from feedprop.spiking.scan_backward import Backwards
+from feedprop.spiking.scan_backward import ScanBackward
 
 BLOCK = 2**16  # elements of one step
 LOST = (
@@ -47,7 +47,6 @@ class Scan(torch.autograd.Function):
     def forward(
         ctx: Any, currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the neuron over all steps."""
         run = _forward_compiled if torch.compiler.is_compiling() else _forward
         spikes, membranes, before = run(currents, start, beta, dynamics)
         ctx.dynamics = dynamics
@@ -72,7 +71,7 @@ class Scan(torch.autograd.Function):
         at_start = torch.empty_like(start) if ctx.needs_input_grad[1] else None
         at_beta = torch.zeros_like(beta) if ctx.needs_input_grad[2] else None
         for block in _blocks(before):
-            back = Backwards(
+            back = ScanBackward(
                 ctx.dynamics,
                 ctx.beta if beta is None else beta,
                 spikes[:, block].unbind(0),
@@ -110,7 +109,7 @@ def _warn_if_lost(
 
 
 def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics) -> tuple[Tensor, Tensor, Tensor]:
-    """Return spikes, membranes u and v; v is the same memory as u where it can be."""
+    """Return spikes, membranes u and v; v shares the memory of u unless a spike erases it."""
     constant, steps = dynamics.steps is not None, dynamics.steps or len(currents)
     membranes = _with_steps(currents, steps) if constant else torch.empty_like(currents)
     spikes = torch.empty_like(membranes) if dynamics.fires else currents.new_zeros(()).expand(membranes.shape)
@@ -126,7 +125,7 @@ def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dyn
 def _forward_compiled(
     currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with memory of its own for each step: a write into a part would be compiled to a copy of the whole."""
+    """Do the same with separate memory for each step: compiled, a write into a part copies the whole."""
     rows = currents.unbind(0) if dynamics.steps is None else (currents,) * dynamics.steps
     membranes = [torch.empty_like(row) for row in rows]
     spikes = [torch.empty_like(row) if dynamics.fires else torch.zeros_like(row) for row in rows]
@@ -137,13 +136,13 @@ def _forward_compiled(
 
 
 def _with_steps(currents: Tensor, steps: int) -> Tensor:
-    """An empty tensor (steps, B, ...), each step laid out in memory as `currents` is."""
+    """Return an empty tensor (steps, B, ...), each step laid out in memory like `currents`."""
     strides = torch.empty_like(currents, device="meta").stride()
     return currents.new_empty_strided((steps, *currents.shape), (currents.numel(), *strides))
 
 
 def _blocks(values: Tensor) -> Iterator[slice]:
-    """Parts of the batch of (T, B, ...) small enough for all their steps to be run in the processor's cache."""
+    """Split the batch of (T, B, ...) into parts whose steps fit the processor's cache."""
     batch = values.shape[1]
     rows = batch
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -159,7 +158,7 @@ def _rows(values: Tensor | None, block: slice, steps: int) -> Sequence[Tensor | 
 def _run(
     rows: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]], start: Tensor | None, beta: Number, dynamics: Dynamics
 ) -> None:
-    """Fill spikes, membranes u and v from the currents, row by row; v is the same memory as u where it can be."""
+    """Fill spikes, membranes u and v from the currents, row by row; v may share the memory of u."""
     last, fired = start, None if start is None or not dynamics.fires else dynamics.fired(start)
     for current, spike, membrane, v in rows:
         _advance(current, last, fired, beta, dynamics, out=v)
