@@ -179,6 +179,20 @@ def test_weights_move_with_the_reward() -> None:
     assert set(reward.state_dict()) == {"weight", "pos_weight"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_mean_in_half_precision_may_be_over_many_targets(dtype: torch.dtype, compiled: bool) -> None:
+    """70,000 is more than float16 can hold; the gradient scaler of autocast multiplies before the conversion."""
+    outputs, targets = torch.randn(1, 2, 70_000, dtype=dtype), torch.randint(2, (1, 70_000))
+    reward = rewards.SoftmaxReward(ignore_index=1)
+    torch._dynamo.reset()
+    run = torch.compile(lambda o, y: reward(o, y), backend="aot_eager", fullgraph=True) if compiled else reward
+    found = _gradient(lambda o, y: run(o, y) * 2**16, outputs, targets)
+    expected = _gradient(nn.CrossEntropyLoss(ignore_index=1), outputs.float(), targets) * 2**16
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=1e-4)
+
+
 REFUSED = [
     ({"weight": [1.0, 2.0]}, torch.tensor([0, 1]), r"one number for each of 3 classes, got shape \(2,\)"),
     ({"ignore_index": 1}, torch.rand(2, 3), "ignore_index=1 needs classes as targets, not probabilities"),

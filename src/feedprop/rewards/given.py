@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from feedprop.errors import FeedpropError
-from feedprop.rewards.reward import Reward, can_look, check_outputs, check_range, check_same_shape
+from feedprop.rewards.reward import (
+    Reward,
+    can_look,
+    check_outputs,
+    check_range,
+    check_same_shape,
+    in_single_precision,
+)
 
 
 class ChoiceReward(Reward):
@@ -27,7 +34,7 @@ class ChoiceReward(Reward):
             chosen: (batch,), the classes that were tried, as integers; default: those of the largest outputs.
         """
         check_outputs(outputs)
-        return self._started(outputs, targets, self.credit(outputs, targets, chosen=chosen))
+        return self._started(outputs, targets, self.credit(in_single_precision(outputs), targets, chosen=chosen))
 
     def per_output(self, outputs: Tensor, targets: Tensor, *, chosen: Tensor | None = None) -> Tensor:
         """Return r_o, shaped like `outputs`."""

@@ -33,7 +33,7 @@ class Reward(nn.Module):
             targets: see the class.
         """
         check_outputs(outputs)
-        values = outputs.detach()
+        values = in_single_precision(outputs.detach())
         targets = self.prepare(values, targets)
         if type(self).credit is not Reward.credit:
             return self._started(outputs, targets, self.credit(values, targets))
@@ -89,6 +89,11 @@ class Reward(nn.Module):
 
 def _divided(rewards: Tensor, outputs: Tensor) -> Tensor:
     return (rewards / outputs).masked_fill_(outputs == 0, 0.0)
+
+
+def in_single_precision(values: Tensor) -> Tensor:
+    """Return half precision as float32, as autocast does for losses: a mean over many targets needs its range."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def check_outputs(outputs: Tensor) -> None:
