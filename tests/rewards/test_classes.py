@@ -208,6 +208,12 @@ def test_what_softmax_reward_refuses(settings: dict, targets: Tensor, sentence: 
         rewards.SoftmaxReward(**settings)(torch.randn(2, 3), targets)
 
 
+@pytest.mark.parametrize("weight", [None, [1.0]])
+def test_a_single_number_is_refused(weight) -> None:
+    with pytest.raises(FeedpropError, match="got a single number"):
+        rewards.SoftmaxReward(weight=weight)(torch.tensor(1.0), torch.tensor(1.0))
+
+
 def test_settings_that_are_refused() -> None:
     with pytest.raises(FeedpropError, match=r"label_smoothing must be in \[0, 1\], got 1.5"):
         rewards.SoftmaxReward(label_smoothing=1.5)

@@ -22,6 +22,8 @@ class Labels(NamedTuple):
 
 def class_dimension(outputs: Tensor) -> int:
     """Return the dimension of the classes: 1, or 0 for a single sample (classes,)."""
+    if outputs.ndim == 0:
+        raise FeedpropError("a class reward takes outputs (batch, classes, ...), got a single number")
     return min(1, outputs.ndim - 1)
 
 
@@ -82,7 +84,7 @@ class ClassReward(Reward):
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
         dim = class_dimension(outputs)
-        if dim < 0 or targets.shape != outputs.shape[:dim] + outputs.shape[dim + 1 :]:
+        if targets.shape != outputs.shape[:dim] + outputs.shape[dim + 1 :]:
             raise FeedpropError(
                 f"{type(self).__name__} takes outputs (batch, classes, ...) and targets (batch, ...), "
                 f"got {tuple(outputs.shape)} and {tuple(targets.shape)}"
@@ -189,7 +191,6 @@ class BoundedSoftmaxReward(ClassReward):
         self.lower, self.upper, self.sign_only = lower, upper, sign_only
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
         outputs = outputs.detach()
         p = outputs.softmax(class_dimension(outputs))
         p = torch.where(p > self.upper, 1.0, torch.where(p < self.lower, 0.0, p)).to(outputs.dtype)
@@ -201,7 +202,6 @@ class CorrectnessReward(ClassReward):
     """r_y = sign(o_y) if the true class has the largest output, else nothing: yes/no feedback."""
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
         outputs = outputs.detach()
         labels = self.prepare(outputs, targets)
         correct: Tensor = outputs.argmax(class_dimension(outputs), keepdim=True) == labels.classes
@@ -217,7 +217,6 @@ class MisclassificationReward(ClassReward):
     """
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
         outputs = outputs.detach()
         labels = self.prepare(outputs, targets)
         wrong: Tensor = outputs > outputs.gather(class_dimension(outputs), labels.classes)
@@ -230,7 +229,6 @@ class MaximizeReward(ClassReward):
     direction = 1.0
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
         outputs = outputs.detach()
         return self.direction * self.prepare(outputs, targets).onehot * _signs(outputs) * (1 - outputs.sigmoid())
 

@@ -37,7 +37,6 @@ class ChoiceReward(Reward):
         return self._started(outputs, targets, self.credit(in_single_precision(outputs), targets, chosen=chosen))
 
     def per_output(self, outputs: Tensor, targets: Tensor, *, chosen: Tensor | None = None) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
         return outputs.detach() * self.credit(outputs, targets, chosen=chosen)
 
     def credit(self, outputs: Tensor, targets: Tensor, *, chosen: Tensor | None = None) -> Tensor:
@@ -71,6 +70,5 @@ class GivenReward(Reward):
     """
 
     def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the rewards given."""
         check_same_shape(self, outputs, targets)
         return targets.detach().to(outputs.dtype)

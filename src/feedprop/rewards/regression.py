@@ -18,10 +18,8 @@ class RegressionReward(Reward):
     """
 
     def credit(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return target - o."""
         check_same_shape(self, outputs, targets)
         return targets.detach().to(outputs.dtype) - outputs.detach()
 
     def samples(self, outputs: Tensor, targets: Tensor) -> int:
-        """Return the number of outputs."""
         return outputs.numel()

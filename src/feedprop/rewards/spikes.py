@@ -24,7 +24,6 @@ class _SpikeReward(ClassReward):
         return super().forward(outputs if isinstance(outputs, Tensor) else stacked(outputs), targets)
 
     def prepare(self, outputs: Tensor, targets: Any) -> Labels:
-        """Return the targets as `Labels` of one step."""
         if isinstance(targets, Labels):
             return targets
         if outputs.ndim != 3 or targets.shape != outputs.shape[1:2]:
@@ -35,7 +34,6 @@ class _SpikeReward(ClassReward):
         return super().prepare(outputs[0], targets)
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Return r at each step, shaped like `outputs`."""
         labels, spikes = self.prepare(outputs, targets), outputs.detach()
         return self.at_steps(spikes, spikes.sum(0), labels.onehot != 0) * labels.weight
 
@@ -52,7 +50,6 @@ class SpikeRateReward(_SpikeReward):
     """
 
     def at_steps(self, spikes: Tensor, counts: Tensor, true: Tensor) -> Tensor:
-        """Return r."""
         steps = spikes.shape[0]
         more, less = (steps // 2 - counts).sigmoid(), (counts + (steps // 2 - steps)).sigmoid()
         return torch.where(true, more, -spikes * less)
@@ -84,7 +81,6 @@ class SpikeTargetReward(_SpikeReward):
         self.share = share
 
     def at_steps(self, spikes: Tensor, counts: Tensor, true: Tensor) -> Tensor:
-        """Return r."""
         return torch.where(true, (self.share * len(spikes) - counts).sigmoid(), -spikes * counts.sigmoid())
 
 

@@ -140,7 +140,6 @@ class LIF(Neuron):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last membrane,))."""
         spikes, membranes = self.scan(currents, *start, steps=steps)
         return spikes, (membranes[-1],)
 
@@ -179,6 +178,5 @@ class LeakyIntegrator(LIF):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (membranes, (last membrane,))."""
         _, membranes = self.scan(currents, *start, steps=steps)
         return membranes, (membranes[-1],)

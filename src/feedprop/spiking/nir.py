@@ -103,7 +103,6 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _neuron(path: str, neuron: Neuron, shape: tuple[int, ...], dt: float) -> Any:
-    """Return the node of neurons of this shape."""
     if type(neuron) not in (LIF, IF, Synaptic, LeakyIntegrator):
         raise _refused(path, neuron, "has no node")
     emptied = neuron.reset == "zero" or (neuron.reset == "refractory" and not neuron.reset_delay)

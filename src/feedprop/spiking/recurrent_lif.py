@@ -28,7 +28,6 @@ class Recurrent(LIF):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last spikes, last membrane))."""
         inflow = (currents,) * steps if steps is not None else currents.unbind(0)
         spike, membrane = start or (torch.zeros_like(inflow[0]), None)
         fired, entries = [], []

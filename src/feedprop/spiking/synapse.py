@@ -114,7 +114,6 @@ class Synaptic(LIF):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last synaptic current, last membrane))."""
         synaptic, membrane = start or (None, None)
         flowing = leaky_sum(currents, synaptic, alpha=self.decay(self.alpha), steps=steps)
         spikes, membranes = self.scan(flowing, membrane)
