@@ -1,17 +1,26 @@
-# Two commands: `make demo` shows feedprop at work, `make test` checks everything.
+# `make demo` shows feedprop at work, `make test` checks everything, `make test-minimum` checks the library on the
+# oldest torch that it supports.
 PYTHON ?= python3
 BIN := .venv/bin
+# the minimum of pyproject.toml, which a test compares with this line
+MINIMUM_TORCH := 2.13.0
+MINIMUM_BIN := .venv-minimum/bin
 export CUDA_VISIBLE_DEVICES ?=
 # tests on fetched data read this folder and skip where it is empty
 export FEEDPROP_DATA ?= $(CURDIR)/data
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-minimum lint clean
 
 demo: .venv/demo
 	$(BIN)/feedprop train --data digits --output runs/demo --overwrite
 
 test: .venv/test lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+# the library alone: no command, no lists of models, no pages and examples that need further packages
+test-minimum: .venv-minimum/test
+	OMP_NUM_THREADS=1 $(MINIMUM_BIN)/pytest -n 2 -rs --ignore=tests/training --ignore=tests/models \
+	  --ignore=tests/test_readme.py --ignore=tests/test_examples.py
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -27,5 +36,11 @@ lint: .venv/test
 	$(BIN)/pip install --quiet -e '.[test]'
 	touch $@
 
+.venv-minimum/test: pyproject.toml
+	$(PYTHON) -m venv .venv-minimum
+	$(MINIMUM_BIN)/pip install --quiet torch==$(MINIMUM_TORCH) -e '.[snntorch,nir]' \
+	  hypothesis pytest pytest-xdist safetensors
+	touch $@
+
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-minimum build dist .mypy_cache .ruff_cache .hypothesis .coverage

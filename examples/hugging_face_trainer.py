@@ -3,8 +3,8 @@
     pip install transformers accelerate
     python examples/hugging_face_trainer.py
 
-The data are made up, so that nothing is downloaded: two kinds of sentences, each with its favourite words. With a
-checkpoint, `AutoModelForSequenceClassification.from_pretrained(...)` takes the place of the small random BERT.
+The data are made up, so that nothing is downloaded: two kinds of sentences, one of them with words of its own. With a
+checkpoint, `AutoModelForSequenceClassification.from_pretrained(...)` replaces the small random BERT.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ VOCABULARY, LENGTH = 60, 12
 
 
 def sentences(count):
-    """Words 2 to 59; texts of class 1 take three in ten of them from 40 on instead of anywhere."""
+    """Words 2 to 59; in texts of class 1, each word is drawn from 40 to 59 with probability 0.5."""
     labels = torch.randint(2, (count,))
     words = torch.randint(2, VOCABULARY, (count, LENGTH))
     marked = torch.randint(40, VOCABULARY, (count, LENGTH))
@@ -45,10 +45,7 @@ def main(folder=None, **settings):
         max_position_embeddings=LENGTH, num_labels=2,
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    # 3: chords suit GELU, relative magnitudes the Trainer's clipping; the floor lets biases learn that start at 0
-    feedprop.attach(
-        model, rules.Composite(activation=rules.CentralDifference(), relative_magnitude=True, magnitude_floor=0.3)
-    )
+    feedprop.attach(model, rules.presets.transformer())  # 3: its magnitudes suit the Trainer's clipping
     arguments = TrainingArguments(
         output_dir=folder or tempfile.mkdtemp(), num_train_epochs=3, per_device_train_batch_size=32, learning_rate=5e-3,
         logging_steps=10, report_to="none", save_strategy="no", disable_tqdm=True, **settings,

@@ -1,4 +1,4 @@
-"""Where every random number of the suite comes from, and how exact its numbers are."""
+"""Fixtures for all tests: the random seed, the default dtype, the table of handlers."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ hypothesis.settings.load_profile("feedprop")
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """Give each test the same random numbers, whatever ran before it."""
+    """Give each test the same random numbers in any order."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -22,7 +22,7 @@ def seeded() -> Iterator[None]:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Make float64 the default, so that tolerances can be tight."""
+    """Make float64 the default dtype, which allows tight tolerances."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
@@ -31,7 +31,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture
 def handlers_kept() -> Iterator[None]:
-    """Take back what a test registers, but what modules of feedprop registered when they were first imported."""
+    """Undo what a test registers, but keep handlers that feedprop's own modules register when imported."""
     before = dict(HANDLERS)
     yield
     ours = {f: kept for f, kept in HANDLERS.items() if str(getattr(f, "__module__", "")).startswith("feedprop.")}

@@ -1,4 +1,4 @@
-"""Putting rules under a model and taking them away again leaves nothing behind."""
+"""`attach` changes nothing but the backward pass, and `detach` leaves nothing behind."""
 
 import copy
 import inspect
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import feedprop
 from feedprop import FeedpropError, attach, attached, detach, rewards, rules
+from feedprop.interception.mode import Propagation
 from feedprop.operations.registry import HANDLERS
 from support.propagation import CLOSE, Residual, feedback_of, propagate, randomised
 
@@ -27,7 +27,7 @@ def _network() -> nn.Sequential:
 
 
 def _everything(model: nn.Module) -> dict:
-    """All that can be found on a model, by identity where identity counts."""
+    """Return every attribute of every module; dictionaries are copied."""
     return {
         path: {
             key: dict(value) if isinstance(value, dict) else value
@@ -81,7 +81,7 @@ def test_gradients_are_ordinary_again_afterwards() -> None:
     torch.testing.assert_close(feedback_of(model), feedback_of(plain), **CLOSE)
 
 
-def test_an_instance_forward_comes_back() -> None:
+def test_a_forward_set_on_the_instance_is_restored() -> None:
     model = nn.Linear(3, 2)
     own = lambda x: F.linear(x, model.weight)  # noqa: E731
     model.forward = own
@@ -91,7 +91,7 @@ def test_an_instance_forward_comes_back() -> None:
     assert model.forward is own
 
 
-def test_hooks_stay_and_run() -> None:
+def test_hooks_are_kept_and_called() -> None:
     model, calls = _network(), []
     handle = model[0].register_forward_hook(lambda *_: calls.append("hook"))
     model.register_full_backward_hook(lambda *_: calls.append("backward"))
@@ -101,7 +101,7 @@ def test_hooks_stay_and_run() -> None:
     handle.remove()
 
 
-def test_state_dict_is_the_same_attached() -> None:
+def test_attach_leaves_the_state_dict_alone() -> None:
     model = _network()
     keys = list(model.state_dict())
     with attached(model):
@@ -150,7 +150,7 @@ def test_copies_are_attached_and_independent(name: str) -> None:
     assert "forward" not in other.__dict__
 
 
-def test_signature_and_name_of_forward_are_kept() -> None:
+def test_the_signature_of_forward_is_kept() -> None:
     class Named(nn.Module):
         def forward(self, x: Tensor, *, scale: float = 2.0) -> Tensor:
             return x * scale
@@ -162,7 +162,7 @@ def test_signature_and_name_of_forward_are_kept() -> None:
         assert model(torch.ones(1), scale=3.0) == 3
 
 
-def test_with_gradients_off_nothing_is_intercepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_intercepted_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     model = attach(_network().eval())
     inputs = torch.randn(2, 1, 4, 4)
     expected = model(inputs).detach()
@@ -170,7 +170,7 @@ def test_with_gradients_off_nothing_is_intercepted(monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("intercepted")
 
-    monkeypatch.setattr(feedprop.attach.__globals__["Propagation"], "__torch_function__", refuse)
+    monkeypatch.setattr(Propagation, "__torch_function__", refuse)
     for off in (torch.no_grad, torch.inference_mode):
         with off():
             torch.testing.assert_close(model(inputs), expected)
@@ -192,13 +192,13 @@ def test_no_grad_inside_an_attached_forward(monkeypatch: pytest.MonkeyPatch) -> 
             return self.layer(x) * mask
 
     def refuse(*_: object) -> None:
-        raise AssertionError("treated without gradients")
+        raise AssertionError("handled without gradients")
 
     monkeypatch.setitem(HANDLERS, torch.special.i1, refuse)
     assert propagate(Partly(), torch.randn(2, 3), torch.randn(2, 3)).feedback
 
 
-def test_an_attached_model_inside_an_attached_model() -> None:
+def test_attached_models_nest() -> None:
     inner, reference = randomised(nn.Sequential(nn.Linear(4, 4), nn.Tanh())), None
     outer = nn.Sequential(randomised(nn.Linear(4, 4)), inner, randomised(nn.Linear(4, 2)))
     reference = copy.deepcopy(outer)
@@ -213,7 +213,7 @@ def test_an_attached_model_inside_an_attached_model() -> None:
     torch.testing.assert_close(other.feedback["2.weight"], expected.feedback["2.weight"], **CLOSE)
 
 
-def test_wrong_use_is_answered_with_a_sentence() -> None:
+def test_misuse_raises_a_helpful_error() -> None:
     model = attach(nn.Linear(2, 2))
     with pytest.raises(FeedpropError, match="attached already"):
         attach(model)
@@ -246,13 +246,13 @@ HIDING: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated
 @pytest.mark.parametrize("kind", HIDING)
-def test_what_hides_parameters_is_refused(kind: str) -> None:
+def test_modules_that_hide_parameters_are_refused(kind: str) -> None:
     hiding = HIDING[kind]()
     with pytest.raises(FeedpropError, match=rf"{kind} \(1\) uses parameters where the rules cannot see it"):
         attach(nn.Sequential(nn.Linear(4, 3), hiding))
 
 
-def test_parameters_that_cannot_move_are_named() -> None:
+def test_parameters_stuck_at_zero_are_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.warns(UserWarning, match=r"1 parameters are 0 .*1\.bias"):
         attach(model)
@@ -263,7 +263,7 @@ def test_parameters_that_cannot_move_are_named() -> None:
 
 
 class Administrator(nn.Module):
-    """Sets what a parameter carries beside its values, as FSDP does, in the middle of a forward pass."""
+    """Sets attributes of a parameter during the forward pass, as FSDP does."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The published implementation's defects: each has a check, and each check is seen to fail with the defect put in.
+"""Defects of the published implementation: each has a check, and each check fails when the defect is injected.
 
-Defect 12, of the house and not of the numbers, is in test_house.py.
+Defect 12, which concerns packaging rather than numbers, is in test_house.py.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import feedprop
 from feedprop import UnknownOperationError, attach, attached, credit, rewards, rules
+from feedprop.interception.mode import Propagation
 from feedprop.operations.registry import HANDLERS, neutral
 from support.propagation import CLOSE, feedback_of, propagate, randomised
 
@@ -23,7 +24,7 @@ FAILURES = (AssertionError, pytest.fail.Exception, TypeError, NotImplementedErro
 
 
 def defect(number_and_name: str, check: Callable[[], None], *, seen_by: tuple[type[BaseException], ...] = FAILURES):
-    """Pair a check with a function that puts the defect in; by which exceptions the check then sees it."""
+    """Pair a check with a function that injects the defect, and with the exceptions that the check then raises."""
 
     def keep(inject: Callable[[Patch], None]) -> Callable[[Patch], None]:
         DEFECTS.append((number_and_name, check, inject, seen_by))
@@ -88,7 +89,7 @@ def keep_the_last_use(monkeypatch: Patch) -> None:
     monkeypatch.setattr(credit.weights, "_feedback", only_once)
 
 
-# --- 3: what no rule covers keeps a plain gradient, silently ---
+# --- 3: functions without a rule silently keep a plain gradient ---
 
 
 def check_unknown_function() -> None:
@@ -102,8 +103,7 @@ def check_unknown_function() -> None:
 
 @defect("3 silent about functions", check_unknown_function)
 def pass_unknown_functions(monkeypatch: Patch) -> None:
-    propagation = feedprop.attach.__globals__["Propagation"]
-    monkeypatch.setattr(propagation, "_untreated", lambda self, function, args, kwargs: function(*args, **kwargs))
+    monkeypatch.setattr(Propagation, "_without_handler", lambda self, function, args, kwargs: function(*args, **kwargs))
 
 
 def check_every_parameter() -> None:
@@ -127,7 +127,7 @@ def leave_normalisation_alone(monkeypatch: Patch) -> None:
 
 
 class Pair(nn.Module):
-    """Two inputs, of which one may be without gradient, and a tuple of outputs."""
+    """Two inputs, and a tuple of outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def require_input_gradients(monkeypatch: Patch) -> None:
 
 def check_rewards_stay_on_the_device() -> None:
     for reward in (rewards.SoftmaxReward(), rewards.CorrectnessReward(), rewards.MisclassificationReward()):
-        # on the device "meta" nothing can be looked at, so that a transfer or a loop over samples fails
+        # the device "meta" has no values: a transfer or a loop over samples fails
         outputs = torch.empty(4, 3, device="meta", requires_grad=True)
         value = reward(outputs, torch.empty(4, dtype=torch.long, device="meta"))
         assert value.device.type == "meta"
@@ -199,7 +199,7 @@ def forget_the_batch_size(monkeypatch: Patch) -> None:
     monkeypatch.setattr(rewards.SoftmaxReward, "samples", lambda self, outputs, targets: 1)
 
 
-# --- 7: dropout multiplies rewards; sign-changing activations turn feedback round ---
+# --- 7: dropout multiplies rewards; activations that change the sign reverse feedback ---
 
 
 def check_dropout() -> None:
@@ -227,7 +227,7 @@ def check_direction() -> None:
     for activation in (Flipped(), nn.Sequential(nn.LeakyReLU(-1.0), nn.Tanh())):
         model = randomised(nn.Sequential(nn.Linear(4, 16), activation, nn.Linear(16, 3)))
         inputs, targets = torch.randn(20, 4), torch.randint(3, (20,))
-        model[2].requires_grad_(False)  # what is below the activation has to do it
+        model[2].requires_grad_(False)  # so that only the layer below the activation learns
         before = F.cross_entropy(model(inputs), targets)
         optimizer = torch.optim.SGD(model[0].parameters(), lr=0.05)
         with attached(model):
@@ -248,7 +248,7 @@ def _same_direction(x: Tensor) -> Tensor:
     return x - 2 * x.detach()
 
 
-# --- 8: parameters of 0 never learn, and nothing says so; two epsilons ---
+# --- 8: parameters of 0 silently never learn; two epsilons ---
 
 
 def check_zeros_are_named() -> None:
@@ -288,7 +288,7 @@ def use_another_epsilon(monkeypatch: Patch) -> None:
 
 
 @pytest.mark.parametrize(("name", "check", "inject", "seen_by"), DEFECTS, ids=[name for name, *_ in DEFECTS])
-def test_defect_is_absent_and_would_be_seen(name: str, check, inject, seen_by, monkeypatch: Patch) -> None:
+def test_defect_is_absent_and_would_be_found(name: str, check, inject, seen_by, monkeypatch: Patch) -> None:
     check()
     inject(monkeypatch)
     with pytest.raises(seen_by):

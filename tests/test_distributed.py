@@ -1,4 +1,4 @@
-"""Two processes, each with half of the batch, take the step that one process takes with all of it."""
+"""Two processes, each with half of the batch, take the step that one process takes with the whole batch."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from feedprop import attach, rules
-from support.two_processes import SETTINGS, network, train
+from feedprop import attach
+from support.two_processes import COMPOSITES, network, train
 
 
 def _launched(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -30,7 +30,7 @@ def _launched(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.filterwarnings("ignore:.*magnitude_floor")
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     before = dict(network().named_parameters())
-    expected = {name: train(attach(network(), rules.Composite(**settings))) for name, settings in SETTINGS.items()}
+    expected = {name: train(attach(network(), composite)) for name, composite in COMPOSITES.items()}
     found = _launched(tmp_path)
     assert len(found) >= 20
     for way, parameters in found.items():

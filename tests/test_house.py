@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def check_no_unrestricted_unpickling(folder: Path = ROOT / "src") -> None:
 
 def check_ci_checks(texts: tuple[str, ...] | None = None) -> None:
     ci, makefile = texts or ((ROOT / ".ci/run").read_text(), (ROOT / "Makefile").read_text())
-    assert "make test" in ci
+    assert re.findall(r"^make (\S+)$", ci, re.MULTILINE) == ["test", "test-minimum"]
     for gate in ("pytest", "mypy", "ruff check", "ruff format --check"):
         assert gate in makefile, gate
     assert "--fix" not in makefile
@@ -56,10 +58,23 @@ def test_checkpoints_are_not_unpickled(tmp_path: Path) -> None:
 def test_ci_checks_and_does_not_repair() -> None:
     check_ci_checks()
     gates = "pytest mypy ruff check . ruff format --check ."
+    both = "make test\nmake test-minimum"
     for ci, makefile in (
         ("ruff .", gates),
-        ("make test", "ruff check --fix"),
-        ("make test", gates + " ruff check --fix"),
+        ("make test", gates),
+        (both, "ruff check --fix"),
+        (both, gates + " ruff check --fix"),
     ):
         with pytest.raises(AssertionError):
             check_ci_checks((ci, makefile))
+
+
+def test_the_oldest_torch_is_the_one_that_is_tested() -> None:
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (tested,) = re.findall(r"^MINIMUM_TORCH := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert required == [f"torch>={tested.removesuffix('.0')}"]
+
+
+def test_no_two_files_have_one_name() -> None:
+    names = Counter(file.name for file in (ROOT / "src/feedprop").rglob("*.py") if file.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []

@@ -1,4 +1,4 @@
-"""What has to hold whatever the numbers are (Weber et al. 2023; the credit form of its rules)."""
+"""Identities that hold for any numbers (Weber et al. 2023; its rules in terms of credit)."""
 
 import copy
 
@@ -110,7 +110,7 @@ def test_reward_is_conserved_layer_by_layer_without_biases(activation: nn.Module
 
 
 def test_feedback_of_a_layer_sums_to_its_reward() -> None:
-    # sum_ij sign(w_ij) F_ij + sum_j sign(b_j) F_j = sum_j r_j, as every message leaves through one connection
+    # sum_ij sign(w_ij) F_ij + sum_j sign(b_j) F_j = sum_j r_j, as every message passes one connection
     model = nn.Sequential(nn.Linear(6, 4))
     given = torch.randn(5, 4)
     feedback = propagate(model, torch.randn(5, 6), given, RULE).feedback
@@ -154,7 +154,7 @@ def test_a_zero_weight_has_zero_feedback(epsilon: float) -> None:
 
 
 @pytest.mark.parametrize("floor", [0.05, 0.5, 10.0])
-def test_magnitude_floor_replaces_small_weights_alone(floor: float) -> None:
+def test_magnitude_floor_replaces_only_small_weights(floor: float) -> None:
     model = _perceptron()
     inputs, given = torch.randn(5, 6), torch.randn(5, 4)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every rule on every small network: it adds up and leaves nothing behind. Add new rules to RULES."""
+"""Every rule on every small network: feedback accumulates, nothing is left behind. Add new rules to RULES."""
 
 import copy
 import gc
@@ -71,7 +71,7 @@ def test_restored_on_exit_and_on_exception(rule: rules.Rule, network: str) -> No
     assert {path: dict(module.__dict__) for path, module in model.named_modules()} == before
 
 
-def test_feedback_adds_up(rule: rules.Rule, network: str) -> None:
+def test_feedback_accumulates(rule: rules.Rule, network: str) -> None:
     model, batch = _model(network), _batch()
     with attached(model, rule):
         _step(model, *batch)
@@ -87,7 +87,7 @@ def test_feedback_adds_up(rule: rules.Rule, network: str) -> None:
 def test_dtypes(rule: rules.Rule, network: str, dtype: torch.dtype) -> None:
     model, (inputs, targets) = _model(network), _batch()
     if network == "steps":
-        with torch.no_grad():  # rounded, a pre-activation near 0 may fall on the other side of the step
+        with torch.no_grad():  # keep pre-activations away from 0: rounding could change their sign
             model[0].bias += 0.2 * model[0](inputs[:1]).sign()[0]
             inputs = inputs[:1] + 0.01 * inputs
     other = copy.deepcopy(model).to(dtype)
@@ -110,7 +110,7 @@ def test_values_are_those_of_the_plain_model(rule: rules.Rule, network: str) -> 
     torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()))
 
 
-def test_inputs_need_no_gradient_and_targets_stay(rule: rules.Rule, network: str) -> None:
+def test_inputs_need_no_gradient(rule: rules.Rule, network: str) -> None:
     model, (inputs, targets) = _model(network).eval(), _batch()
     leaf = inputs.clone().requires_grad_()
     found = []

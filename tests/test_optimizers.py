@@ -1,4 +1,4 @@
-"""Feedback is an ordinary `.grad`: optimizers, clipping, scaling and accumulation need not know of it."""
+"""Feedback is an ordinary `.grad`: optimizers, clipping, scaling and accumulation work unchanged."""
 
 import copy
 
@@ -27,7 +27,7 @@ def _batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(8, 4), torch.randint(3, (8,))
 
 
-def test_the_known_optimizers_are_there() -> None:
+def test_the_usual_optimizers_are_tested() -> None:
     assert {"SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Rprop", "NAdam", "Adafactor"} <= set(PLAIN)
 
 
@@ -116,7 +116,7 @@ def test_grad_scaler_scales_and_unscales() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_and_checkpointing_agree_with_the_plain_step(dtype: torch.dtype) -> None:
+def test_autocast_agrees_with_the_plain_step(dtype: torch.dtype) -> None:
     model, (inputs, targets) = _model().float(), _batch()
     inputs, reward = inputs.float(), rewards.SoftmaxReward()
     with attached(model, rules.Epsilon(0.1)):

@@ -1,4 +1,4 @@
-"""Every published case of feedback is met, by the engine and by the suite's own loops."""
+"""The engine and the loops of `support.oracles` both reproduce every published case of feedback."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ def named(case: Case) -> str:
     return case.name
 
 
-def test_every_case_is_there() -> None:
+def test_no_case_is_missing() -> None:
     assert {kind: len(cases(kind)) for kind in ("lfp", "lrp", "snn")} == {"lfp": 26, "lrp": 14, "snn": 4}
 
 
 @pytest.mark.parametrize("case", LFP, ids=named)
-def test_engine_meets_published_feedback(case: Case) -> None:
+def test_engine_reproduces_published_feedback(case: Case) -> None:
     expected, model = case.tensors(), case.model()
     reward = REWARDS[case.settings["reward"]](reduction="sum")
     inputs = expected["input"].clone().requires_grad_()
@@ -44,7 +44,7 @@ def test_engine_meets_published_feedback(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", LFP, ids=named)
-def test_loops_meet_published_feedback(case: Case) -> None:
+def test_loops_reproduce_published_feedback(case: Case) -> None:
     expected, model = case.tensors(), case.model()
     output = oracles.forward(model, expected["input"])
     given = oracles.rewards_of(case.settings["reward"], output, expected["target"])
@@ -58,4 +58,6 @@ def test_loops_meet_published_feedback(case: Case) -> None:
 def test_a_wrong_epsilon_is_noticed() -> None:
     case = LFP[0]
     with pytest.raises(AssertionError):
-        test_engine_meets_published_feedback(Case(case.name, case.kind, case.spec, case.settings | {"epsilon": 2e-6}))
+        test_engine_reproduces_published_feedback(
+            Case(case.name, case.kind, case.spec, case.settings | {"epsilon": 2e-6})
+        )

@@ -1,4 +1,4 @@
-"""What README and docs show runs as it stands, what they link to exists, and errors are quoted as they are raised."""
+"""The code in README and docs runs; links, quoted errors and the tree in CONTRIBUTING are true; lines are short."""
 
 import ast
 import re
@@ -11,10 +11,12 @@ import torch.utils.checkpoint
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+READMES = sorted([*ROOT.glob("experiments/**/README.md"), ROOT / "benchmarks/README.md"])
 
 
 def _blocks(page: Path) -> list[str]:
-    """The python blocks of a page, each with its lines where they are in the page, so that an error names them."""
+    """The python blocks of a page, padded with empty lines so that errors give the line numbers of the page."""
     text = page.read_text()
     found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return ["\n" * text.count("\n", 0, match.start(1)) + match.group(1) for match in found]
@@ -28,7 +30,7 @@ def _run(page: Path) -> dict[str, Any]:
 
 
 def _named(page: Path) -> str:
-    return page.name
+    return str(page.relative_to(ROOT))
 
 
 @pytest.mark.usefixtures("handlers_kept")
@@ -47,7 +49,7 @@ def test_the_readme_trains() -> None:
     assert "accuracy = " in _blocks(ROOT / "README.md")[0]
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=_named)
+@pytest.mark.parametrize("page", TEXTS, ids=_named)
 def test_links_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
@@ -55,8 +57,26 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", [*TEXTS, *READMES], ids=_named)
+def test_lines_are_short(page: Path) -> None:
+    unbreakable = re.compile(r"\s*(!?\[[^]]*\]\([^)]*\)|<?https?://\S+)\s*")  # a link, an image or an address alone
+    lines = enumerate(page.read_text().splitlines(), start=1)
+    assert [number for number, line in lines if len(line) > 120 and not unbreakable.fullmatch(line)] == []
+
+
+def test_the_tree_in_contributing_is_the_tree() -> None:
+    tree = re.search(
+        r"^```\nsrc/feedprop/\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert tree is not None
+    rooms = {path.name for path in (ROOT / "src/feedprop").iterdir() if (path / "__init__.py").exists()}
+    files = {path.name for path in (ROOT / "src/feedprop").rglob("*.py")}
+    assert rooms == set(re.findall(r"^  (\w+)/", tree[1], re.MULTILINE))
+    assert set(re.findall(r"\w+\.py\b", tree[1])) <= files
+
+
 def _texts() -> list[str]:
-    """Every string of the package, the values in it replaced by an ellipsis."""
+    """Every string of the package and of torch's checkpoints, with an ellipsis for each value in it."""
     texts = []
     for file in [*(ROOT / "src/feedprop").rglob("*.py"), Path(torch.utils.checkpoint.__file__)]:
         for node in ast.walk(ast.parse(file.read_text())):

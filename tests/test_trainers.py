@@ -1,18 +1,19 @@
-"""Hugging Face's Trainer and Lightning's take the step of a plain loop, whatever else they are told to do."""
+"""The trainers of Hugging Face and Lightning take the same step as a plain loop, under every setting tried."""
 
 import warnings
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import feedprop
 from feedprop import rewards
 from test_examples import OTHERS
+
+lightning = pytest.importorskip("lightning")
+transformers = pytest.importorskip("transformers")
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in OTHERS]
 
@@ -21,11 +22,13 @@ Parameters = dict[str, Tensor]
 
 def _bert() -> nn.Module:
     torch.manual_seed(0)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=8, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return feedprop.attach(BertForSequenceClassification(config), feedprop.rules.Composite(magnitude_floor=0.02))
+    return feedprop.attach(
+        transformers.BertForSequenceClassification(config), feedprop.rules.Composite(magnitude_floor=0.02)
+    )
 
 
 def _texts() -> list[dict[str, Tensor]]:
@@ -42,7 +45,7 @@ def _updates(model: nn.Module, before: Parameters) -> Tensor:
 
 @pytest.fixture(scope="module")
 def plain() -> tuple[Parameters, Tensor]:
-    """The parameters of the classifier, and their update by one step of a plain loop."""
+    """Return the parameters of the classifier, and their update in one step of a plain loop."""
     model = _bert()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     texts, labels = (torch.stack([text[key] for text in _texts()]) for key in ("input_ids", "labels"))
@@ -56,8 +59,8 @@ def _reward(outputs, labels: Tensor, num_items_in_batch=None) -> Tensor:
     return rewards.SoftmaxReward(reduction="sum")(outputs.logits, labels) / num_items_in_batch
 
 
-class OwnLoss(Trainer):
-    """The custom loss of the documentation, the reward in the place of CrossEntropyLoss."""
+class OwnLoss(transformers.Trainer):
+    """The custom loss of the documentation, with a reward instead of CrossEntropyLoss."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
@@ -69,18 +72,18 @@ class OwnLoss(Trainer):
 
 
 FLOAT32 = 5e-5  # of the update: a step of 1e-3 on weights of 0.1 keeps four to five digits
-SETTINGS: dict[str, tuple[type[Trainer], dict, dict, float]] = {
-    "compute_loss_func": (Trainer, {"compute_loss_func": _reward}, {}, FLOAT32),
+SETTINGS: dict[str, tuple[type[transformers.Trainer], dict, dict, float]] = {
+    "compute_loss_func": (transformers.Trainer, {"compute_loss_func": _reward}, {}, FLOAT32),
     "compute_loss": (OwnLoss, {}, {}, FLOAT32),
-    "the model's own loss": (Trainer, {}, {}, FLOAT32),  # cross-entropy starts with the credit of SoftmaxReward
+    "the model's own loss": (transformers.Trainer, {}, {}, FLOAT32),  # cross-entropy, as SoftmaxReward
     "accumulated": (
-        Trainer,
+        transformers.Trainer,
         {"compute_loss_func": _reward},
         {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2},
         FLOAT32,
     ),
-    "checkpointed": (Trainer, {"compute_loss_func": _reward}, {"activation_checkpointing": True}, FLOAT32),
-    "bfloat16": (Trainer, {"compute_loss_func": _reward}, {"bf16": True}, 2e-2),
+    "checkpointed": (transformers.Trainer, {"compute_loss_func": _reward}, {"activation_checkpointing": True}, FLOAT32),
+    "bfloat16": (transformers.Trainer, {"compute_loss_func": _reward}, {"bf16": True}, 2e-2),
 }
 
 
@@ -94,12 +97,12 @@ def test_hugging_face_trainer(name: str, plain, tmp_path: Path) -> None:
         "disable_tqdm": True, "use_cpu": True, "optim": "sgd",
     }  # fmt: skip
     model = _bert()
-    kind(model=model, args=TrainingArguments(**usual | settings), train_dataset=_texts(), **given).train()
+    kind(model=model, args=transformers.TrainingArguments(**usual | settings), train_dataset=_texts(), **given).train()
     found = _updates(model, before)
     assert (found - expected).norm() <= limit * expected.norm()
 
 
-class Classifier(L.LightningModule):
+class Classifier(lightning.LightningModule):
     """As in Lightning's documentation: training_step calls self(x)."""
 
     def __init__(self) -> None:
@@ -134,7 +137,7 @@ def test_lightning_trainer(settings: dict, limit: float, inner: bool) -> None:
         expected = torch.cat([-0.1 * p.grad.flatten() for p in module.parameters()])
         module.zero_grad()
     feedprop.attach(module.layers if inner else module)
-    trainer = L.Trainer(
+    trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, **settings,
     )  # fmt: skip
@@ -144,7 +147,7 @@ def test_lightning_trainer(settings: dict, limit: float, inner: bool) -> None:
     feedprop.detach(module.layers if inner else module)
 
 
-class Autoencoder(L.LightningModule):
+class Autoencoder(lightning.LightningModule):
     """As in Lightning's quickstart: training_step calls the networks inside."""
 
     def __init__(self) -> None:
@@ -158,7 +161,7 @@ class Autoencoder(L.LightningModule):
         return self.encoder(x)
 
 
-def test_a_lightning_module_whose_networks_are_called_without_it_says_so_once() -> None:
+def test_networks_called_without_their_lightning_module_warn_once() -> None:
     module, x = feedprop.attach(Autoencoder()), torch.randn(4, 6)
     with pytest.warns(UserWarning, match=r"Autoencoder.encoder was called by itself .* attach encoder") as said:
         module.training_step(x, 0)
@@ -169,7 +172,7 @@ def test_a_lightning_module_whose_networks_are_called_without_it_says_so_once() 
         module.training_step(x, 0)
 
 
-def test_a_lightning_module_says_nothing_where_the_rules_are_at_work() -> None:
+def test_networks_called_under_rules_do_not_warn() -> None:
     module, x = feedprop.attach(Autoencoder()), torch.randn(4, 6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -4,11 +4,11 @@
 
 MLP 784-120-84-10 on 20,000 images of MNIST, two epochs of batch 128, SGD with momentum .9 and OneCycle,
 validation accuracy on 5,000 others, mean of three seeds at each learning rate. No test data. Results go to
-results.json.
+results.jsonl.
 """
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 import torch
@@ -18,6 +18,9 @@ from torchvision import datasets
 import feedprop
 from feedprop import discrete, rewards, rules
 from feedprop.rules import Epsilon, Secant
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 HERE = Path(__file__).parent
 ACTIVATIONS = {"step": discrete.Step, "sign": discrete.Sign, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus}
@@ -66,16 +69,18 @@ def main() -> None:
     inputs, targets = (found.data.float() / 255 - 0.1307) / 0.3081, found.targets
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     validation, training = ((inputs[part], targets[part]) for part in (order[:5000], order[5000:25000]))
-    results: dict[str, dict[str, dict[float, float]]] = {}
     for name, activation in ACTIVATIONS.items():
         for label, (rule, handler) in HANDLERS.items():
             means = {}
             for lr in RATES:
                 runs = [run(activation, rule, handler, training, validation, lr=lr, seed=seed) for seed in SEEDS]
                 means[lr] = round(sum(runs) / len(runs), 4)
-            results.setdefault(name, {})[label] = means
+                settings = {"activation": name, "rule": label, "lr": lr, "seeds": SEEDS}
+                path, figures = HERE / "results.jsonl", {"validation": means[lr]}
+                write_row(
+                    path, experiment="activations", command=command(), seed=None, settings=settings, figures=figures
+                )
             print(f"{name:10}{label:42}{means}", flush=True)
-            (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

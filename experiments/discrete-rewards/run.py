@@ -11,11 +11,11 @@
    choice was right. None of them tells which class would have been right. Learning rate and optimizer by 5,000
    held-out images, then three seeds, tested once.
 
-Results go to results.json.
+Results go to results.jsonl.
 """
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 import torch
@@ -24,7 +24,10 @@ from torchvision import datasets
 
 import feedprop
 from feedprop import rewards, rules
-from feedprop.training import toys
+from feedprop.training.data import toys
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 HERE = Path(__file__).parent
 BLOB_RATES, BLOB_EPOCHS, BLOB_SEEDS = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2), 60, (0, 1, 2, 3, 4)
@@ -105,17 +108,22 @@ def mnist(answer, data: tuple[Tensor, Tensor], *, lr: float, epochs: int, seed: 
     return model
 
 
+def keep(settings: dict, figures: dict) -> None:
+    figures["mean"] = round(sum(figures["tests"]) / len(figures["tests"]), 4)
+    print(settings, figures, flush=True)
+    path = HERE / "results.jsonl"
+    write_row(path, experiment=HERE.name, command=command(), seed=None, settings=settings, figures=figures)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data")
     root = parser.parse_args().data
     torch.set_num_threads(1)
-    results: dict[str, dict] = {"blobs, centred": {}, "blobs, plain": {}, "mnist": {}}
     for kind in ("blobs, centred", "blobs, plain"):
         for lr in BLOB_RATES:
             tests = [round(blobs(lr, seed, centred=kind == "blobs, centred"), 4) for seed in BLOB_SEEDS]
-            results[kind][lr] = {"tests": tests, "mean": round(sum(tests) / len(tests), 4)}
-            print(kind, lr, results[kind][lr], flush=True)
+            keep({"task": kind, "lr": lr, "seeds": BLOB_SEEDS}, {"tests": tests})
     inputs, targets = images(root, first=True)
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     held_out, rest = order[:5000], order[5000:]
@@ -127,10 +135,8 @@ def main() -> None:
         }
         lr = max(tuned, key=tuned.__getitem__)
         tests = [round(accuracy(mnist(answer, training, lr=lr, epochs=EPOCHS, seed=seed), test), 4) for seed in SEEDS]
-        row = {"lr": lr, "tuning": tuned, "tests": tests, "mean": round(sum(tests) / len(tests), 4)}
-        results["mnist"][answer.__name__] = row
-        print("mnist", answer.__name__, row, flush=True)
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        settings = {"task": "mnist", "reward": answer.__name__, "lr": lr, "seeds": SEEDS}
+        keep(settings, {"tuning": tuned, "tests": tests})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ with Adam.
 
 (With OMP_NUM_THREADS=1: rounding depends on the number of threads.)
 
-Every run is one call of the command, printed before it starts. Results go to results.json.
+Every run is one call of the command, printed before it starts. Results go to results.jsonl.
 """
 
 import argparse
@@ -17,6 +17,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import write_row
 
 SEED = 7  # chosen before the first run
 SGD, ADAM = "--optimizer SGD --optimizer.momentum 0.9", "--optimizer Adam"
@@ -45,13 +48,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data")
     root = parser.parse_args().data
-    results: dict[str, object] = {"seed": SEED}
-    for method, settings in SETTINGS.items():
-        runs = [run(method, optimizer, lr, root) for optimizer, rates in settings for lr in rates]
+    for method, grid in SETTINGS.items():
+        runs = []
+        for optimizer, rates in grid:
+            for lr in rates:
+                runs.append(found := run(method, optimizer, lr, root))
+                words = optimizer.split()
+                settings = {"method": method, "optimizer": words[1], "lr": lr}
+                if "--magnitude_floor" in words:
+                    settings["magnitude_floor"] = float(words[-1])
+                figures = {name: found[name] for name in ("validation", "test")}
+                write_row(
+                    HERE / "results.jsonl",
+                    experiment="fashion-lenet",
+                    command=found["command"],
+                    seed=SEED,
+                    settings=settings,
+                    figures=figures,
+                )
         best = max(runs, key=lambda row: row["validation"])
-        results[method] = {"runs": runs, "chosen": best}
         print(method, "chosen by validation:", best, flush=True)
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Prints the table of results.jsonl: python experiments/nondifferentiable/report.py"""
 
-import json
 import statistics
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import flat, read_rows
 
 GOALS = {"step-mlp": ".95", "sign-mlp": ".96", "step-lenet": ".97", "sign-lenet": ".98", "2bit-lenet": ".98",
          "sigmoid-lenet": ".98", "binaryweight-mlp": ".95"}  # fmt: skip
@@ -22,8 +25,7 @@ def cell(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    text = (Path(__file__).parent / "results.jsonl").read_text()
-    rows = [row for row in map(json.loads, text.splitlines()) if row["phase"] == "test"]
+    rows = [row for row in flat(read_rows(Path(__file__).with_name("results.jsonl"))) if row["phase"] == "test"]
     print("| network | LFP | straight-through estimator | goal | published LFP |\n|---|---|---|---|---|")
     for network, goal in GOALS.items():
         cells = [

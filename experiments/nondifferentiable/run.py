@@ -8,7 +8,7 @@ appended to results.jsonl.
 """
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +20,9 @@ from torchvision import datasets
 
 import feedprop
 from feedprop import discrete, rewards
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 EPOCHS, TUNING_EPOCHS, BATCH, HELD_OUT = {"mlp": 10, "lenet": 15}, 2, 128, 5000
 TUNING_SEED, SEEDS = 100, (0, 1, 2)
@@ -139,10 +142,10 @@ def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
     return (found == targets).float().mean().item()
 
 
-def keep(**row: object) -> None:
-    print(row, flush=True)
-    with (HERE / "results.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+def keep(settings: dict, seed: int, **figures: float) -> None:
+    print(settings, seed, figures, flush=True)
+    path = HERE / "results.jsonl"
+    write_row(path, experiment=HERE.name, command=command(), seed=seed, settings=settings, figures=figures)
 
 
 def run(name: str, method: str, root: str) -> None:
@@ -155,17 +158,16 @@ def run(name: str, method: str, root: str) -> None:
         for lr in rates:
             model = train(name, method, training, optimizer=optimizer, lr=lr, epochs=TUNING_EPOCHS, seed=TUNING_SEED)
             tuned[optimizer, lr] = accuracy(model, validation)
-            keep(
-                phase="tuning", network=name, method=method, optimizer=optimizer, lr=lr, validation=tuned[optimizer, lr]
-            )
+            settings = {"phase": "tuning", "network": name, "method": method, "optimizer": optimizer, "lr": lr}
+            keep(settings, TUNING_SEED, validation=tuned[optimizer, lr])
     optimizer, lr = max(tuned, key=tuned.__getitem__)
     test, epochs = images(root, train=False), EPOCHS[name.partition("-")[2]]
     for seed in SEEDS:
         start = time.perf_counter()
         model = train(name, method, training, optimizer=optimizer, lr=lr, epochs=epochs, seed=seed)
         seconds = time.perf_counter() - start
-        row = {"network": name, "method": method, "optimizer": optimizer, "lr": lr, "epochs": epochs, "seed": seed}
-        keep(phase="test", **row, test=accuracy(model, test), seconds=round(seconds, 1))
+        settings = {"phase": "test", "network": name, "method": method, "optimizer": optimizer, "lr": lr}
+        keep(settings | {"epochs": epochs}, seed, test=accuracy(model, test), seconds=round(seconds, 1))
 
 
 def main() -> None:

@@ -1,13 +1,16 @@
 """Prints the table of results.jsonl and draws curves.png: python experiments/rules/report.py"""
 
-import json
 import statistics
+import sys
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import flat, read_rows
 
 HERE = Path(__file__).parent
 EVERY = 26
@@ -71,7 +74,7 @@ def draw(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    rows = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()]
+    rows = flat(read_rows(HERE / "results.jsonl"))
     for setup, title in TITLES.items():
         if of(rows, setup):
             print(f"{title}\n\n{table(of(rows, setup))}\n")

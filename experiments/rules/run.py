@@ -11,7 +11,7 @@ with momentum .9 or Adam, OneCycle. The learning rate of each rule (three each) 
 import argparse
 import copy
 import functools
-import json
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from torchvision import datasets
 import feedprop
 from feedprop import rewards
 from feedprop.rules import AlphaBeta, Composite, Epsilon, WSquare, ZPlus, presets
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 RULES = {
     "epsilon 0": Composite(Epsilon()),
@@ -132,13 +135,13 @@ def main() -> None:
             lr = max(tuned, key=tuned.__getitem__)
             for seed in SEEDS:
                 model, curve, milliseconds = once(lr=lr, seed=seed)
-                row = {"network": network, "optimizer": options.optimizer, "rule": name, "lr": lr, "tuning": tuned,
-                       "seed": seed, "test": round(accuracy(model, test), 4),
+                settings = {"network": network, "optimizer": options.optimizer, "rule": name, "lr": lr}
+                figures = {"tuning": tuned, "test": round(accuracy(model, test), 4),
                        "pruned": round(accuracy(pruned(model), test), 4),
                        "ms": round(milliseconds, 1), "curve": curve}  # fmt: skip
-                print(row, flush=True)
-                with (HERE / "results.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                print(settings, seed, figures, flush=True)
+                path = HERE / "results.jsonl"
+                write_row(path, experiment="rules", command=command(), seed=seed, settings=settings, figures=figures)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ already is not run again.
 
 import argparse
 import itertools
-import json
+import sys
 from pathlib import Path
 
 import torch
 from run import EPOCHS, train
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, flat, read_rows, write_row
 
 GRID = {  # objective, epsilon, magnitude floor and learning rate
     "feedback": list(itertools.product(("target", "rate"), (1.0,), (0.0,), (1e-3, 2e-3, 4e-3))),
@@ -31,14 +34,10 @@ TUNING_SEED, SEEDS = 100, (0, 1, 2)
 RESULTS = Path(__file__).with_name("comparison.jsonl")
 
 
-def rows() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def run(task: str, method: str, setting: tuple[str, float, float, float], seed: int, *, test: bool) -> float:
     """Return the accuracy of one run, from the file if it is there."""
     key = {"task": task, "method": method, **dict(zip(SETTING, setting, strict=True)), "seed": seed, "test": test}
-    for row in rows():
+    for row in flat(read_rows(RESULTS)):
         if {name: row[name] for name in key} == key:
             return row["accuracy"]
     images, epochs = (0, EPOCHS[task]) if test else TUNING[task]
@@ -46,11 +45,11 @@ def run(task: str, method: str, setting: tuple[str, float, float, float], seed: 
         **key, reward=key["objective"], loss=key["objective"], share=0.5, beta=0.9, epochs=epochs, train_on=images
     )
     result = train(settings)
-    row = key | {name: result[name] for name in ("accuracy", "history", "seconds")} | {"epochs": epochs}
-    print(row, flush=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    return row["accuracy"]
+    figures = {name: result[name] for name in ("accuracy", "history", "seconds")}
+    print(key, figures, flush=True)
+    kept = {name: value for name, value in key.items() if name != "seed"} | {"epochs": epochs}
+    write_row(RESULTS, experiment="spiking", command=command(), seed=seed, settings=kept, figures=figures)
+    return figures["accuracy"]
 
 
 def main() -> None:

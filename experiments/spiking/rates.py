@@ -7,7 +7,7 @@ Batches of 64, floor 0.02, seed 1, the schedule of three epochs; every 150 steps
 """
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 import feedprop
 from feedprop.rewards import SpikeTargetReward
 from feedprop.spiking.activity import activity
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 BATCH, STEPS, SEED, FLOOR = 64, 2343, 1, 0.02
 
@@ -58,10 +61,10 @@ def main() -> None:
             schedule.step()
             step += 1
             if step % 150 == 0:
-                row = vars(settings) | {"step": step} | look(model, held[:2000], held_labels[:2000])
-                print(row, flush=True)
-                with Path(__file__).with_name("rates.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                at, figures = vars(settings) | {"step": step}, look(model, held[:2000], held_labels[:2000])
+                print(at, figures, flush=True)
+                path = Path(__file__).with_name("rates.jsonl")
+                write_row(path, experiment="spiking", command=command(), seed=SEED, settings=at, figures=figures)
             if step == settings.steps:
                 break
 

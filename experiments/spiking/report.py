@@ -1,8 +1,11 @@
 """Prints the tables of comparison.jsonl: python experiments/spiking/report.py"""
 
-import json
 import statistics
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import flat, read_rows
 
 GOALS = {"mnist-mlp": ".975", "mnist-cnn": ".985", "fashion-cnn": ".88", "vowels": ".93"}
 
@@ -17,8 +20,7 @@ def setting(row: dict) -> str:
 
 
 def main() -> None:
-    text = Path(__file__).with_name("comparison.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = flat(read_rows(Path(__file__).with_name("comparison.jsonl")))
     print("| task | feedback | surrogate gradient | goal |\n|---|---|---|---|")
     for task, goal in GOALS.items():
         cells = []

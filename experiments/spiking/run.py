@@ -8,8 +8,8 @@ The validation split is drawn from the training data with a seed of its own. Dat
 """
 
 import argparse
-import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +22,10 @@ from torch import Tensor, nn
 import feedprop
 from feedprop.rewards import SpikeRateReward, SpikeTargetReward
 from feedprop.spiking import LIF, SpikingSequential, models
-from feedprop.training.data.ts_format import japanese_vowels
+from feedprop.training.data.time_series import japanese_vowels
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
 HELD_OUT = {"mnist-mlp": 10000, "mnist-cnn": 10000, "fashion-cnn": 10000, "vowels": 54}
@@ -111,7 +114,7 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
         if not settings.test:
             history.append(score(model, task, scored, scored_labels))
     accuracy = score(model, task, scored, scored_labels)
-    return vars(settings) | {"accuracy": accuracy, "history": history, "seconds": round(time.time() - begin, 1)}
+    return {"accuracy": accuracy, "history": history, "seconds": round(time.time() - begin, 1)}
 
 
 def main() -> None:
@@ -131,11 +134,11 @@ def main() -> None:
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--results", default=str(Path(__file__).with_name("results.jsonl")))
     settings = parser.parse_args()
-    result = train(settings)
-    result.pop("results")
-    with open(settings.results, "a") as file:
-        file.write(json.dumps(result) + "\n")
-    print(json.dumps(result))
+    figures = train(settings)
+    kept = {name: value for name, value in vars(settings).items() if name not in ("results", "seed")}
+    path = Path(settings.results)
+    write_row(path, experiment="spiking", command=command(), seed=settings.seed, settings=kept, figures=figures)
+    print(kept, figures)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ results.jsonl; what stands there already is not run again.
 """
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 import torch
 from run import train
 from tasks import TASKS, Task
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, flat, read_rows, write_row
 
 RATES = {
     "gpt-moby-dick": dict.fromkeys(("lfp", "backprop"), (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)),
@@ -28,7 +31,7 @@ LATER = {"relative": False, "clip": 1.0}  # settings that came when there were r
 
 
 def rows() -> list[dict]:
-    return [LATER | json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return [LATER | row for row in flat(read_rows(RESULTS))]
 
 
 def measured(task: Task, settings: argparse.Namespace) -> dict:
@@ -37,11 +40,13 @@ def measured(task: Task, settings: argparse.Namespace) -> dict:
     for row in rows():
         if {name: row[name] for name in KEYS} == key:
             return row
-    row = key | train(task, settings)
-    print(row, flush=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    return row
+    figures = train(task, settings)
+    print(key, figures, flush=True)
+    kept = {name: value for name, value in key.items() if name != "seed"}
+    write_row(
+        RESULTS, experiment="todays-models", command=command(), seed=settings.seed, settings=kept, figures=figures
+    )
+    return key | figures
 
 
 def compare(task: Task, name: str, method: str, slope: str, *, relative: bool) -> None:

@@ -2,13 +2,13 @@
 
     python experiments/todays-models/run.py gpt-moby-dick lfp --lr 0.003 --floor 0.02 [--slope secant] [--test]
 
-Prints one JSON line: the settings, the error rate and the loss (nats). Adam with OneCycle, the same for both methods.
+Appends a row with the error rate and the loss (nats) to --results. Adam with OneCycle, the same for both methods.
 """
 
 import argparse
-import json
 import math
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -20,6 +20,9 @@ from torch import nn
 from torch.nn import functional
 
 import feedprop
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 
 @torch.no_grad()
@@ -89,6 +92,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_name("runs.jsonl"))
     return parser.parse_args()
 
 
@@ -96,9 +100,18 @@ def main() -> None:
     settings = parsed()
     torch.set_num_threads(1)
     begin = time.perf_counter()
-    result = train(TASKS[settings.task](settings.data), settings)
-    row = {name: value for name, value in vars(settings).items() if name != "data"}
-    print(json.dumps(row | result | {"seconds": round(time.perf_counter() - begin, 1)}), flush=True)
+    figures = train(TASKS[settings.task](settings.data), settings)
+    figures["seconds"] = round(time.perf_counter() - begin, 1)
+    kept = {name: value for name, value in vars(settings).items() if name not in ("data", "results", "seed")}
+    write_row(
+        settings.results,
+        experiment="todays-models",
+        command=command(),
+        seed=settings.seed,
+        settings=kept,
+        figures=figures,
+    )
+    print(kept, figures, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ data are drawn by feedprop.training.data.toys.
 """
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 import feedprop
 from feedprop import discrete, rewards
-from feedprop.training import toys
+from feedprop.training.data import toys
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import command, write_row
 
 SETS = {"blobs": (toys.blobs, 10, 2), "circles": (toys.circles, 10, 2), "swirls": (toys.swirls, 15, 3)}
 TUNING_SEEDS, SEEDS = (100, 101, 102), (0, 1, 2, 3, 4)
@@ -68,7 +71,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     torch.set_num_threads(1)
-    table = []
     for activation in (nn.ReLU, discrete.Step):
         for name in SETS:
             for method in RATES:
@@ -86,13 +88,14 @@ def main() -> None:
                 lr, cycle = max(scores, key=scores.__getitem__)
                 runs = [train(name, seed, method=method, activation=activation, lr=lr, cycle=cycle) for seed in SEEDS]
                 tests = [accuracy(*run) for run in runs]
-                row = {"set": name, "activation": activation.__name__, "method": method, "lr": lr, "one_cycle": cycle,
-                       "tuning": round(scores[lr, cycle], 4), "tests": [round(x, 4) for x in tests],
+                settings = {"set": name, "activation": activation.__name__, "method": method, "lr": lr,
+                            "one_cycle": cycle, "seeds": SEEDS}  # fmt: skip
+                figures = {"tuning": round(scores[lr, cycle], 4), "tests": [round(x, 4) for x in tests],
                        "mean": round(sum(tests) / 5, 4),
                        "near_zero": round(sum(near_zero(run[0]) for run in runs) / 5, 3)}  # fmt: skip
-                print(row, flush=True)
-                table.append(row)
-                (HERE / "results.json").write_text(json.dumps(table, indent=1) + "\n")
+                print(settings, figures, flush=True)
+                path = HERE / "results.jsonl"
+                write_row(path, experiment="toy", command=command(), seed=None, settings=settings, figures=figures)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 from feedprop import discrete, rewards, rules
 from feedprop.attach import attach, attached, detach
-from feedprop.errors import FeedpropError
+from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.interception.activation_checkpointing import recomputation
-from feedprop.interception.mode import UnknownOperationError
 
 __all__ = [
     "FeedpropError",

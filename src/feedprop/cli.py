@@ -1,4 +1,4 @@
-"""The command `feedprop`: parses and calls, decides nothing."""
+"""The command `feedprop`: finds the function of a command, calls it and reports its errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from feedprop.errors import FeedpropError
 
-# command -> (module and function that takes the words after it, what it does)
+# command -> (module, function that takes the words after the command, summary)
 COMMANDS = {
     "train": (
         "feedprop.training.command_line.commands",
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return the exit code: 0 done, 2 where the caller can mend something, 130 interrupted."""
+    """Run the command and return the exit code: 0 done, 2 the user can correct something, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("-h", "--help"):
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _function(name: str) -> Callable[[Sequence[str]], None]:
     if name not in COMMANDS:
         match = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
+        hint = f"did you mean {match[0]}?" if match else f"the commands are {', '.join(COMMANDS)}"
         raise FeedpropError(f"unknown command {name}; {hint}")
     module, function, _ = COMMANDS[name]
     try:
@@ -60,13 +60,13 @@ def _function(name: str) -> Callable[[Sequence[str]], None]:
 
 
 def _complain(sentence: str, error: BaseException, *, code: int) -> int:
-    """Print one line on stderr: what is wrong, and what the notes on the error add."""
+    """Print the error and its notes as one line on stderr."""
     print("; ".join([f"feedprop: {sentence}", *getattr(error, "__notes__", [])]), file=sys.stderr)
     return code
 
 
 def _sentence(error: BaseException) -> str:
-    """Return the message on one line; of an error in a worker process, just the error itself."""
+    """Return the message on one line; for an error in a worker process, without its traceback."""
     message = str(error)
     if "Original Traceback" in message:
         message = message.strip().splitlines()[-1].partition(": ")[2]
@@ -84,7 +84,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "feedprop COMMAND --help lists a command's options; feedprop --version says which version this is.",
+            "feedprop COMMAND --help lists the options of a command; feedprop --version prints the version.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The package's one error class, for what the caller can mend, and what many of its messages share."""
+"""The package's error classes, for what the caller can mend, and what many of their messages share."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,21 @@ class FeedpropError(ValueError):
     """Something the caller can mend; the message says how."""
 
 
+class UnknownOperationError(FeedpropError):
+    """A differentiable function, or a use of a parameter, that no rule covers."""
+
+
 def first_few(names: Sequence[str]) -> str:
     """Return the first three names, and whether there are more, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def non_negative(name: str, value: float) -> float:
-    """Return `value` as a float; raise FeedpropError if it is negative, infinite or no number."""
+    """Return `value` as a float; raise FeedpropError if it is negative, infinite or not a number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise FeedpropError(f"{name} has to be a number, not {value!r}") from None
+        raise FeedpropError(f"{name} must be a number, not {value!r}") from None
     if not 0 <= number < float("inf"):
-        raise FeedpropError(f"{name} has to be finite and not negative, got {value!r}")
+        raise FeedpropError(f"{name} must be finite and not negative, got {value!r}")
     return number

@@ -3,18 +3,19 @@
 from collections.abc import Callable
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.distributed._composable import checkpoint as composable
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.utils.checkpoint import checkpoint_sequential
-from transformers import PreTrainedConfig
 
 import feedprop
 from feedprop import rewards, rules
 from support.huggingface import HUGGING_FACE
+from support.listed import torchvision
+
+timm = pytest.importorskip("timm")
+pytest.importorskip("transformers")
 
 Switch = Callable[[nn.Module], object]
 NAMED = {listed.name: listed for listed in HUGGING_FACE}
@@ -37,8 +38,7 @@ class Sequential(nn.Module):
 def _hugging_face(name: str) -> Callable[[], tuple[nn.Module, dict[str, Tensor]]]:
     def build() -> tuple[nn.Module, dict[str, Tensor]]:
         model, inputs = NAMED[name].in_float64()
-        config: PreTrainedConfig = model.config
-        config.attention_probs_dropout_prob = 0.0
+        model.config.attention_probs_dropout_prob = 0.0
         return model, inputs
 
     return build

@@ -26,6 +26,19 @@ class Tied(nn.Module):
         return self.second(torch.relu(self.first(x)) * self.factor)
 
 
+class Assigned(nn.Module):
+    """Writes a parameter to some of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.weight = nn.Linear(16, 4), nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        y[:, 1:3] = self.weight
+        return y
+
+
 def _convolution() -> nn.Module:
     block = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.GroupNorm(1, 3), nn.SiLU(inplace=True))
     return nn.Sequential(
@@ -39,6 +52,7 @@ NETWORKS = {
     "convolution": _convolution,
     "steps": lambda: nn.Sequential(nn.Linear(16, 8), Step(), nn.Linear(8, 4)),
     "tied": Tied,
+    "assigned": Assigned,
 }
 RULES = {
     "epsilon": rules.Epsilon(0.1),

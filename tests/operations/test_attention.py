@@ -39,7 +39,9 @@ def _bias(attn_mask: Tensor | None = None, *, is_causal: bool = False, **_) -> T
 
 
 def _by_hand(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, **settings) -> Tensor:
-    logits = q @ k.transpose(-2, -1) * (scale or 1 / math.sqrt(SIZE)) + _bias(**settings)
+    logits = q @ k.transpose(-2, -1) * (scale or 1 / math.sqrt(SIZE))
+    if settings:
+        logits = logits + _bias(**settings)
     return torch.softmax(logits, -1) @ v
 
 

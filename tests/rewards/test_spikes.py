@@ -86,8 +86,6 @@ def test_a_list_of_steps_is_as_good_as_a_tensor(build) -> None:
         spikes, _ = lif(currents)
         assert (spikes.sum(0) == 0).any()
         rows = list(spikes)
-        for row, entry in zip(rows, spikes._entry, strict=True):  # as each step of snnTorch's neurons has it
-            row._entry = entry
         build()(rows if as_list else spikes, targets).backward()
         found.append(currents.grad)
     torch.testing.assert_close(*found)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import FeedpropError, attach, attached, rewards, rules
-from feedprop.credit import activations, central_difference, mark_elementwise
+from feedprop.credit import activations, central_difference
+from feedprop.credit.marks import mark_elementwise
 from support.propagation import CLOSE, Call, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -199,18 +200,18 @@ def test_low_precision_is_close() -> None:
 
 @pytest.mark.parametrize("width", [0.0, -1.0, math.nan, math.inf, "wide"])
 def test_a_width_that_is_none(width) -> None:
-    with pytest.raises((FeedpropError, TypeError), match="width"):
+    with pytest.raises((FeedpropError, TypeError), match="step"):
         rules.CentralDifference(width)
 
 
 def test_rules_of_equal_width_are_equal_and_readable() -> None:
     assert rules.CentralDifference(0.5) == rules.CentralDifference() != rules.CentralDifference(1.0) != rules.Secant()
     assert len({rules.CentralDifference(0.5), rules.CentralDifference(0.5)}) == 1
-    assert repr(rules.CentralDifference(2.0)) == "CentralDifference(width=2.0)"
+    assert repr(rules.CentralDifference(2.0)) == "CentralDifference(step=2.0)"
 
 
 def test_what_is_no_rule_for_activations_is_named() -> None:
-    with pytest.raises(TypeError, match=r"Secant\(\) or CentralDifference\(\)"):
+    with pytest.raises(TypeError, match=r"Secant\(\), CentralDifference\(\)"):
         attach(nn.Linear(2, 1), rules.Composite(activation=rules.Epsilon()))
 
 

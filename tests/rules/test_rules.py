@@ -3,12 +3,12 @@
 import copy
 
 import pytest
-from support import rule_oracles
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import FeedpropError, attached, credit, rules
+from support import rule_oracles
 from support.propagation import CLOSE, Call, feedback_of, propagate, randomised
 from support.published import Case, cases
 
@@ -216,8 +216,10 @@ def test_the_cheaper_path_for_non_negative_inputs_changes_nothing(name: str, mon
     )
     inputs, given = torch.randn(4, 1, 6), torch.randn(4, 3)
     asked, found = [], []
-    for known in (credit.known_non_negative, lambda x: False):
-        monkeypatch.setattr(credit, "known_non_negative", lambda x, known=known: asked.append(known(x)) or asked[-1])
+    for known in (credit.marks.known_non_negative, lambda x: False):
+        monkeypatch.setattr(
+            credit.marks, "known_non_negative", lambda x, known=known: asked.append(known(x)) or asked[-1]
+        )
         model.zero_grad(set_to_none=True)
         found.append(propagate(model, inputs, given, RULES[name][0]))
     assert asked.count(True) >= 2
@@ -251,10 +253,10 @@ def test_rules_of_the_first_layer_are_refused_elsewhere(rule: rules.Rule) -> Non
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: rules.Gamma(-1), "gamma has to be finite and not negative, got -1"),
-        (lambda: rules.Gamma("much"), "gamma has to be a number, not 'much'"),
-        (lambda: rules.AlphaBeta(2, 2), "alpha - beta has to be 1"),
-        (lambda: rules.AlphaBeta(0.5, -0.5), "beta has to be finite and not negative"),
+        (lambda: rules.Gamma(-1), "gamma must be finite and not negative, got -1"),
+        (lambda: rules.Gamma("much"), "gamma must be a number, not 'much'"),
+        (lambda: rules.AlphaBeta(2, 2), "alpha - beta must be 1"),
+        (lambda: rules.AlphaBeta(0.5, -0.5), "beta must be finite and not negative"),
         (lambda: rules.ZPlus(epsilon=float("nan")), "epsilon"),
         (lambda: rules.WSquare(epsilon=float("inf")), "epsilon"),
         (lambda: rules.Gamma(update="gradient"), '"rule" or "epsilon", not \'gradient\''),

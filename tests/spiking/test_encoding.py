@@ -1,14 +1,10 @@
-"""Numbers to spikes and back, and the .ts reader."""
-
-import os
-from pathlib import Path
+"""Numbers to spikes and back."""
 
 import pytest
 import torch
 
 from feedprop import FeedpropError
 from feedprop.spiking import encoding
-from feedprop.training.data.ts_format import japanese_vowels, read_ts
 
 
 def test_rate() -> None:
@@ -47,33 +43,3 @@ def test_what_is_refused() -> None:
             encode(torch.tensor([-1.0, 2.0]), steps=3)
         with pytest.raises(FeedpropError, match="steps must be at least 1, got 0"):
             encode(torch.tensor([0.5]), steps=0)
-
-
-def test_reading_a_series(tmp_path: Path) -> None:
-    file = tmp_path / "task.ts"
-    file.write_text("@problemName x\n@classLabel true a b\n@data\n1,2,3:4,5,6:b\n7,8:9,10:a\n")
-    sequences, labels, classes = read_ts(file)
-    assert sequences.tolist() == [[[1, 4], [2, 5], [3, 6]], [[7, 9], [8, 10], [0, 0]]]
-    assert labels.tolist() == [1, 0]
-    assert classes == ("a", "b")
-
-
-def test_a_series_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(FeedpropError, match=r"no file .*nowhere\.ts: set FEEDPROP_DATA"):
-        read_ts(tmp_path / "nowhere.ts")
-    file = tmp_path / "task.ts"
-    file.write_text("@classLabel true a b\n@data\n1,2:c\n")
-    with pytest.raises(FeedpropError, match="line 3: expected channels and one of the classes"):
-        read_ts(file)
-    file.write_text("@classLabel true a b\n@data\n")
-    with pytest.raises(FeedpropError, match="holds no cases"):
-        read_ts(file)
-
-
-def test_japanese_vowels() -> None:
-    folder = Path(os.environ.get("FEEDPROP_DATA", "data"))
-    if not (folder / "timeseries").is_dir():
-        pytest.skip("needs the data")
-    sequences, labels = japanese_vowels(folder, train=True)
-    assert sequences.shape == (270, 25, 12)
-    assert labels.bincount().tolist() == [30] * 9

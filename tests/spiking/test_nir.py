@@ -84,7 +84,8 @@ def test_numbers_are_those_of_snntorch() -> None:
 
 
 def test_snntorch_fires_the_same_spikes() -> None:
-    from snntorch.import_nir import import_from_nir  # imports nirtorch
+    pytest.importorskip("nirtorch")
+    from snntorch.import_nir import import_from_nir
 
     network = SpikingSequential(nn.Linear(3, 4), LIF(0.8, reset="zero"), nn.Linear(4, 2), LIF(0.6, 0.5, reset="zero"))
     with torch.no_grad():

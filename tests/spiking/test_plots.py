@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from feedprop import FeedpropError
-from feedprop.spiking import lif, plots
+from feedprop.spiking import lif
+
+plots = pytest.importorskip("feedprop.spiking.plots", exc_type=ModuleNotFoundError)
 
 
 def test_raster_and_membranes() -> None:

@@ -151,6 +151,7 @@ def test_deep_networks_are_not_silent_at_first() -> None:
 
 @pytest.mark.parametrize("build", [lif_mlp, lif_cnn])
 def test_compiled_without_a_break(build) -> None:
+    torch._dynamo.reset()
     network, inputs = attach(build(steps=3)), torch.rand(2, 1, 28, 28)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     found = []

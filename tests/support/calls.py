@@ -1,7 +1,7 @@
 """Arguments with which to call every function of the operations table, by name.
 
-A value is the tuple of what follows the input x, or a function of x that returns all arguments (and keywords). x is
-(2, 3, 4, 4) unless `SHAPES` says otherwise, standard normal unless `DOMAINS` says otherwise.
+A value is the tuple of arguments after the input x, or a function of x that returns all arguments (and keywords).
+x has the shape (2, 3, 4, 4) unless `SHAPES` gives another, and is standard normal unless `DOMAINS` gives another.
 """
 
 from collections.abc import Callable, Iterator

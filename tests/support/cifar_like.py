@@ -1,4 +1,4 @@
-"""A data set class in the manner of torchvision's CIFAR10: pixels as bytes in `data`, labels in `targets`."""
+"""A data set class like torchvision's CIFAR10: pixels as bytes in `data`, labels in `targets`."""
 
 from __future__ import annotations
 

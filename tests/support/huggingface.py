@@ -1,4 +1,4 @@
-"""Hugging Face's families, each from a small configuration of its own. Nothing is downloaded."""
+"""Model families of Hugging Face, each from a small configuration. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _family(
     model: str, config: str, settings: dict[str, Any], inputs: Callable[[], dict[str, Tensor]] = _text, remark: str = ""
 ) -> Listed:
     def build() -> nn.Module:
-        import transformers  # takes seconds, which only its models need wait for
+        import transformers  # takes seconds
 
         configuration = getattr(transformers, config)(num_labels=CLASSES, **settings)
         built: nn.Module = getattr(transformers, model)(configuration)

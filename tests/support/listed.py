@@ -1,4 +1,4 @@
-"""The models that feedprop is checked on, each as small as its constructor allows. To add one, add a line."""
+"""The models that feedprop is checked with, each as small as its constructor allows. To add one, add a line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision import models
 
+torchvision = pytest.importorskip("torchvision")
+models = torchvision.models
 CLASSES = 10
 BATCH = 3
 
@@ -27,13 +28,12 @@ class Listed:
     remark: str = ""
 
     def in_float64(self) -> tuple[nn.Module, dict[str, Tensor]]:
-        """Return the model and its inputs."""
         model, inputs = self.build().double(), self.inputs()
         return model, {name: v.double() if v.is_floating_point() else v for name, v in inputs.items()}
 
 
 def images(size: int, name: str = "x") -> Callable[[], dict[str, Tensor]]:
-    """Return what makes a batch of random images, as the argument `name`."""
+    """Return a function that makes a batch of random images, as the argument `name`."""
     return lambda: {name: torch.randn(BATCH, 3, size, size)}
 
 
@@ -46,7 +46,7 @@ def _torchvision(name: str, size: int = 32, *, relu: bool = False, remark: str =
 
 def _timm(name: str, size: int = 32, *, relu: bool = False, remark: str = "", **settings: Any) -> Listed:
     def build() -> nn.Module:
-        import timm  # takes seconds, which only its models need wait for
+        import timm  # takes seconds
 
         model: nn.Module = timm.create_model(name, pretrained=False, num_classes=CLASSES, **settings)
         return model
@@ -55,10 +55,10 @@ def _timm(name: str, size: int = 32, *, relu: bool = False, remark: str = "", **
 
 
 def _with_small_classifier(name: str, size: int, features: int) -> Listed:
-    """A network most of whose weights are in its classifier, with one of 32 units in its place."""
+    """A network whose large classifier is replaced by one of 32 units."""
 
     def build() -> nn.Module:
-        with torch.device("meta"):  # what is replaced is never made
+        with torch.device("meta"):  # so that the large classifier takes no memory
             model: nn.Module = torchvision.models.get_model(name, weights=None)
         model.classifier = nn.Sequential(
             nn.Linear(features, 32), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(32, CLASSES)

@@ -21,17 +21,18 @@ SOURCES = {"torchvision": TORCHVISION, "timm": TIMM, "Hugging Face transformers"
 HEADER = """\
 # Models that work as they are
 
-`feedprop.attach(model)`, and nothing else: [how to train a model you have](how-to-train-a-model-you-have.md). A test
-takes one step with each of these and requires that
+These models need `feedprop.attach(model)` and nothing else:
+[how to train a model you have](how-to-train-a-model-you-have.md). A test takes one step with each of them and checks:
 
-- the attached model answers what it answered before, dropout and batch statistics included;
-- every trainable parameter is reached: its feedback is finite, and not 0 but on weights that are 0, which have none;
-- `detach` leaves every attribute, hook and buffer as it was;
-- for networks of ReLU, max pooling and normalisation, the feedback is -|w| times the gradient of the cross entropy.
+- The attached model returns what it returned before, dropout and batch statistics included.
+- Every trainable parameter is reached: its feedback is finite, and is 0 only for weights that are 0.
+- `detach` restores every attribute, hook and buffer.
+- In networks of ReLU, max pooling and normalisation, the feedback is -|w| times the gradient of the cross entropy.
 
-The models have random weights, are in training mode, and most are smaller than what goes by their name. "Tensors"
-counts the trainable ones, "at 0" those that start there and need `attach(model, magnitude_floor=...)` to move. This
-page is written by `python tests/support/model_table.py --write`, which fails where a model does.
+The models have random weights and are in training mode. Most are smaller than the models that usually have their name.
+The column "tensors" counts the trainable parameters, "at 0" those that start at 0 and learn only with a
+`magnitude_floor` in the composite. `python tests/support/model_table.py --write` writes this page; it fails if a model
+fails.
 """
 
 

@@ -1,4 +1,4 @@
-"""One step of LFP with a listed model, and everything that has to hold of it."""
+"""One step of LFP with a listed model, and everything that must hold for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REWARD = rewards.SoftmaxReward()
 
 
 class StepError(Exception):
-    """What does not hold of a model."""
+    """Says what does not hold for a model."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def one_step(listed: Listed) -> Step:
     """Take one step and return what it did.
 
     Raises:
-        StepError: saying what does not hold.
+        StepError: something does not hold for this model.
     """
     torch.manual_seed(0)
     model, inputs = listed.in_float64() if listed.relu else (listed.build(), listed.inputs())
@@ -68,9 +68,9 @@ def one_step(listed: Listed) -> Step:
 
 
 def _used(trained: dict[str, nn.Parameter]) -> int:
-    """Make fresh parameters look like those of a model in use, which tell more, and return how many were 0.
+    """Make fresh parameters look like those of a trained model, and return how many were 0.
 
-    Every eleventh weight is pruned: where the magnitude were left out of its feedback, it would move.
+    Every eleventh weight is pruned: it would move if its feedback lacked the magnitude.
     """
     zero = fill_zeros(trained)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def _used(trained: dict[str, nn.Parameter]) -> int:
 def fill_zeros(trained: dict[str, nn.Parameter]) -> int:
     """Give small random values to parameters that are 0, and return how many there were.
 
-    They have no feedback, and would block what lies behind them (blocks whose last scale starts at 0).
+    They have no feedback and stop credit from reaching earlier layers (blocks whose last scale starts at 0).
     """
     empty = [p for p in trained.values() if not p.any()]
     with torch.no_grad():
@@ -94,7 +94,7 @@ def fill_zeros(trained: dict[str, nn.Parameter]) -> int:
 def propagated(
     model: nn.Module, inputs: dict[str, Tensor], objective: Any, trained: dict[str, nn.Parameter]
 ) -> tuple[dict[str, Tensor | None], list[Tensor]]:
-    """Return .grad of the parameters that are asked for, and the model's outputs."""
+    """Return `.grad` of the parameters in `trained`, and the model's outputs."""
     model.zero_grad()
     with torch.set_grad_enabled(bool(trained)):
         outputs = _outputs(model, inputs)
@@ -104,7 +104,7 @@ def propagated(
 
 
 def _outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """Every output that a user would reward, as rows of classes."""
+    """Return every output that a user would reward, as rows of classes."""
     torch.manual_seed(1)  # dropout, stochastic depth
     numpy.random.seed(1)  # Wav2Vec2's masks
     output = model(**inputs)
@@ -132,7 +132,7 @@ def _reached(trained: dict[str, nn.Parameter], feedback: dict[str, Tensor | None
 
 
 def _attributes(model: nn.Module) -> dict[str, Any]:
-    """Everything that modules hold, by path: attributes, and what is in their dictionaries of hooks and tensors."""
+    """Return all attributes of all modules by path, and each item of their dictionaries."""
     found: dict[str, Any] = {}
     for path, module in model.named_modules():
         for name, value in vars(module).items():

@@ -1,6 +1,6 @@
-"""Layer-wise Feedback Propagation once more, in rewards instead of credit: loops as the paper has them.
+"""A second implementation of Layer-wise Feedback Propagation: the paper's loops, in rewards instead of credit.
 
-Shares nothing with the package. Weber et al. 2023, arXiv 2308.12053:
+It shares no code with the package. Weber et al. 2023, arXiv 2308.12053:
 
     r_(i<-j) = a_i w_ij / (z_j + epsilon sign z_j) r_j,   r_i = sum_j r_(i<-j),   F_ij = sum_n sign(w_ij) r_(i<-j)
 """
@@ -152,7 +152,7 @@ def batch_norm_backward(layer: nn.Module, inputs: Tensor, rewards: Tensor, epsil
 
 
 def max_pool_backward(layer: nn.MaxPool2d, inputs: Tensor, rewards: Tensor) -> Tensor:
-    """The winner takes all; the first of several."""
+    """The first maximum of a window takes the whole reward."""
     shares = torch.zeros_like(inputs)
     size = layer.kernel_size
     for n, channel, row, column in itertools.product(*map(range, rewards.shape)):
@@ -199,7 +199,7 @@ def backward(layer: nn.Module, inputs: Tensor, rewards: Tensor, epsilon: float) 
         return _through_layers(layer, inputs, rewards, epsilon)
     if hasattr(layer, "inner"):
         return _through_sum(layer.inner, inputs, rewards, epsilon)
-    return rewards.view(inputs.shape), {}  # an activation hands its reward on unchanged, and so does a reshaping
+    return rewards.view(inputs.shape), {}  # activations and reshapings pass rewards on unchanged
 
 
 def _through_layers(layers: nn.Sequential, inputs: Tensor, rewards: Tensor, epsilon: float) -> Rewards:

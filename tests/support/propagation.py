@@ -1,4 +1,4 @@
-"""One pass of feedback through an attached model, with all that came out of it."""
+"""One pass of feedback through an attached model, and small modules to try it on."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 @dataclass
 class Pass:
-    """What one forward and backward pass gave; feedback is minus `.grad`."""
+    """Results of one forward and backward pass; feedback is minus `.grad`."""
 
     output: Tensor
     input_reward: Tensor
@@ -31,7 +31,7 @@ def propagate(
     if not keep:
         model.zero_grad()
     inputs = inputs.clone().requires_grad_()
-    settings.setdefault("activation", rules.Secant.published())  # the loops of the oracles are the paper's
+    settings.setdefault("activation", rules.Secant.published())  # as in the paper, and so in the oracles
     with attached(model, rules.Composite.of(rule).replace(**settings)):
         output = model(inputs)
         output.backward((-rewards / output.detach()).masked_fill(output == 0, 0.0))
@@ -39,7 +39,7 @@ def propagate(
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Return the model with every parameter away from 0, as a fresh offset of 0 gets no feedback."""
+    """Return the model with random parameters: a bias that starts at 0 would get no feedback."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5 + 0.1)
@@ -58,7 +58,7 @@ class Residual(nn.Module):
 
 
 class Step(nn.Module):
-    """1 where z > 0, else 0: has no derivative worth the name."""
+    """1 where z > 0, else 0."""
 
     def forward(self, z: Tensor) -> Tensor:
         return torch.heaviside(z, torch.zeros((), dtype=z.dtype))

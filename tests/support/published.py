@@ -23,7 +23,6 @@ class Case:
     settings: dict[str, Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return everything in the file."""
         return load_file(FOLDER / f"{self.name}.safetensors")
 
     def part(self, prefix: str) -> dict[str, Tensor]:

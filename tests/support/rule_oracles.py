@@ -1,8 +1,7 @@
-"""The rules of Layer-wise Relevance Propagation as plain loops over connections, in rewards; shares nothing with src.
+"""The rules of Layer-wise Relevance Propagation as plain loops over connections, in rewards; shares no code with src.
 
-For each output j a rule says what each contribution counts, an input a_i through w_ij or the bias b_j (a_i = 1), and
-the reward r_j is shared in these proportions, r_(i<-j) = counts_ij / (sum_i counts_ij) r_j; feedback is
-sign(w_ij) r_(i<-j).
+A rule gives each contribution to an output j a count: that of an input a_i through w_ij, or of the bias b_j (a_i = 1).
+The reward is shared in proportion, r_(i<-j) = counts_ij / (sum_i counts_ij) r_j; feedback is sign(w_ij) r_(i<-j).
 """
 
 import math
@@ -28,7 +27,7 @@ def epsilon(epsilon: float) -> Share:
 
 
 def gamma(gamma: float, epsilon: float = 1e-6) -> Share:
-    """What agrees in sign with z_j counts 1 + gamma times."""
+    """Contributions with the sign of z_j count 1 + gamma times."""
 
     def share(parts: list[Contribution], _: list[bool]) -> list[float]:
         z = math.fsum(a * w for a, w in parts)

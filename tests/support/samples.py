@@ -1,4 +1,4 @@
-"""Models and data sets that tests name by import path, as a person names their own."""
+"""Models and data sets that tests name by import path, as users name their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from feedprop.training.data.splits import Source, TensorData
+from feedprop.training.data.source import Source
+from feedprop.training.data.tensors import TensorData
 from support.stepped import Stepped
 
 
@@ -39,7 +40,7 @@ def more_inputs_than_labels():
 
 
 def validation_differs():
-    """Training labels are right, test labels are wrong: who selects on the test set selects another epoch."""
+    """Training labels are right and test labels wrong: selecting on the test set would choose another epoch."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(300, 2, generator=generator)
     targets = (inputs[:, 0] > 0).long()
@@ -51,7 +52,7 @@ def number():
 
 
 class Generated(Dataset):
-    """Samples that are made one by one; no tensor to hold in memory."""
+    """Samples that are made one at a time, not held in one tensor."""
 
     def __init__(self, split: str = "train", size: int = 60, bad_label: int | None = None, broken: bool = False):
         self.classes, self.size, self.bad_label, self.broken = ["dark", "bright"], size, bad_label, broken
@@ -128,6 +129,21 @@ class Pair(Linear):
 
 def snntorch_network(inputs, classes):
     return Stepped(nn.Linear(inputs[0], 4), snntorch.Leaky(beta=0.9), nn.Linear(4, classes), snntorch.Leaky(beta=0.9))
+
+
+class SpikeCounts(nn.Module):
+    """Shows an input for three steps and returns the spike counts of snnTorch's neurons."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs):
+        return self.network(inputs.expand(3, *inputs.shape)).sum(0)
+
+
+def snntorch_counts(inputs, classes):
+    return SpikeCounts(snntorch_network(inputs, classes))
 
 
 def not_a_model():

@@ -1,6 +1,6 @@
-"""What tests/test_distributed.py runs on two processes: training steps, each process on its half of the batch.
+"""Training steps on two processes, each with its half of the batch; tests/test_distributed.py runs it.
 
-    torchrun --nproc_per_node 2 tests/two_processes.py FOLDER
+    torchrun --nproc_per_node 2 tests/support/two_processes.py FOLDER
 
 Process 0 writes FOLDER/steps.pt: for each way to spread a model, its parameters after two steps.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -24,18 +23,16 @@ from torch.utils.checkpoint import checkpoint
 
 from feedprop import FeedpropError, attach, detach, rewards, rules
 
-SETTINGS: dict[str, dict] = {
-    "epsilon": {"composite": rules.Epsilon(0.1)},
-    "gamma": {
-        "composite": rules.Composite(rules.Gamma(0.25), last=rules.Epsilon()),
-        "magnitude_floor": 0.5,
-        "relative_magnitude": True,
-    },
+Accelerator = pytest.importorskip("accelerate").Accelerator
+
+COMPOSITES = {
+    "epsilon": rules.Composite(rules.Epsilon(0.1)),
+    "gamma": rules.Composite(rules.Gamma(0.25), last=rules.Epsilon(), magnitude_floor=0.5, relative_magnitude=True),
 }
 
 
 class Network(nn.Module):
-    """Layers of several kinds, a factor of its own, a block that may be checkpointed, outputs of exactly 0."""
+    """Several kinds of layers, a parameter of its own, a block that can be checkpointed, outputs of exactly 0."""
 
     def __init__(self, *, checkpointed: bool = False) -> None:
         super().__init__()
@@ -66,7 +63,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 
 def train(model: nn.Module, *, half: int | None = None, accumulate: bool = False, last: Callable = lambda: None):
-    """Take two steps; a reward on outputs of 0 tells whether it finds its way, too. Returns all parameters."""
+    """Take two steps, in which outputs of 0 are rewarded too, and return all parameters."""
     optimizer, reward = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rewards.GivenReward()
     for inputs, given in batches():
         mine = slice(None) if half is None else slice(4 * half, 4 * half + 4)
@@ -91,32 +88,28 @@ def sharded(model: Network, **settings) -> Network:
     return fully_shard(model, **settings)
 
 
-def ways(settings: dict) -> dict[str, Callable]:
-    """Every way to spread the network over processes: a function that returns the model."""
+def ways(composite: rules.Composite) -> dict[str, Callable]:
+    """Return each way to distribute the network, as a function that makes the model."""
     data_parallel = DistributedDataParallel
 
     def inside(model: DistributedDataParallel) -> nn.Module:
-        attach(model.module, rules.Composite(**settings))
+        attach(model.module, composite)
         return model
 
     return {
-        "attach, DDP": lambda: data_parallel(attach(network(), rules.Composite(**settings))),
-        "DDP, attach": lambda: attach(data_parallel(network()), rules.Composite(**settings)),
+        "attach, DDP": lambda: data_parallel(attach(network(), composite)),
+        "DDP, attach": lambda: attach(data_parallel(network()), composite),
         "DDP, attach its module": lambda: inside(data_parallel(network())),
         "DDP, static graph, buckets": lambda: data_parallel(
-            attach(network(checkpointed=True), rules.Composite(**settings)),
+            attach(network(checkpointed=True), composite),
             static_graph=True,
             gradient_as_bucket_view=True,
         ),
-        "DDP, unused parameters": lambda: data_parallel(
-            attach(network(), rules.Composite(**settings)), find_unused_parameters=True
-        ),
-        "attach, FSDP2": lambda: sharded(attach(network(), rules.Composite(**settings))),
-        "FSDP2, attach": lambda: attach(sharded(network()), rules.Composite(**settings)),
-        "FSDP2, checkpointed": lambda: attach(sharded(network(checkpointed=True)), rules.Composite(**settings)),
-        "FSDP2, kept whole": lambda: attach(
-            sharded(network(), reshard_after_forward=False), rules.Composite(**settings)
-        ),
+        "DDP, unused parameters": lambda: data_parallel(attach(network(), composite), find_unused_parameters=True),
+        "attach, FSDP2": lambda: sharded(attach(network(), composite)),
+        "FSDP2, attach": lambda: attach(sharded(network()), composite),
+        "FSDP2, checkpointed": lambda: attach(sharded(network(checkpointed=True)), composite),
+        "FSDP2, kept whole": lambda: attach(sharded(network(), reshard_after_forward=False), composite),
     }
 
 
@@ -127,22 +120,18 @@ def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     rank, found = accelerator.process_index, {}
     assert accelerator.num_processes == 2
-    for kind, settings in SETTINGS.items():
-        for name, spread in ways(settings).items():
+    for kind, composite in COMPOSITES.items():
+        for name, spread in ways(composite).items():
             found[f"{kind}: {name}"] = train(spread(), half=rank)
-    epsilon = SETTINGS["epsilon"]
+    epsilon = COMPOSITES["epsilon"]
     found["epsilon: DDP, accumulated"] = train(
-        DistributedDataParallel(attach(network(), rules.Composite(**epsilon))), half=rank, accumulate=True
+        DistributedDataParallel(attach(network(), epsilon)), half=rank, accumulate=True
     )
-    prepared = attach(accelerator.prepare(network()), rules.Composite(**epsilon))
+    prepared = attach(accelerator.prepare(network()), epsilon)
     found["epsilon: accelerate, attach"] = train(prepared, half=rank, last=lambda: detach(prepared))
-    found["epsilon: attach, accelerate"] = train(
-        accelerator.prepare(attach(network(), rules.Composite(**epsilon))), half=rank
-    )
+    found["epsilon: attach, accelerate"] = train(accelerator.prepare(attach(network(), epsilon)), half=rank)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
-    found["bfloat16: FSDP2"] = train(
-        attach(sharded(network(), mp_policy=policy), rules.Composite(**epsilon)), half=rank
-    )
+    found["bfloat16: FSDP2"] = train(attach(sharded(network(), mp_policy=policy), epsilon), half=rank)
     with pytest.raises(FeedpropError, match="fully_shard"):
         FullyShardedDataParallel(attach(network()), device_id=torch.device("cpu"))(batches()[0][0])
     torch.set_default_dtype(torch.float32)
@@ -155,4 +144,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    os._exit(0)  # what follows, the end of gloo's threads, now and then aborts a process
+    os._exit(0)  # ending gloo's threads sometimes aborts the process

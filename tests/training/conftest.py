@@ -1,4 +1,4 @@
-"""What the tests of the command share: quick runs, made once, and a way to run the command as a person would."""
+"""What the tests of the command share: a quick run, made once, and a way to run the command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from feedprop.cli import main
 REPOSITORY = Path(__file__).parents[2]
 BLOBS = ["train", "--data", "blobs", "--data.points", "200", "--model.hidden", "[8]", "--device", "cpu"]
 
+SERIES = ["--data", "time_series", "--data.problem", "Toy", "--data.root", "."]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
@@ -29,7 +31,7 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """The one line on stderr that bad input is answered with."""
+        """The one line on stderr that answers bad input."""
         assert self.code == 2, self
         assert "Traceback" not in self.err
         assert self.err.startswith("feedprop: ")
@@ -39,7 +41,7 @@ class Answer:
 
 @pytest.fixture
 def command(capsys, tmp_path, monkeypatch) -> Callable[..., Answer]:
-    """Run the command in an empty folder; what the report draws is tested with the session's run."""
+    """Run the command in an empty folder, without drawing; the session's run tests the drawings."""
     monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
     monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
     monkeypatch.chdir(tmp_path)
@@ -64,12 +66,30 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def fetched() -> Callable[[str], str]:
-    """Return the folder with a fetched data set, or skip."""
+    """Return the folder of a data set that was fetched, or skip."""
 
     def find(name: str) -> str:
         root = Path(os.environ.get("FEEDPROP_DATA", REPOSITORY / "data"))
         if not (root / name).is_dir():
-            pytest.skip(f"{name} is not in {root}; lay it out there or set FEEDPROP_DATA")
+            pytest.skip(f"{name} is not in {root}; fetch it or set FEEDPROP_DATA")
         return str(root)
 
     return find
+
+
+def write_series(folder: Path, *, cases: int = 40, classes: str = "up down") -> None:
+    """Two classes of sequences of two channels: the first channel is high, or the second."""
+    (folder / "timeseries").mkdir(exist_ok=True)
+    for part in ("TRAIN", "TEST"):
+        lines = []
+        for case in range(cases):
+            high, low = [",".join(f"{value + 0.01 * case % 3:.2f}" for _ in range(5)) for value in (1.5, 0.1)]
+            lines.append(f"{high}:{low}:up" if case % 2 else f"{low}:{high}:down")
+        head = f"@problemName Toy\n@classLabel true {classes}\n@data\n"
+        (folder / f"timeseries/Toy_{part}.ts").write_text(head + "\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def series(command, tmp_path):
+    write_series(tmp_path)
+    return command

@@ -1,7 +1,8 @@
-"""Files of a run are written whole or not at all, and checkpoints hold data, never code."""
+"""Files of a run are written whole or not at all, nothing else is replaced, and checkpoints hold data, never code."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
@@ -11,6 +12,8 @@ from torch import nn
 
 from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import RunFolder
+
+from .conftest import BLOBS
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -67,9 +70,9 @@ def test_tied_weights_are_saved_and_restored(tmp_path):
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        (nn.Linear(2, 3), "weight is \\(2, 2\\) there, but \\(3, 2\\) in the model"),
-        (nn.Linear(2, 2, bias=False), "it has bias, which the model has not"),
-        (nn.BatchNorm1d(2), "weight is|it has no running_mean"),
+        (nn.Linear(2, 3), "weight has shape \\(2, 2\\), but \\(3, 2\\) in the model"),
+        (nn.Linear(2, 2, bias=False), "it has bias, which the model lacks"),
+        (nn.BatchNorm1d(2), "weight has shape"),
     ],
 )
 def test_another_architecture_is_named(tmp_path, model, expected):
@@ -84,3 +87,36 @@ def test_numbers_go_on_from_the_largest(tmp_path, monkeypatch):
     for name in ("a-001", "a-007", "a-x", "b-009"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert str(RunFolder.choose(None, title="a", overwrite=False).path) == "runs/a-008"
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_folder_that_is_no_run_is_never_replaced(command, tmp_path, overwrite):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/thesis.tex").write_text("all my work")
+    answer = command(*BLOBS, "--output", "precious", *overwrite)
+    assert "precious" in answer.sentence
+    assert [entry.name for entry in (tmp_path / "precious").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_is_replaced_only_when_asked(command, tmp_path):
+    words = [*BLOBS, "--output", "run", "--epochs"]
+    assert command(*words, 2).code == 0
+    (tmp_path / "run/notes.txt").write_text("mine")
+    before = (tmp_path / "run/results.json").read_text()
+    assert "is not empty; name another --output or add --overwrite" in command(*words, 1).sentence
+    assert (tmp_path / "run/results.json").read_text() == before
+    assert command(*words, 1, "--overwrite").code == 0
+    assert json.loads((tmp_path / "run/results.json").read_text())["best_epoch"] == 1
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+
+
+def test_output_that_is_a_file_or_cannot_be_written(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file; name a folder" in command(*BLOBS, "--output", "file").sentence
+    assert "cannot write to the folder" in command(*BLOBS, "--output", "file/below").sentence
+
+
+def test_default_output_folders_are_numbered(command, tmp_path):
+    for _ in range(2):
+        assert command(*BLOBS, "--epochs", 1).code == 0
+    assert {entry.name for entry in (tmp_path / "runs").iterdir()} == {"blobs-mlp-lfp-001", "blobs-mlp-lfp-002"}

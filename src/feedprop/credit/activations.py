@@ -8,12 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedprop.credit.slope import slope
+from feedprop.credit import marks
 from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 
 Activation = Callable[[Tensor], Tensor]
 _SlopeOf = Callable[..., Tensor]  # of pre-activations and activations, or of the former alone
+
+
+def slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
+    """x / (z + epsilon * sign z), with sign 0 = +1; without epsilon 0 where z = 0."""
+    if epsilon:
+        denominator = torch.copysign(z.new_full((), epsilon), z).add_(z)
+        return torch.div(x, denominator)
+    return torch.div(x, z).masked_fill_(z == 0, 0.0)
 
 
 class _Sloped(torch.autograd.Function):
@@ -96,7 +104,7 @@ def central_difference(activation: Activation, z: Tensor, step: float) -> Tensor
         return (rise if step == 0.5 else rise.mul_(1 / (2 * step))).to(z.dtype)
 
     def slope_of(z: Tensor) -> Tensor:
-        whole = torch.compiler.is_compiling() or not getattr(activation, "_elementwise", False)
+        whole = torch.compiler.is_compiling() or not marks.known_elementwise(activation)
         return quotient(z) if whole else _by_blocks(quotient, z)
 
     return _sloped(activation, z, slope_of, keeps_output=False)
@@ -117,12 +125,6 @@ def _by_blocks(slope_of: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     for part, place in zip(*(torch.split(values.view(-1), _BLOCK) for values in (z, slopes)), strict=True):
         place.copy_(slope_of(part))
     return slopes
-
-
-def mark_elementwise(activation: Activation) -> None:
-    """Note that each value of `activation` depends on the one number at its place, and on nothing that has a shape."""
-    if not torch.compiler.is_compiling():
-        activation._elementwise = True  # type: ignore[attr-defined]
 
 
 def traced_secant(activation: Activation, z: Tensor, *, offset: bool, epsilon: float) -> Tensor:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedprop.credit.graph import nodes_behind
-from feedprop.credit.slope import slope
+from feedprop.credit.activations import slope
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -60,11 +59,20 @@ def unit_inputs(x: Tensor) -> Tensor:
 
 
 def follows_weights(x: Tensor) -> bool:
-    """Whether a parameter takes part in the computation of `x` (unknown to torch.compile and torch.func: False)."""
+    """Whether a parameter takes part in the computation of `x`; under torch.compile and torch.func, any tensor."""
     if torch.compiler.is_compiling() or transformed():
-        return False
-    leaves = (getattr(node, "variable", None) for node in nodes_behind([x]))
-    return any(isinstance(leaf, torch.nn.Parameter) for leaf in leaves)
+        return x.requires_grad and not x.is_leaf
+    todo: list[Any] = [x.grad_fn]
+    known = {None, x.grad_fn}
+    while todo:
+        node = todo.pop()
+        if isinstance(getattr(node, "variable", None), torch.nn.Parameter):
+            return True
+        for before, _ in [] if node is None else node.next_functions:
+            if before not in known:
+                known.add(before)
+                todo.append(before)
+    return False
 
 
 class _Scaled(torch.autograd.Function):
@@ -83,29 +91,3 @@ def scaled(x: Tensor, share: float | Tensor) -> Tensor:
     if transformed():
         return rerouted(x, (x, share))
     return _Scaled.apply(x, share)  # type: ignore[no-any-return]
-
-
-class _StartBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, outputs: Tensor, reward: Tensor, credit: Tensor) -> Tensor:
-        ctx.save_for_backward(credit)
-        return reward
-
-    @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
-        (credit,) = ctx.saved_tensors
-        return credit * scale, None, None
-
-
-def start_backward(reward: Tensor, outputs: Tensor, credit: Tensor, *, size: int | Tensor = 1) -> Tensor:
-    """Return minus `reward` / `size`, a scalar whose `.backward()` starts the propagation with `credit` at `outputs`.
-
-    Args:
-        reward: scalar.
-        outputs: any shape.
-        credit: shaped like `outputs`; enters with a minus, since optimizers descend.
-        size: what both are divided by.
-    """
-    if transformed():
-        return (reward / -size).detach() + rerouted(torch.zeros_like(outputs), (outputs, credit / -size)).sum()
-    return _StartBackward.apply(outputs, reward / -size, credit / -size)  # type: ignore[no-any-return]

@@ -1,53 +1,252 @@
-"""Where rewards on outputs of 0 enter: remembered for the values, whatever tensor hands them on.
+"""Where rewards come in: as credit at the outputs, and for outputs of exactly 0 at what they were computed from.
 
-DistributedDataParallel, FSDP and mixed precision return new tensors with the values of the old ones, on which no
-attribute survives; the nodes of the graph do.
+The credit r / o of an output o = 0 does not exist. If o is an activation of z, the credit r / z enters at z; if it is
+the spike of a silent neuron, the reward itself enters at the neuron. Both are found through the graph, so that what
+only moves values in between (views, cat, DDP, casts, inside the model or behind it) does not matter: the reward on
+those outputs is sent backwards through it, as credit would be.
+
+torch.compile and torch.func hide the graph; there a mark on the output says where the reward enters.
 """
 
 from __future__ import annotations
 
+import operator
+import sys
+import weakref
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
-PLACES = ("_pre_activation", "_entry")
-PASSING = ("_DDPSinkBackward", "ToCopyBackward0")  # nodes that hand values on
+from feedprop.credit import marks
+from feedprop.credit.transforms import rerouted, transformed
+
+_KEY = "feedprop.start"  # in the metadata of the node that computed an activation: its pre-activation
+_HELD = "_feedprop_held"
+Edge = tuple[Any, int]  # a node of the graph, and the number of the result
+Sources = tuple[tuple[Edge, "Tensor | None"], ...]
+
+MOVING = frozenset(
+    f"{name}Backward0"
+    for name in """
+    View Reshape UnsafeView ReshapeAlias AsStrided Expand Squeeze Unsqueeze Transpose T Permute Movedim Select Slice
+    Split SplitWithSizes Unbind Clone Cat Stack ToCopy Alias Contiguous Index IndexSelect Gather Flip Roll Narrow
+    Unfold Diagonal Repeat ChannelShuffle PixelShuffle PixelUnshuffle UnsafeSplit UnsafeSplitWithSizes
+    """.split()  # noqa: SIM905
+) | {"SqueezeBackward1", "SqueezeBackward2", "TransposeBackward1", "CopyBackwards", "CopySlices", "_DDPSinkBackward",
+     "UnsafeViewBackward0", "SplitBackward1", "_ChannelsFirstBackward"}  # fmt: skip
+NEURONS: list[type[Any]] = []  # nodes that take a reward on their first result as it is, as `reward_on_silent`
 
 
-def _source(output: Tensor) -> tuple[Any, int]:
-    """The node that computed the values of `output`, and the number of the result."""
-    node: Any = output.grad_fn
-    number = output.output_nr
-    while node is not None and node.name() in PASSING:
-        node, number = node.next_functions[number]
-    return node, number
+def traced() -> bool:
+    """Whether the graph is hidden, by torch.compile or torch.func."""
+    return torch.compiler.is_compiling() or transformed()
 
 
-def same_values(output: Tensor, activation: Tensor) -> bool:
-    """Whether `output` is `activation`, or what DDP or a conversion made of it (compiled: only the former)."""
-    if output is activation:
-        return True
-    if torch.compiler.is_compiling() or output.shape != activation.shape:
+class _Held:
+    """The activations that a tensor holds the values of, each with its pre-activation."""
+
+    __slots__ = ("__weakref__", "sources")
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+
+
+class Starts:
+    """The activations of one forward pass that the model may still return, with their pre-activations.
+
+    What the model's code has dropped can no longer be returned; its pre-activation is dropped too, to save memory.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Tensor, _Held]] = []
+
+    def remember(self, output: Tensor, pre_activation: Tensor | None) -> None:
+        """Note that `output` is the activation of `pre_activation` (None: it was overwritten)."""
+        if traced():
+            marks.mark(output, marks.START, marks.Start(pre_activation))
+            return
+        if output.grad_fn is not None:
+            self._keep(output, (((output.grad_fn, output.output_nr), pre_activation),))
+
+    def carry(self, inputs: Iterable[Any], output: Any) -> None:
+        """Note that `output` holds values of `inputs`."""
+        if not self._held:
+            return
+        sources: list[Any] = []
+        for part in inputs:
+            held = marks.get(part, _HELD)
+            found = None if held is None else held()
+            if found is not None:
+                sources += found.sources
+        if sources:
+            for part in _tensors(output):
+                self._keep(part, tuple(sources))
+
+    def _keep(self, output: Tensor, sources: Sources) -> None:
+        self._held = [entry for entry in self._held if _still_held(entry)]
+        held = _Held(sources)
+        marks.mark(output, _HELD, weakref.ref(held))
+        self._held.append((output, held))
+
+    def finish(self, outputs: Iterable[Tensor]) -> None:
+        """Let rewards find the pre-activations of those outputs of the model that are activations."""
+        if self._held:
+            known = {edge: z for _, held in self._held for edge, z in held.sources}
+            for output in outputs:
+                for node, number in _behind_moves(output, known.keys()):
+                    node.metadata[_KEY, number] = (known[node, number],)
+            self._held = []
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (tuple, list)):
+        for part in output:
+            yield from _tensors(part)
+
+
+def _references_if_alone() -> tuple[int, int]:
+    """How often an activation that only its entry holds is referenced: as it is, and when saved by autograd."""
+    activation = (torch.ones(1, requires_grad=True).clone(),)
+    plain = sys.getrefcount(activation[0])
+    squared = activation[0].square()
+    saved = sys.getrefcount(activation[0])
+    del squared
+    return plain, saved
+
+
+_use_count = operator.methodcaller("_use_count")  # by name: not every torch release types it
+_ALONE = _references_if_alone()  # from some torch release on, autograd counts as a holder
+
+
+def _still_held(entry: tuple[Tensor, _Held]) -> bool:
+    """Whether some Python code holds the tensor and so may still return it."""
+    return sys.getrefcount(entry[0]) > _ALONE[_use_count(entry[0]) > 1]
+
+
+def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
+    """Yield the edges behind `output`, through operations that only move values, at which a reward on 0 enters."""
+    if output.grad_fn is None:
+        return
+    todo: list[Edge] = [(output.grad_fn, output.output_nr)]
+    seen = set(todo)
+    while todo:
+        node, number = todo.pop()
+        if (
+            (node, number) in wanted
+            if wanted is not None
+            else (_KEY, number) in node.metadata or (number == 0 and isinstance(node, tuple(NEURONS)))
+        ):
+            yield node, number
+        elif type(node).__name__ in MOVING or _is_times_one(node):
+            overwriting = type(node).__name__ == "CopyBackwards"  # its first edge is what was there before
+            for edge in node.next_functions[1 if overwriting else 0 :]:
+                if edge[0] is not None and edge not in seen:
+                    seen.add(edge)
+                    todo.append(edge)
+
+
+def _is_times_one(node: Any) -> bool:
+    """Whether a node multiplied by the number 1."""
+    if type(node).__name__ != "MulBackward0":
         return False
-    return _source(output) == _source(activation) != (None, 0)
+    saved = [getattr(node, name, None) for name in ("_saved_self", "_saved_other")]
+    return any(isinstance(x, Tensor) and x.ndim == 0 and not x.requires_grad and bool(x == 1) for x in saved)
 
 
-def keep_start(output: Tensor) -> None:
-    """Remember for the values of `output` where rewards on 0 enter, if that is known for the tensor."""
-    if torch.compiler.is_compiling():
-        return
-    for place in PLACES:
-        if hasattr(output, place) and output.grad_fn is not None:
-            node, number = _source(output)
-            node.metadata[place, number] = getattr(output, place)
+class _StartBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, reward: Tensor, credit: Tensor, silent: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(credit)
+        ctx.silent = silent
+        return reward
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
+        (credit,) = ctx.saved_tensors
+        for neuron, reward in ctx.silent:
+            given, now = getattr(neuron, "reward_on_silent", None), reward * scale
+            neuron.reward_on_silent = now if given is None else given + now
+        return credit * scale, None, None, None
 
 
-def find_start(output: Tensor) -> None:
-    """Let `output` know again where rewards on 0 enter, if that was kept for its values."""
-    if torch.compiler.is_compiling() or any(hasattr(output, place) for place in PLACES):
-        return
-    node, number = _source(output)
-    for place in PLACES:
-        if node is not None and (place, number) in node.metadata:
-            setattr(output, place, node.metadata[place, number])
+def start_backward(
+    reward: Tensor,
+    outputs: Tensor,
+    credit: Tensor,
+    *,
+    size: int | Tensor = 1,
+    silent: tuple[tuple[Any, Tensor], ...] = (),
+) -> Tensor:
+    """Return minus `reward` / `size`, a scalar whose `.backward()` starts the propagation with `credit` at `outputs`.
+
+    Args:
+        reward: scalar.
+        outputs: any shape.
+        credit: shaped like `outputs`; enters with a minus, since optimizers descend.
+        size: what both are divided by.
+        silent: neurons (nodes of the graph), each with the reward that enters there undivided.
+    """
+    if transformed():
+        return (reward / -size).detach() + rerouted(torch.zeros_like(outputs), (outputs, credit / -size)).sum()
+    silent = tuple((neuron, undivided / -size) for neuron, undivided in silent)
+    return _StartBackward.apply(outputs, reward / -size, credit / -size, silent)  # type: ignore[no-any-return]
+
+
+class Entered:
+    """Where the rewards on outputs of 0 enter: credit at pre-activations, rewards at neurons, and what cannot."""
+
+    def __init__(self) -> None:
+        self.credits: list[tuple[Tensor, Tensor]] = []  # a pre-activation and the credit there
+        self.silent: list[tuple[Any, Tensor]] = []  # a neuron and the reward there
+        self.overwritten = False
+        self.lost = 0  # rewarded outputs of 0 of which neither is known (counted on the CPU, where it costs little)
+
+
+def enter(outputs: Tensor, rewards: Tensor) -> Entered:
+    """Find where `rewards` enter, which are 0 but on outputs of 0."""
+    entered = Entered()
+    start = marks.get(outputs, marks.START)  # set where the graph is hidden
+    if start is not None and start.tensor is None:
+        entered.overwritten = True
+    elif start is not None:
+        z = start.tensor
+        entered.credits.append((z, rewards if start.undivided else divided(rewards, z.detach())))
+    if start is not None or traced():
+        return entered
+    counts = outputs.device.type == "cpu"
+    if counts and not rewards.any():
+        return entered
+    entered.lost = int((rewards != 0).sum()) if counts else 0
+    edges = list(_behind_moves(outputs))
+    if not edges:
+        return entered
+    if edges == [(outputs.grad_fn, outputs.output_nr)]:
+        arriving: Any = (rewards,)
+    else:
+        targets = [GradientEdge(*edge) for edge in edges]
+        arriving = torch.autograd.grad(outputs, targets, rewards, retain_graph=True, allow_unused=True)
+    for (node, number), reward in zip(edges, arriving, strict=True):
+        if reward is None:
+            continue
+        if (_KEY, number) not in node.metadata:
+            entered.silent.append((node, reward))
+            entered.lost -= int((reward != 0).sum()) if counts else 0
+            continue
+        (z,) = node.metadata[_KEY, number]
+        if z is None:
+            entered.overwritten = entered.overwritten or bool(reward.any())
+        else:
+            entered.credits.append((z, divided(reward, z.detach())))
+            entered.lost -= int(((reward != 0) & (z.detach() != 0)).sum()) if counts else 0
+    entered.lost = max(entered.lost, 0)  # one output may stand in several places
+    return entered
+
+
+def divided(rewards: Tensor, outputs: Tensor) -> Tensor:
+    """Return the credit rewards / outputs, 0 where an output is 0."""
+    return (rewards / outputs).masked_fill_(outputs == 0, 0.0)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feedprop.credit import marks
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -72,7 +73,7 @@ def damped(z: Tensor, epsilon: float) -> Tensor:
     if transformed():
         return rerouted(z, (z, damping_of(z.detach(), epsilon)))
     output: Tensor = _Damped.apply(z, epsilon)
-    output._undamped = z, epsilon  # type: ignore[attr-defined]  # an activation damps and bends in one pass
+    marks.mark(output, marks.UNDAMPED, marks.Undamped(z, epsilon))  # an activation damps and bends in one pass
     return output
 
 
@@ -85,7 +86,7 @@ def damped_in_place(z: Tensor, epsilon: float) -> Tensor:
 
 def undamped(z: Tensor) -> tuple[Tensor, float]:
     """Return the tensor behind a damped one and its epsilon; if there is none, or it is watched, itself and 0."""
-    recorded: tuple[Tensor, float] | None = getattr(z, "_undamped", None)
+    recorded: tuple[Tensor, float] | None = marks.get(z, marks.UNDAMPED)
     if recorded is None:
         return z, 0.0
     if torch.compiler.is_compiling():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from feedprop.credit import marks
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -23,6 +25,16 @@ class Magnitude:
 
     floor: float = 0.0
     relative: bool = False
+
+    @property
+    def constant_floor(self) -> float:
+        """The floor as a constant: torch.compile would make a variable of a number that differs between models."""
+        return float(self.text) if torch.compiler.is_compiling() else self.floor
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The floor as text, of which torch.compile makes no variable."""
+        return repr(self.floor)
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the magnitude of each entry of `weight`."""
@@ -86,30 +98,21 @@ def weighted(weight: Tensor, magnitude: Magnitude) -> Tensor:
     """
     if transformed():
         return rerouted(weight, (weight, magnitude(weight.detach())))
-    return _Weighted.apply(weight, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
+    return _Weighted.apply(weight, magnitude.constant_floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
 def both_weighted(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[Tensor, Tensor]:
     """Return weight and bias of one operation, as `used` does, by a single node of the graph."""
     if transformed():
         return weighted(weight, magnitude), weighted(bias, magnitude)
-    return _BothWeighted.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
-
-
-def is_weight(value: Any) -> bool:
-    """Whether a tensor is a parameter or was computed from parameters alone: it takes feedback, never a reward."""
-    if type(value) is Tensor:  # spares the look of isinstance() at Parameter, which is slow
-        return hasattr(value, "_from_parameters")
-    return isinstance(value, Parameter) or hasattr(value, "_from_parameters")
+    return _BothWeighted.apply(weight, bias, magnitude.constant_floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
 def as_weight(weight: Tensor, magnitude: Magnitude) -> Tensor:
     """Return a weight as one operation uses it: a parameter with its magnitude, still known as a weight."""
     if type(weight) is Tensor or not (isinstance(weight, Parameter) and weight.requires_grad):
         return weight
-    used = weighted(weight, magnitude)
-    used._from_parameters = True  # type: ignore[attr-defined]
-    return used
+    return marks.mark_weight(weighted(weight, magnitude), marks.identity(weight))
 
 
 def as_weights(weight: Tensor, bias: Tensor | None, magnitude: Magnitude) -> tuple[Tensor, Tensor | None]:
@@ -159,5 +162,5 @@ def modified_weight(weight: Tensor, modified: Tensor, magnitude: Magnitude, *, l
     if transformed():
         return rerouted(modified, (weight, _flow(weight.detach(), modified.detach(), magnitude, latent)))
     return _ModifiedWeight.apply(  # type: ignore[no-any-return]
-        weight, modified, magnitude.floor, magnitude.relative, latent
+        weight, modified, magnitude.constant_floor, magnitude.relative, latent
     )

@@ -12,24 +12,27 @@ from feedprop.interception.mode import Propagation, running
 from feedprop.operations.registry import HANDLERS, Arguments, Context, Function, Keywords
 from feedprop.rules import Rule
 
+_PLAIN = noop_context_fn.__code__
+
 
 def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
     """Return the contexts of a computation and of its recomputation by the rules, as torch.utils.checkpoint takes them.
 
-    Checkpoints have them from `attach` on; call it in a `context_fn` of your own, which takes the place of that.
+    Checkpoints use them anyway while a model is attached; call it in a `context_fn` of your own.
     """
     propagations = running()
     again = _again(propagations[-1], propagations[-1].active_rule()) if propagations else contextlib.nullcontext()
     return contextlib.nullcontext(), again
 
 
-def take_rules_along() -> None:
-    """Have every checkpoint that is given no context_fn recompute with the rules that were in force, if any were.
-
-    Those call `noop_context_fn`, to which each library holds references of its own and which torch knows by identity:
-    it stays the same function and gets other code, that where no attached model runs does what it did before.
-    """
+def make() -> None:
+    """Have every checkpoint that is given no context_fn recompute with the rules that were active, if any were."""
     noop_context_fn.__code__ = _contexts.__code__
+
+
+def undo() -> None:
+    """Restore the function's own code."""
+    noop_context_fn.__code__ = _PLAIN
 
 
 def _contexts() -> Any:
@@ -40,7 +43,7 @@ def _contexts() -> Any:
 
 @contextlib.contextmanager
 def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
-    """Recompute within a propagation, starting from the rule that was in force the first time."""
+    """Recompute within a pass, starting from the rule that was active the first time."""
     depth = len(propagation.scopes)
     propagation.scopes.append(rule)
     try:
@@ -48,11 +51,11 @@ def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
             yield
     finally:
         del propagation.scopes[depth:]
-        propagation.finish(None)
+        propagation.starts.finish(())
 
 
 def checkpointed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Compiled, a checkpoint is one function: what it calls is traced under the rules, and recomputed as traced."""
+    """Call a checkpoint under torch.compile, where it is one function: what it calls is traced under the rules."""
     inner, *rest = args
     if kwargs.get("context_fn") is recomputation:  # the rules are in the trace
         kwargs = {name: value for name, value in kwargs.items() if name != "context_fn"}

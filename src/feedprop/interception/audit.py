@@ -1,52 +1,214 @@
-"""What no rule saw of a forward pass, found in the graph that autograd keeps: it would carry gradients in silence."""
+"""What no rule saw of a forward pass: found in the graph that autograd keeps, and refused.
+
+The world is closed: a parameter reaches an output through a weight node, and every node between was made by a handler,
+by feedprop or by torch's own machinery. Each pass counts the nodes that handlers made; where that, or the number of
+nodes, is new, the graph is walked. What is used outside of a pass is found when `.backward()` starts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType, GeneratorType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from feedprop import credit
+from feedprop.errors import FeedpropError, UnknownOperationError, first_few
+from feedprop.operations.elementwise import elementwise
+from feedprop.operations.registry import HANDLERS
 
 _OURS = ("feedprop", "torch")  # torch's own are part of how it runs a model: checkpoints, DDP, FSDP, compiled regions
 _COMPILED = "torch._functorch"  # where the functions of compiled regions are made, into which the rules were traced
+_MOST = 100_000  # objects looked at in search of tensors
 
 
 def sequence_number() -> int:
-    """Return the number that autograd gives to the next node it makes."""
+    """Return the number that autograd gives to the next node made in this thread."""
     number: int = torch._C._autograd._get_sequence_nr()
     return number
 
 
-def unseen_function(outputs: Iterable[Tensor], *, since: int, seen: Collection[Any]) -> type[Any] | None:
-    """Return an autograd function behind `outputs` that nobody registered.
+class Spans:
+    """The sequence numbers of the nodes that handlers made in one pass, as ranges in ascending order."""
 
-    Args:
-        outputs: of a model.
-        since: `sequence_number()` before it ran.
-        seen: autograd functions that may stand in the graph.
+    def __init__(self) -> None:
+        self.ranges: list[list[int]] = []
+
+    def add(self, begin: int, end: int) -> None:
+        """Note that all nodes from `begin` up to `end` were made by a handler."""
+        if begin == end:
+            return
+        while self.ranges and self.ranges[-1][0] >= begin:
+            self.ranges.pop()
+        if self.ranges and self.ranges[-1][1] >= begin:
+            self.ranges[-1][1] = end
+        else:
+            self.ranges.append([begin, end])
+
+    def count(self) -> int:
+        """Return the number of nodes."""
+        return sum(end - begin for begin, end in self.ranges)
+
+    def __contains__(self, number: int) -> bool:
+        return any(begin <= number < end for begin, end in self.ranges)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor in what a model takes or returns, whatever objects hold it.
+
+    Raises:
+        FeedpropError: it holds a function or generator, whose body would run when the rules no longer apply.
     """
-    for node in credit.nodes_behind(outputs, since=since):
+    todo, seen = [value], set[int]()
+    while todo and len(seen) < _MOST:
+        item = todo.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif item is None or isinstance(item, (str, bytes, int, float, complex, type, nn.Module)) or id(item) in seen:
+            continue
+        elif isinstance(item, (GeneratorType, FunctionType)):
+            seen.add(id(item))
+            yield from ()
+        else:
+            seen.add(id(item))
+            if isinstance(item, dict):
+                todo += reversed(item.values())
+            elif isinstance(item, (tuple, list, set, frozenset)):
+                todo += reversed(list(item))
+            if dataclasses.is_dataclass(item) or not type(item).__module__.startswith(("torch", "builtins")):
+                todo += getattr(item, "__dict__", {}).values()
+                for kind in type(item).__mro__:
+                    slots = kind.__dict__.get("__slots__", ())
+                    todo += [getattr(item, slot, None) for slot in ((slots,) if isinstance(slots, str) else slots)]
+
+
+def refuse_code(result: Any) -> None:
+    """Raise if a model returns code that is still to run: it would run without the rules."""
+    for part in result if isinstance(result, (tuple, list)) else (result,):
+        if isinstance(part, (GeneratorType, FunctionType)):
+            what = "a generator" if isinstance(part, GeneratorType) else f"the function {part.__name__}"
+            raise FeedpropError(
+                f"forward() returns {what}, whose body would run outside of the rules and give plain gradients; return "
+                f"the tensors that it computes"
+            )
+
+
+class Audit:
+    """Which graphs of an attached model were looked at already."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.known: set[tuple[int, int]] = set()
+
+    def check(self, result: Any, inputs: Any, spans: Spans, *, since: int) -> None:
+        """Raise if a node or a parameter that no rule saw is behind what the model returned.
+
+        Args:
+            result: of the model.
+            inputs: that it was given; what computed them is not its concern.
+            spans: the nodes that handlers made.
+            since: `sequence_number()` before it ran.
+
+        Raises:
+            UnknownOperationError: naming it, and the remedy.
+        """
+        key = sequence_number() - since, spans.count()
+        if key in self.known:
+            return
+        refuse_code(result)
+        given = list(tensors_in(inputs))
+        ends = {tensor.grad_fn for tensor in given if tensor.grad_fn is not None}
+        leaves = {id(tensor) for tensor in given}
+        plain: list[Tensor] = []
+        strays: list[str] = []
+        for node in nodes_behind(tensors_in(result), ends=ends):
+            if node._sequence_nr() < since and not hasattr(node, "variable"):
+                continue
+            if not self._seen(node, spans):
+                strays.append(type(node).__name__)
+            variable = getattr(node, "variable", None)
+            if variable is not None and id(variable) not in leaves:
+                plain.append(variable)
+        self._refuse_leaves(plain)
+        if strays:
+            raise UnknownOperationError(
+                f"{first_few(strays)} was computed where no rule sees it: in another thread, by an extension, or with "
+                f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
+                f'the gradient of all such parts by attach(model, unknown="gradient")'
+            )
+        self.known.add(key)
+
+    def _seen(self, node: Any, spans: Spans) -> bool:
+        """Whether a rule saw how a node was made; raise if it is an autograd function that nobody registered."""
         function = getattr(node, "_forward_cls", None)
-        function = vars(function).get("stands_for", function) if function is not None else None
-        if function is not None and function.__module__.partition(".")[0] not in _OURS and function not in seen:
-            return function  # type: ignore[no-any-return]
-    return None
+        if function is None:
+            return hasattr(node, "variable") or node._sequence_nr() in spans
+        function = vars(function).get("stands_for", function)
+        handler = HANDLERS.get(function)
+        if function.__module__.partition(".")[0] in _OURS or (handler is not None and handler is not elementwise):
+            return True
+        name = f"{function.__module__}.{function.__qualname__}"
+        if handler is not None:
+            raise UnknownOperationError(
+                f"{name} is registered, but its apply was stored before that (f = {function.__qualname__}.apply); "
+                f"register it before, or call {function.__qualname__}.apply(...) itself"
+            )
+        raise UnknownOperationError(
+            f"no rule says how credit passes {name}, a torch.autograd.Function whose backward is a gradient: "
+            f"before the model runs, call feedprop.rules.register({function.__qualname__})(feedprop.rules.elementwise) "
+            f"if it is an elementwise activation, (feedprop.rules.ordinary) if its own backward is right and calls no "
+            f'autograd, or write it in torch functions; attach(model, unknown="gradient") takes the backward of every '
+            f"such function"
+        )
+
+    def _refuse_leaves(self, plain: list[Tensor]) -> None:
+        if not plain:
+            return
+        found = {id(leaf) for leaf in plain}
+        names = [name for name, parameter in self.model.named_parameters() if id(parameter) in found]
+        if names:
+            raise UnknownOperationError(
+                f"{first_few(names)}: used where no rule sees it, by an extension, in another thread, or before the "
+                f"call (cached), so it would get its plain gradient; compute that part inside of forward() in torch "
+                f'functions, or take the gradient of all such parts by attach(model, unknown="gradient")'
+            )
+        shapes = first_few([str(tuple(leaf.shape)) for leaf in plain])
+        raise UnknownOperationError(
+            f"a tensor of shape {shapes} requires a gradient, but is neither a parameter nor an input of the model, so "
+            f"it would get its plain gradient; make it an nn.Parameter, or pass it to the model"
+        )
 
 
-def unseen_parameters(outputs: Iterable[Tensor], model: nn.Module, *, since: int) -> list[str]:
-    """Return the names of the parameters of `model` that a plain gradient of `outputs` reaches, in the model's order.
+def nodes_behind(
+    tensors: Iterable[Tensor], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None
+) -> Iterator[Any]:
+    """Yield each node that took part in the computation of `tensors`, once, but not what is behind a weight node.
 
     Args:
-        outputs: of the model.
-        model: attached.
-        since: `sequence_number()` before it ran; what computed its inputs is not its concern.
+        tensors: those without a history have no nodes.
+        ends: nodes to leave out, with what is behind them.
+        stop: leave out nodes of which this is true, with what is behind them.
     """
-    nodes = credit.nodes_behind(outputs, since=since, but_not_behind=_gives_feedback)
-    reached = {id(getattr(node, "variable", None)) for node in nodes}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in reached]
+    known: set[Any] = {None, *ends}
+    todo: list[Any] = []
+    for tensor in tensors:
+        if tensor.grad_fn not in known:
+            known.add(tensor.grad_fn)
+            todo.append(tensor.grad_fn)
+    while todo:
+        node = todo.pop()
+        if stop is not None and stop(node):
+            continue
+        yield node
+        if _gives_feedback(node):
+            continue
+        for before, _ in node.next_functions:
+            if before not in known:
+                known.add(before)
+                todo.append(before)
 
 
 def _gives_feedback(node: Any) -> bool:

@@ -1,16 +1,19 @@
-"""What torch.compile has to be told so that it sees what eager torch sees."""
+"""What torch.compile must be told so that it sees what eager torch sees."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from typing import Any
 
 from torch.overrides import get_ignored_functions, get_overridable_functions
 
 from feedprop.operations.registry import HANDLERS, neutral
 
+_KEY: Any = "feedprop"  # our entry in torch's dictionary: namespace -> functions
 
-def hand_over_all_functions() -> None:
+
+def make() -> None:
     """Have torch.compile hand every function that has a handler to the rules.
 
     It puts some into the graph unseen (F.tanh, F.sigmoid, F.hardswish): those that torch.overrides says no mode can
@@ -18,11 +21,22 @@ def hand_over_all_functions() -> None:
     """
     unseen = {function for function in _ignored() if HANDLERS.get(function, neutral) is not neutral}
     listed = get_overridable_functions()
-    unseen.difference_update(listed.get("feedprop", ()))
-    listed.setdefault("feedprop", []).extend(unseen)
-    compiler = sys.modules.get("torch._dynamo.variables.torch")
-    if compiler is not None:  # it has perhaps read the list already
-        compiler.get_overridable_functions().update(listed["feedprop"])
+    unseen.difference_update(listed.get(_KEY, ()))
+    listed.setdefault(_KEY, []).extend(unseen)
+    if (copied := _compilers_copy()) is not None:
+        copied.update(listed[_KEY])
+
+
+def undo() -> None:
+    """Remove the functions from torch's list, and from the compiler's."""
+    added = get_overridable_functions().pop(_KEY, [])
+    if (copied := _compilers_copy()) is not None:
+        copied.difference_update(added)
+
+
+def _compilers_copy() -> Any:
+    compiler: Any = sys.modules.get("torch._dynamo.variables.torch")
+    return None if compiler is None else compiler.get_overridable_functions()
 
 
 _ignored = functools.cache(get_ignored_functions)

@@ -1,4 +1,4 @@
-"""Models under torch.func: weights that are given in the place of parameters take feedback like those."""
+"""Models under torch.func: weights that are given instead of parameters take feedback as these do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.nn import Parameter
 
 from feedprop import credit
+from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception.unsupported import refuse_flat_parameters
 
@@ -18,15 +19,14 @@ Places = list[tuple[dict[str, Any], str, Tensor]]
 
 
 def swap_in(model: nn.Module, magnitude: credit.Magnitude) -> Places:
-    """Put the uses of given weights in their places, and return these with what was there.
+    """Give each weight that stands where a parameter was its magnitude; return the places with what was there.
 
-    torch.func.functional_call puts tensors where parameters are, for one call. Their gradient will be multiplied by
-    their magnitude, as that of a parameter.
+    torch.func.functional_call puts tensors where parameters are, for one call.
     """
     places: Places = []
     modules: list[Any] = [model]
     for module in modules:  # runs at every step; model.modules() takes longer
-        modules += filter(None, module._modules.values())
+        modules += [child for child in module._modules.values() if child is not None]
         if "_is_fsdp_managed_module" in module.__dict__:
             refuse_flat_parameters(module)
         for name, weight in module._parameters.items():
@@ -34,10 +34,9 @@ def swap_in(model: nn.Module, magnitude: credit.Magnitude) -> Places:
                 places.append((module._parameters, name, weight))
     uses: dict[int, Tensor] = {}
     for held, name, weight in places:
-        if weight.requires_grad and not hasattr(weight, "_from_parameters"):
+        if weight.requires_grad and not credit.is_weight(weight):
             if id(weight) not in uses:  # tied weights: one use of one tensor
-                uses[id(weight)] = credit.weighted(weight, magnitude)
-                uses[id(weight)]._from_parameters = True  # type: ignore[attr-defined]
+                uses[id(weight)] = marks.mark_weight(credit.weighted(weight, magnitude))
             held[name] = uses[id(weight)]
     return places
 

@@ -10,16 +10,18 @@ from feedprop.errors import FeedpropError
 from feedprop.interception.mode import running
 
 _FUNCTION: Any = torch.jit.ScriptFunction
+_plain: Any = None
 
 
-def take_over_scripted_functions() -> None:
+def make() -> None:
     """Let the rules see inside calls of scripted functions, which torch runs where no mode sees them.
 
-    Their type is one of torch's, so that this holds for all of them; outside attached models they run as ever.
+    The type is torch's own, so this holds for all of them; outside of attached models they run as before.
     """
-    plain = _FUNCTION.__call__
-    if getattr(plain, "__module__", None) == __name__:
+    global _plain
+    if _plain is not None:
         return
+    _plain = plain = _FUNCTION.__call__
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         if not running() or not torch.is_grad_enabled():
@@ -27,9 +29,16 @@ def take_over_scripted_functions() -> None:
         source = getattr(self, "_torchdynamo_inline", None)  # kept for torch.compile
         if source is None:
             raise FeedpropError(
-                f"{getattr(self, 'name', 'a function')} is TorchScript without its Python, so that no rule sees what "
-                f"it computes; call the function that it was made from"
+                f"{getattr(self, 'name', 'a function')} is TorchScript without its Python, so no rule sees what it "
+                f"computes; call the function that it was made from"
             )
         return source(*args, **kwargs)
 
     _FUNCTION.__call__ = __call__
+
+
+def undo() -> None:
+    """Restore the call of scripted functions."""
+    global _plain
+    if _plain is not None:
+        _FUNCTION.__call__, _plain = _plain, None

@@ -14,7 +14,7 @@ _REFUSED = {
 }
 
 
-def refuse_wrappers(model: nn.Module) -> None:
+def refuse_unsupported(model: nn.Module) -> None:
     """Raise if a module of `model` keeps the use of parameters from feedprop."""
     for path, module in model.named_modules():
         for kind in type(module).__mro__:

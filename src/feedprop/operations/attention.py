@@ -21,13 +21,14 @@ def scaled_dot_product_attention(context: Context, function: Function, args: Arg
     operands, args, kwargs = operands_of(context, args, kwargs)
     named = dict(zip(_NAMES, args, strict=False)) | kwargs
     if context.conserving:
-        named |= _shared(named["query"], named["key"], named["value"], named.get("attn_mask"))
+        named |= _shared(*(named.get(name) for name in ("query", "key", "value", "attn_mask", "is_causal")))
     output = function(**named)
-    return operands.mark(output) if operands.activations == 0 and not operands.constants else damped(context, output)
+    return operands.mark(output) if operands.yield_weight and not operands.constants else damped(context, output)
 
 
-def _shared(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Keywords:
-    at_logits = is_activation(query) or is_activation(key) or is_activation(bias)
+def _shared(query: Any, key: Any, value: Any, bias: Any, is_causal: Any) -> Keywords:
+    masked = (bias is not None or is_causal) and (query.requires_grad or key.requires_grad)
+    at_logits = masked or any(map(is_activation, (query, key, bias)))
     half = 0.5 if at_logits and is_activation(value) else 1.0
     quarter = half / 2 if is_activation(query) and is_activation(key) else half
     shares = {"query": quarter, "key": quarter, "attn_mask": half, "value": half}

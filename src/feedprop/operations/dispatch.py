@@ -1,4 +1,4 @@
-"""Whether somebody listens to the calls of functions that feedprop adds to torch's."""
+"""Whether a mode sees the calls of functions that feedprop adds to torch's."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
+from feedprop.credit import marks
+from feedprop.operations import self_gated
 from feedprop.operations.registry import (
     Arguments,
     Context,
@@ -17,6 +19,7 @@ from feedprop.operations.registry import (
     Handler,
     Keywords,
     Limits,
+    moved,
     ordinary,
     summed,
 )
@@ -28,8 +31,8 @@ def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords
     if not z.requires_grad or credit.is_weight(z):
         return ordinary(context, function, args, kwargs)
     output = credit.damped_relu(z)
-    context.remember(output, z)
-    credit.mark_non_negative(output)
+    context.starts.remember(output, z)
+    marks.mark_non_negative(output)
     return output
 
 
@@ -43,17 +46,20 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         z = args[0] if args else kwargs.get("input")
+        rest, named = args[1:], {name: value for name, value in kwargs.items() if name != "input"}
+        further = any(isinstance(value, Tensor) for value in (*rest, *named.values()))
+        if further and any(isinstance(value, Tensor) and value.requires_grad for value in (*rest, *named.values())):
+            return ordinary(context, function, args, kwargs)  # a bound or slope that learns takes its own credit
         if not isinstance(z, Tensor) or not z.requires_grad:
             return ordinary(context, function, args, kwargs)
-        rest, named = args[1:], {name: value for name, value in kwargs.items() if name != "input"}
         at_zero = limits(*rest, **named) if limits else None
 
         def phi(values: Tensor) -> Tensor:
             output: Tensor = function(values, *rest, **named)
             return output
 
-        if limits and not any(isinstance(value, Tensor) for value in (*rest, *named.values())):
-            credit.mark_elementwise(phi)
+        if limits and not further:
+            marks.mark_elementwise(phi)
         if credit.is_weight(z):
             return _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
         if function in PARTIAL and not context.activation.by_values:
@@ -64,14 +70,14 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
 
 
 elementwise = activation(None)  # what users register for an activation of their own
-PARTIAL: set[Function] = set()  # without values for some numbers, so that their values beside z may not exist
-PIECEWISE_CONSTANT: set[Function] = set()  # their derivative is 0, so that latent weights would not learn
+PARTIAL: set[Function] = set()  # not defined for all numbers, so their values beside z may not exist
+PIECEWISE_CONSTANT: set[Function] = set()  # their derivative is 0, so latent weights would not learn
 
 
 def _answered(context: Context, output: Tensor, z: Tensor, *, non_negative: bool = False) -> Tensor:
-    context.remember(output, z)
+    context.starts.remember(output, z)
     if non_negative:
-        credit.mark_non_negative(output)
+        marks.mark_non_negative(output)
     return output
 
 
@@ -79,23 +85,7 @@ def _of_weight(context: Context, phi: credit.Activation, weight: Tensor, *, cons
     """Compute weights from latent ones: sign(w), round(w) hand feedback on, whatever is smooth has its derivative."""
     used = credit.as_weight(weight, context.magnitude)
     output = credit.secant(phi, used) if constant_in_pieces else phi(used)
-    output._from_parameters = True  # type: ignore[attr-defined]
-    return output
-
-
-def compared(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Compare; should the answer become a number, (z > 0).float(), then that is a step function of the difference."""
-    answer = function(*args, **kwargs)
-    z, *others = (*args, *kwargs.values())
-    if len(others) != 1 or not isinstance(z, Tensor):
-        return answer
-    other = others[0]
-    if not (z.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
-        return answer
-    same = not isinstance(other, Tensor) and other == 0
-    difference = z if same else summed(context, torch.sub, (z, other), {})
-    answer._compared = difference, COMPARISONS[function.__name__]
-    return answer
+    return marks.mark_weight(output, marks.get(used, marks.WEIGHT) or True)
 
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -106,39 +96,69 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _step(context: Context, answer: Tensor, yes: float, no: float, convert: credit.Activation) -> Tensor:
-    difference, compare = answer._compared  # type: ignore[attr-defined]
+def compared(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Compare; if the answer becomes a number, (z > 0).float(), that is a step function of the difference."""
+    answer = function(*args, **kwargs)
+    z, *others = (*args, *kwargs.values())
+    if len(others) != 1 or not isinstance(z, Tensor):
+        return answer
+    other = others[0]
+    if not (z.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
+        return answer
+    same = not isinstance(other, Tensor) and other == 0
+    difference = z if same else summed(context, torch.sub, (z, other), {})
+    if not difference.is_floating_point():  # of complex numbers or integers
+        return answer
+    sources = self_gated.sources_of(z, other)
+    compare = COMPARISONS[function.__name__]
+    marks.mark(answer, marks.COMPARISON, marks.Comparison(difference, compare, sources=sources))
+    if credit.is_weight(difference):
+        marks.mark_weight(answer)
+    return answer
+
+
+def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tensor:
+    """Return `value`, what a comparison became as a number, with the backward pass of a step function."""
+    z, compare, yes, no, sources = comparison
 
     def phi(values: Tensor) -> Tensor:
-        return convert(compare(values, 0))
+        if not credit.traced() and values.data_ptr() == z.data_ptr():
+            return value
+        return torch.where(compare(values, 0), yes, no).to(value.dtype)
 
+    if credit.is_weight(z):
+        return _of_weight(context, phi, z, constant_in_pieces=True)
     rising = compare in (operator.gt, operator.ge)
-    output = context.activation(phi, difference, at_zero=(no, yes) if rising else (yes, no))
-    return _answered(context, output, difference, non_negative=min(yes, no) >= 0)
+    output = context.activation(phi, z, at_zero=(no, yes) if rising else (yes, no))
+    output = _answered(context, output, z, non_negative=min(yes, no) >= 0)
+    self_gated.selects(output, sources)
+    return output
 
 
 def converted(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Convert to another type; the answer of a comparison becomes a step function."""
-    source = args[0] if args else None
-    if source is None or not hasattr(source, "_compared"):
-        output = ordinary(context, function, args, kwargs)
-        entry = getattr(source, "_entry", None)
-        if entry is not None and output.is_floating_point():  # spikes that mixed precision brings to float32
-            output._entry = entry
-        return output
-    rest = args[1:]
+    source: Any = args[0] if args else None
+    comparison = marks.get(source, marks.COMPARISON)
+    if comparison is None:
+        return moved(context, function, args, kwargs)
     plain = function(*args, **kwargs)
     if not plain.is_floating_point():
-        plain._compared = source._compared
+        if plain.dtype is not torch.bool and source.dtype is torch.bool:
+            comparison = comparison._replace(yes=1.0, no=0.0)
+        marks.mark(plain, marks.COMPARISON, comparison)
         return plain
-    return _step(context, source, 1.0, 0.0, lambda answer: function(answer, *rest, **kwargs))
+    return _step(context, comparison, plain)
 
 
 def selected(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Select by a condition; between two numbers, where(z > 0, 1.0, -1.0), that is a step function."""
-    if len(args) == 3 and not kwargs and hasattr(args[0], "_compared"):
-        condition, yes, no = args
-        if all(isinstance(value, (int, float)) for value in (yes, no)):
-            dtype = condition._compared[0].dtype
-            return _step(context, condition, yes, no, lambda answer: torch.where(answer, yes, no).to(dtype))
-    return ordinary(context, function, args, kwargs)
+    values = (*args, *kwargs.values())
+    comparison = marks.get(values[0], marks.COMPARISON) if values else None
+    if comparison is None or len(values) != 3 or not all(isinstance(value, (int, float)) for value in values[1:]):
+        return ordinary(context, function, args, kwargs)
+    plain = function(*args, **kwargs)
+    comparison = comparison._replace(yes=float(values[1]), no=float(values[2]))
+    if plain.is_floating_point():
+        return _step(context, comparison, plain)
+    marks.mark(plain, marks.COMPARISON, comparison)
+    return plain

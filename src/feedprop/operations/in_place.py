@@ -8,9 +8,20 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
+from feedprop.credit import marks
 from feedprop.operations import self_gated
 from feedprop.operations.elementwise import relu
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, operands_of, ordinary, summed
+from feedprop.operations.registry import (
+    Arguments,
+    Context,
+    Function,
+    Handler,
+    Keywords,
+    moved,
+    operands_of,
+    ordinary,
+    summed,
+)
 
 
 def in_place(handler: Handler, out_of_place: Function) -> Handler:
@@ -18,32 +29,53 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         target = args[0]
-        context.forget(target)
+        weight = marks.get(target, marks.WEIGHT)
         if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
-            target._undamped = None
-            return _written(context, target, (self_gated.copied(target, args[1:]), *args[1:]), kwargs)
+            before = self_gated.copied(target, args[1:])
+            marks.forget(target)
+            return _written(context, target, (before, *args[1:]), kwargs)
         if handler is relu and target.requires_grad:
-            return credit.relu_in_place(target)
-        before = self_gated.copied(target, args[1:]) if handler not in (ordinary, summed) else None
+            return _relu_in_place(context, target)
+        before = self_gated.copied(target, args[1:]) if handler not in (ordinary, moved, summed) else None
         credit.prepare_write(target)
+        if weight is not None:  # it is one until it is written to
+            marks.mark_weight(target, weight)
         if before is not None:
             return _written(context, target, (before, *args[1:]), kwargs)
-        if handler is ordinary:
-            _, args, kwargs = operands_of(context, args, kwargs)
-            return function(*args, **kwargs)
+        if handler in (ordinary, moved):
+            operands, args, kwargs = operands_of(context, args, kwargs)
+            return operands.mark(function(*args, **kwargs))
         if handler is summed and target._base is None:
-            _, args, kwargs = operands_of(context, args, kwargs)
-            return credit.damped_in_place(function(*args, **kwargs), context.active_rule().damping)
+            operands, args, kwargs = operands_of(context, args, kwargs)
+            output = function(*args, **kwargs)
+            if operands.yield_weight:
+                return operands.mark(output)
+            return credit.damped_in_place(output, context.active_rule().damping)
         return _written(context, target, (target.clone(), *args[1:]), kwargs)
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, out_of_place, args, kwargs)
+        result = args[0] if result is None else result  # __setitem__ returns nothing: it wrote to the copy
         target.copy_(result)
-        context.forget(target, successor_of=result)
         self_gated.hand_on(result, target)
+        if isinstance(result, Tensor) and result.requires_grad:
+            weight = marks.get(result, marks.WEIGHT)
+            if weight is not None:
+                marks.mark_weight(target, weight)
+            context.starts.carry((result,), target)
         return target
 
     return handle
+
+
+def _relu_in_place(context: Context, target: Tensor) -> Tensor:
+    """Rectify in place; the pre-activation is overwritten, so a reward on an output of 0 cannot enter."""
+    weight = marks.get(target, marks.WEIGHT)
+    output = credit.relu_in_place(target)
+    if weight is not None:
+        return marks.mark_weight(output, weight)
+    context.starts.remember(output, None)
+    return output
 
 
 def optionally_in_place(handler: Handler, position: int, *, written: Handler) -> Handler:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
+from feedprop.credit import marks
 from feedprop.operations.registry import (
     Arguments,
     Context,
@@ -35,7 +36,7 @@ def product(context: Context, function: Function, args: Arguments, kwargs: Keywo
         factors = shared(context, (*args, *kwargs.values()))
         args, kwargs = factors[: len(args)], dict(zip(kwargs, factors[len(args) :], strict=True))
     output = function(*args, **kwargs)
-    if operands.activations == 0 and (operands.constants == 0 or not adds):
+    if operands.yield_weight and (not operands.constants or not adds):
         return operands.mark(output)
     return damped(context, output) if adds or operands.weights else output
 
@@ -70,7 +71,7 @@ def power(context: Context, function: Function, args: Arguments, kwargs: Keyword
     if not context.conserving or not is_activation(x):
         output = ordinary(context, function, args, kwargs)
         if function.__name__ in ("square", "sqrt", "rsqrt"):
-            credit.mark_non_negative(output)
+            marks.mark_non_negative(output)
         return output
     if isinstance(exponent, Tensor) and exponent.requires_grad:
         return elementwise_product(context, function, args, kwargs)
@@ -99,7 +100,7 @@ def linear(context: Context, function: Function, args: Arguments, kwargs: Keywor
         bias = None if bias is None else credit.as_weight(bias, context.magnitude)
         inputs, weight = shared(context, (inputs, weight))
         return damped(context, operation(inputs, weight, bias))
-    return context.active_rule()(operation, inputs, weight, bias, context.magnitude)
+    return context.rule_of(weight)(operation, inputs, weight, bias, context.magnitude)
 
 
 _ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in the order of the arguments
@@ -136,7 +137,7 @@ def matrix_product(context: Context, function: Function, args: Arguments, kwargs
 
         return function(*put(args), **{name: put(value) for name, value in kwargs.items()})
 
-    return context.active_rule()(operation, inputs, weight, None, context.magnitude)
+    return context.rule_of(weight)(operation, inputs, weight, None, context.magnitude)
 
 
 def _is_factor(value: Any) -> bool:

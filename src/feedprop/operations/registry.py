@@ -1,21 +1,23 @@
-"""How the credit passes one torch function: the registry, and the handlers that most functions share.
+"""Which handler each torch function has, what a handler is, and the handlers that most functions share.
 
-A handler is called in the place of the torch function, `handler(context, function, args, kwargs)`, and returns what
-the function returns, with a backward pass that carries credit. `context` tells the rule in force and the magnitude
-floor.
+A handler is called instead of its torch function, as `handler(context, function, args, kwargs)`. It returns the value
+of the function, computed by calling it once with the arguments that were given, and gives it a backward pass that
+carries credit. `context` tells the active rule, the magnitude of weights and the rule of activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 from torch.nn import Parameter
 
 from feedprop import credit
-from feedprop.operations.autograd_function import is_autograd_function, make_visible
+from feedprop.credit import marks
+from feedprop.operations import autograd_function
+from feedprop.operations.autograd_function import is_autograd_function
 
 if TYPE_CHECKING:  # rules are made of handlers
     from feedprop.rules.activation import ActivationRule
@@ -41,25 +43,28 @@ class Context(Protocol):
     """What a handler knows of the pass it is part of."""
 
     @property
-    def magnitude(self) -> credit.Magnitude: ...  # noqa: D102
+    def magnitude(self) -> credit.Magnitude: ...
 
     @property
-    def activation(self) -> ActivationRule: ...  # noqa: D102
+    def activation(self) -> ActivationRule: ...
 
     @property
-    def conserving(self) -> bool: ...  # noqa: D102
+    def conserving(self) -> bool: ...
+
+    @property
+    def starts(self) -> credit.Starts: ...
 
     def active_rule(self) -> LinearRule:
         """Return the rule of the innermost module that runs."""
 
-    def remember(self, output: Tensor, pre_activation: Tensor) -> None:
-        """Note that `output` is the activation of `pre_activation`: if the model returns it, rewards on 0 go there."""
+    def rule_of(self, weight: Tensor) -> LinearRule:
+        """Return the rule of the module that `weight` belongs to, else the active one."""
 
-    def forget(self, target: Tensor, *, successor_of: Tensor | None = None) -> None:
-        """Note that `target` was written to, and perhaps now holds what another tensor held."""
+    def is_buffer(self, value: Tensor) -> bool:
+        """Whether a tensor is a buffer of the model."""
 
     def decompose(self, function: Function, *args: Any, **kwargs: Any) -> Any:
-        """Call a function that is written in torch functions, each of which passes credit by its own handler."""
+        """Call a function that is written in torch functions, each of which goes to its own handler."""
 
 
 Handler = Callable[[Context, Function, Arguments, Keywords], Any]
@@ -69,7 +74,7 @@ HANDLERS: dict[Function, Handler] = {}
 def register(torch_function: Function) -> Callable[[Handler], Handler]:
     """Say how credit passes `torch_function`, in every model and for the life of the process.
 
-    As a call, `register(torch.special.i0)(elementwise)`, or as a decorator of a function of your own. The ready handlers:
+    Call it, `register(torch.special.i0)(elementwise)`, or use it as a decorator of your own handler. The ready handlers:
     `ordinary` (the gradient is right: linear in each input, or selecting), `summed` (the same, and contributions are
     added up), `elementwise` (an activation) and `product` (inputs are multiplied).
 
@@ -83,7 +88,7 @@ def register(torch_function: Function) -> Callable[[Handler], Handler]:
     def keep(handler: Handler) -> Handler:
         HANDLERS[torch_function] = handler
         if is_autograd_function(torch_function):
-            HANDLERS[make_visible(torch_function)] = handler  # type: ignore[arg-type]
+            autograd_function.add(torch_function, lambda apply: HANDLERS.update({apply: handler}))  # type: ignore[arg-type]
         return handler
 
     return keep
@@ -91,42 +96,56 @@ def register(torch_function: Function) -> Callable[[Handler], Handler]:
 
 @dataclass
 class Operands:
-    """The arguments of one call, each parameter replaced by its use, and who takes part in it."""
+    """The tensors among the arguments of one call, by the part that they take in it."""
 
     context: Context
-    activations: int = 0  # activations that carry reward
+    activations: int = 0  # they carry credit
     weights: int = 0  # parameters, and tensors computed from parameters alone
-    constants: int = 0  # tensors that autograd does not follow, inputs and buffers
+    constants: list[Tensor] = field(default_factory=list)  # without gradient: inputs, buffers, masks, indices
+    owner: Any = True  # the id of the first parameter, where known
 
     def use(self, value: Any) -> Any:
-        """Return `value` as it takes part: parameters inside it with their magnitude."""
+        """Return `value` as it takes part: a parameter inside it has its magnitude."""
         if isinstance(value, Tensor):
             if not value.requires_grad:
-                self.constants += 1
+                self.constants.append(value)
                 return value
             if type(value) is not Tensor and isinstance(value, Parameter):
+                if not self.weights:
+                    self.owner = marks.identity(value)
                 self.weights += 1
                 return credit.as_weight(value, self.context.magnitude)
-            if hasattr(value, "_from_parameters"):
-                self.weights += 1
-            else:
+            owner = marks.get(value, marks.WEIGHT)
+            if owner is None:
                 self.activations += 1
+            else:
+                if not self.weights:
+                    self.owner = owner
+                self.weights += 1
             return value
         if type(value) in (list, tuple):
             return type(value)([self.use(item) for item in value])
         return value
 
+    @property
+    def yield_weight(self) -> bool:
+        """Whether what is computed from them is a weight: no activation and no data take part."""
+        return self.weights > 0 and self.activations == 0 and all(map(self._belongs_to_weights, self.constants))
+
+    def _belongs_to_weights(self, constant: Tensor) -> bool:
+        return constant.numel() == 1 or marks.is_weight(constant) or self.context.is_buffer(constant)
+
     def mark(self, output: Any) -> Any:
-        """Remember a result that was computed from parameters alone."""
-        if self.weights and not self.activations:
+        """Remember a result that was computed from parameters alone. Returns the result."""
+        if self.yield_weight:
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
-                    tensor._from_parameters = True  # type: ignore[attr-defined]
+                    marks.mark_weight(tensor, self.owner)
         return output
 
 
 def operands_of(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Operands, Arguments, Keywords]:
-    """Return the arguments of a call as they take part in it, and who does."""
+    """Return the tensors of a call by their part in it, and the arguments as they take part."""
     operands = Operands(context)
     args = tuple([operands.use(value) for value in args])
     if kwargs:
@@ -135,14 +154,25 @@ def operands_of(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Op
 
 
 def neutral(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Leave a function alone that passes no credit."""
+    """Call a function that passes no credit."""
     return function(*args, **kwargs)
 
 
 def ordinary(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass credit by the ordinary backward: shapes, selections, and maps whose derivative is the secant."""
+    """Pass credit by the ordinary backward: what selects, what is linear in each input, smooth arithmetic."""
     operands, args, kwargs = operands_of(context, args, kwargs)
     return operands.mark(function(*args, **kwargs))
+
+
+def moved(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Pass credit by the ordinary backward of a function that only moves values, and carry their marks along."""
+    operands, used, named = operands_of(context, args, kwargs)
+    output = operands.mark(function(*used, **named))
+    if operands.activations or operands.constants:
+        output = marks.carry(function, args, kwargs, output)
+        if operands.activations:
+            context.starts.carry(flat(args or kwargs.values()), output)
+    return output
 
 
 def sign_preserving(handler: Handler) -> Handler:
@@ -152,39 +182,22 @@ def sign_preserving(handler: Handler) -> Handler:
         output = handler(context, function, args, kwargs)
         parts = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
         parts = parts if isinstance(parts, (tuple, list)) else (parts,)
-        if all(credit.known_non_negative(part) for part in parts) and isinstance(output, Tensor):
-            credit.mark_non_negative(output)  # spares some rules half of their work
+        if isinstance(output, Tensor) and all(marks.known_non_negative(part) for part in parts):
+            marks.mark_non_negative(output)  # spares some rules half of their work
         return output
 
     return handle
-
-
-def stacked(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Put outputs together, as the steps of a spiking network: rewards on outputs of 0 enter where these were made."""
-    output = ordinary(context, function, args, kwargs)
-    parts = args[0] if args else kwargs.get("tensors", ())
-    for place in ("_pre_activation", "_entry"):
-        entries = [getattr(part, place, None) for part in parts]
-        if parts and all(entry is not None for entry in entries):
-            setattr(output, place, function(entries, *args[1:], **_without_tensors(kwargs)))
-    return output
-
-
-def _without_tensors(kwargs: Keywords) -> Keywords:
-    return {name: value for name, value in kwargs.items() if name != "tensors"}
 
 
 def summed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Pass credit by the ordinary backward of a sum, damped at its output (LRP-0, LRP-epsilon)."""
     operands, args, kwargs = operands_of(context, args, kwargs)
     output = function(*args, **kwargs)
-    if operands.activations == 0:
-        return operands.mark(output)
-    return damped(context, output)
+    return operands.mark(output) if operands.yield_weight else damped(context, output)
 
 
 def damped(context: Context, output: Any) -> Any:
-    """Damp the credit at sums by the epsilon of the rule in force."""
+    """Damp the credit at sums by the epsilon of the active rule."""
     if isinstance(output, Tensor):
         return credit.damped(output, context.active_rule().damping)
     return type(output)(damped(context, item) if isinstance(item, Tensor) else item for item in output)
@@ -193,7 +206,7 @@ def damped(context: Context, output: Any) -> Any:
 def shared(context: Context, factors: Arguments) -> Arguments:
     """Return the factors of a product so that, if rewards are conserved, those that carry reward share it equally.
 
-    Achtibat et al. 2024 (AttnLRP), eq. 11. Else each has the ordinary backward, as if the others were constants.
+    Achtibat et al. 2024 (AttnLRP), eq. 11. Otherwise each has the ordinary backward, as if the others were constants.
     """
     if not context.conserving:
         return factors

@@ -2,7 +2,8 @@
 
 Swish, GELU and their kin multiply x by a function of the same x (Ramachandran et al. 2017, "self-gated"). As a product
 of two factors, x would take the credit of the one and of the other; as the activation that it is, c_x = c_y y / x, like
-`F.silu` and `F.gelu`. To know them, each elementwise result remembers the tensors that it is a function of.
+`F.silu` and `F.gelu`. A mask that was compared from x, x * (x > 0).float(), selects: it is a constant in the product.
+To recognise both, each elementwise result remembers the tensors that it is a function of.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
+from feedprop.credit import marks
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, is_activation
 
 FARTHEST = 4  # sources that a result remembers, the nearest first
-_Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
+Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
 
 
 def tracked(handler: Handler, *, multiplies: bool) -> Handler:
@@ -26,14 +28,11 @@ def tracked(handler: Handler, *, multiplies: bool) -> Handler:
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
-        tensors = [value for value in args if isinstance(value, Tensor)]
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         factors = [value for value in tensors if value.requires_grad]
-        numbers = [value for value in tensors if not value.requires_grad]
-        if (
-            any(x.numel() != 1 for x in numbers)
-            or any(credit.is_weight(x) for x in factors)
-            or not is_activation(output)
-        ):
+        if not factors or not isinstance(output, Tensor) or not output.requires_grad:
+            return output
+        if any(x.numel() != 1 for x in tensors if not x.requires_grad):
             return output
         if len(factors) == 1 and factors[0] is not output:
             _remember(output, [(x, multiple and multiplies) for x, multiple in _sources(factors[0])])
@@ -45,33 +44,55 @@ def tracked(handler: Handler, *, multiplies: bool) -> Handler:
 
 
 def self_gated(handler: Handler) -> Handler:
-    """Return the handler of a product or quotient that takes x g(x) as one activation."""
+    """Return the handler of a product or quotient that recognises x g(x), and x times a mask compared from x."""
     plain = tracked(handler, multiplies=True)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-        if (
-            len(args) != 2
-            or kwargs
-            or not (is_activation(args[0]) and is_activation(args[1]) and context.activation.by_values)
-        ):
+        if len(args) != 2 or kwargs or not all(isinstance(x, Tensor) and x.requires_grad for x in args):
             return plain(context, function, args, kwargs)
         common = _common(*args)
-        if not common or common[0][1] == common[0][2] or common[0][0].shape != args[0].shape:
+        if not common:
+            return plain(context, function, args, kwargs)
+        masks = [marks.get(x, marks.SELECTION) is not None for x in args]
+        if any(masks):
+            factors = tuple(x.detach() if mask else x for x, mask in zip(args, masks, strict=True))
+            for x in factors:
+                if not x.requires_grad and not is_activation(args[0]):
+                    marks.mark_weight(x)  # a mask of weights, made from weights
+            return plain(context, function, factors, kwargs)
+        if not context.activation.by_values or not all(map(is_activation, args)):
+            return plain(context, function, args, kwargs)
+        if common[0][1] == common[0][2] or common[0][0].shape != args[0].shape:
             return plain(context, function, args, kwargs)
         x = common[0][0]
         with torch.no_grad():
             values = function(*args)
         output = credit.secant(lambda _: values, x)
-        context.remember(output, x)
+        context.starts.remember(output, x)
         _remember(output, [(x, False) for x, _, _ in common])
         return output
 
     return handle
 
 
+def sources_of(*values: Any) -> list[tuple[Tensor, bool]]:
+    """Return the tensors that values are functions of, each as a source that is no multiple."""
+    found = [x for value in values if isinstance(value, Tensor) for x, _ in _sources(value)]
+    return [(x, False) for x in found]
+
+
+def selects(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
+    """Remember that `output` is a comparison of `sources` as a number."""
+    marks.mark(output, marks.SELECTION, True)
+    _remember(output, sources)
+
+
 def copied(target: Tensor, others: Arguments) -> Tensor:
     """Return a copy of what is going to be overwritten, of which the other arguments are functions as they were."""
     copy = target.clone()
+    weight = marks.get(target, marks.WEIGHT)
+    if weight is not None:
+        return marks.mark_weight(copy, weight)
     if not is_activation(target):
         return copy
     hand_on(target, copy)
@@ -83,22 +104,25 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
 
 def hand_on(result: Tensor, target: Tensor) -> None:
     """Let a tensor that holds the values of another know of what they are a function."""
-    target._function_of = getattr(result, "_function_of", None)  # type: ignore[attr-defined]
+    for kind in (marks.SOURCES, marks.SELECTION):
+        value = marks.get(result, kind)
+        if value is not None:
+            marks.mark(target, kind, value)
 
 
 def _remember(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
     sources = sources[:FARTHEST]
     if torch.compiler.is_compiling():
-        kept: list[_Source] = [(x, 0, multiple) for x, multiple in sources]
+        kept: list[Source] = [(x, 0, multiple) for x, multiple in sources]
     else:  # weakly: the model's code holds x if it is going to multiply by x
         kept = [(weakref.ref(x), x._version, multiple) for x, multiple in sources]
-    output._function_of = kept  # type: ignore[attr-defined]
+    marks.mark(output, marks.SOURCES, kept)
 
 
 def _sources(value: Tensor) -> Iterator[tuple[Tensor, bool]]:
     """Yield the tensors that `value` is a function of, itself first, and whether it is a multiple of them."""
     yield value, True
-    for x, version, multiple in getattr(value, "_function_of", None) or ():
+    for x, version, multiple in marks.get(value, marks.SOURCES) or ():
         if torch.compiler.is_compiling():
             yield x, multiple
             continue

@@ -20,7 +20,7 @@ from feedprop.operations import attention, elementwise, normalisation, products,
 from feedprop.operations.in_place import in_place, optionally_in_place
 from feedprop.operations.registry import HANDLERS, Function, Handler, Limits
 
-# Shapes, selections, piecewise linear maps through 0, transforms, what has to be differentiated: as in autograd.
+# Shapes, selections, piecewise linear maps through 0, transforms, what must be differentiated: as in autograd.
 ORDINARY = """
     adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
     concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal dsplit dstack expand expand_as flatten flip
@@ -42,6 +42,14 @@ ORDINARY = """
     var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm
     fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft fftshift ifftshift
     cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
+"""
+# Of the above: they only move values.
+MOVING = """
+    as_strided broadcast_to cat chunk clone column_stack concat concatenate contiguous diagonal dsplit dstack expand
+    expand_as flatten flip fliplr flipud gather hsplit hstack index_select movedim moveaxis mH mT T H narrow permute
+    ravel pixel_shuffle pixel_unshuffle channel_shuffle repeat reshape reshape_as roll select split split_with_sizes
+    squeeze stack swapaxes swapdims t take_along_dim tensor_split tile transpose unbind unflatten unfold unsqueeze view
+    view_as vsplit vstack __getitem__ cpu cuda
 """
 # Contributions are added up: the ordinary backward, damped.
 SUMMED = """
@@ -95,7 +103,8 @@ SIGN_PRESERVING = """
 """
 # Elementwise: a result that is multiplied by its own input makes an activation, x sigmoid(x). The first are multiples.
 MULTIPLES = "mul multiply __mul__ __rmul__ __imul__ div divide true_divide __truediv__ __itruediv__ __idiv__"
-SCALED = "neg negative float double half bfloat16 to type_as"
+RECTIFIERS = "relu leaky_relu rrelu prelu"
+SCALED = "clone contiguous neg negative float double half bfloat16 to type_as"
 SHIFTED = "add __add__ __radd__ sub subtract rsub __rsub__"
 LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 ADDED_PRODUCT = "addmm addmv addbmm baddbmm addr"
@@ -164,10 +173,10 @@ def _options(function: Function) -> list[str]:
 def _following(name: str, handler: Handler) -> Handler:
     """The handler of a name, with what its results are to remember."""
     if name in SIGN_PRESERVING.split():
-        return registry.sign_preserving(handler)
+        handler = registry.sign_preserving(handler)
     if name in MULTIPLES.split():
         return self_gated.self_gated(handler)
-    if name in f"{SCALED} {SHIFTED} {POWER}".split() or name in _activations():
+    if name in f"{SCALED} {SHIFTED} {POWER} {RECTIFIERS}".split() or name in _activations():
         return self_gated.tracked(handler, multiplies=name in SCALED.split())
     return handler
 
@@ -179,7 +188,7 @@ def _register(names: str, handler: Handler) -> None:
             options = _options(function)
             HANDLERS[function] = kept
             if "inplace" in options:
-                written = handler if handler is registry.ordinary else kept
+                written = handler if handler in (registry.ordinary, elementwise.relu) else kept
                 HANDLERS[function] = optionally_in_place(kept, options.index("inplace"), written=written)
         _register_in_place(name, kept if name in MULTIPLES.split() else handler)
 
@@ -210,7 +219,7 @@ def _fill() -> None:
         (LAYER, normalisation.layer),
         ("relu", elementwise.relu),
         ("where", elementwise.selected),
-        ("stack", registry.stacked),
+        (MOVING, registry.moved),
         (COMPARISON, elementwise.compared),
         (CONVERSION, elementwise.converted),
         (LINEAR, products.linear),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -39,25 +40,21 @@ class Reward(nn.Module):
             return self._started(outputs, targets, self.credit(values, targets))
         size = self._size(outputs, targets)
         rewards = self.per_output(values, targets)
-        scalar = credit.start_backward(rewards.sum(), outputs, _divided(rewards, values), size=size)
-        credit.find_start(outputs)
-        if hasattr(outputs, "_entry"):  # a neuron's: on a silent one the reward enters as it is
-            return scalar + credit.start_backward(
-                torch.zeros_like(scalar), outputs._entry, rewards.masked_fill(values != 0, 0.0), size=size
+        on_zeros = rewards.masked_fill(values != 0, 0.0)
+        entered = credit.enter(outputs, on_zeros)
+        if entered.overwritten:
+            raise FeedpropError(
+                f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they were "
+                f"computed from; write the last ReLU without inplace"
             )
-        if hasattr(outputs, "_pre_activation"):  # on outputs of exactly 0 the reward enters there, undivided
-            rest = rewards.masked_fill(values != 0, 0.0)
-            if outputs._pre_activation is not None:
-                z = outputs._pre_activation
-                return scalar + credit.start_backward(
-                    torch.zeros_like(scalar), z, _divided(rest, z.detach()), size=size
-                )
-            if rest.any():
-                raise FeedpropError(
-                    f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they "
-                    f"were computed from; write the last ReLU without inplace"
-                )
-        return scalar
+        if entered.lost and outputs.grad_fn is not None:
+            _warn_of_lost(entered.lost, values.numel())
+        start = credit.start_backward(
+            rewards.sum(), outputs, credit.divided(rewards, values), size=size, silent=tuple(entered.silent)
+        )
+        for z, credits in entered.credits:
+            start = start + credit.start_backward(torch.zeros_like(start), z, credits, size=size)
+        return start
 
     def prepare(self, outputs: Tensor, targets: Any) -> Any:
         """Check the targets once; `credit`, `per_output` and `samples` take what this returns as well as targets."""
@@ -70,7 +67,7 @@ class Reward(nn.Module):
 
     def credit(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return c_o = r_o / o, shaped like `outputs`; 0 where o is 0, unless a reward knows its limit."""
-        return _divided(self.per_output(outputs, targets), outputs.detach())
+        return credit.divided(self.per_output(outputs, targets), outputs.detach())
 
     def _started(self, outputs: Tensor, targets: Any, credits: Tensor) -> Tensor:
         values = outputs.detach()
@@ -87,8 +84,13 @@ class Reward(nn.Module):
         return f"reduction={self.reduction!r}"
 
 
-def _divided(rewards: Tensor, outputs: Tensor) -> Tensor:
-    return (rewards / outputs).masked_fill_(outputs == 0, 0.0)
+def _warn_of_lost(lost: int, total: int) -> None:
+    warnings.warn(
+        f"{lost} of {total} outputs are rewarded but exactly 0, and their rewards cannot enter: what they were computed "
+        f"from is 0 too, or is not known since they were summed, multiplied or computed outside of an attached model; "
+        f"reward the outputs as the attached model returns them",
+        stacklevel=4,
+    )
 
 
 def in_single_precision(values: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feedprop import credit
 from feedprop.errors import FeedpropError
 from feedprop.rewards.classes import ClassReward, Labels
 
@@ -90,6 +91,6 @@ def stacked(steps: Sequence[Tensor]) -> Tensor:
     Unlike torch.stack outside an attached model, it lets rewards on silent neurons enter.
     """
     outputs = torch.stack(list(steps))
-    if not hasattr(outputs, "_entry") and all(hasattr(step, "_entry") for step in steps):
-        outputs._entry = torch.stack([step._entry for step in steps])  # type: ignore[attr-defined]
+    if credit.traced():  # otherwise they are found through the graph
+        credit.marks.carry(torch.stack, (list(steps),), {}, outputs)
     return outputs

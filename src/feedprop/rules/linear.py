@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
+from feedprop.credit import marks
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.operations.registry import Function
 from feedprop.rules.settings import Settings
@@ -35,7 +36,7 @@ class Rule(Settings):
     def __init__(self, *, epsilon: float = 1e-6, update: str = "rule") -> None:
         self.epsilon = non_negative("epsilon", epsilon)
         if update not in ("rule", "epsilon"):
-            raise FeedpropError(f'update has to be "rule" or "epsilon", not {update!r}')
+            raise FeedpropError(f'update must be "rule" or "epsilon", not {update!r}')
         self.update = update
 
     def __call__(
@@ -145,7 +146,7 @@ class AlphaBeta(Rule):
     r_(i<-j) = (alpha (a_i w_ij)^+ / z_j^+ - beta (a_i w_ij)^- / z_j^-) r_j (Bach et al. 2015, eq. 60).
 
     Args:
-        alpha: alpha - beta has to be 1, so that reward is conserved.
+        alpha: alpha - beta must be 1, so that reward is conserved.
         beta: >= 0.
         epsilon: see `Rule`.
         update: see `Rule`.
@@ -156,7 +157,7 @@ class AlphaBeta(Rule):
         self.alpha, self.beta = non_negative("alpha", alpha), non_negative("beta", beta)
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise FeedpropError(
-                f"alpha - beta has to be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}"
+                f"alpha - beta must be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}"
             )
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
@@ -185,7 +186,7 @@ def _negative(w: Tensor) -> Tensor:
 
 def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
     """z' from positive inputs with one modification of the weights, and negative inputs with the other."""
-    if credit.known_non_negative(inputs):
+    if marks.known_non_negative(inputs):
         return part(inputs, on_positive, on_bias=on_positive)
     up = part(inputs.clamp(min=0), on_positive, on_bias=on_positive)
     return up + part(inputs.clamp(max=0), on_negative, on_bias=None)

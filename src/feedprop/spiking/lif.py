@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function
 
 from feedprop import credit
+from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.operations.dispatch import listened_to
 from feedprop.operations.registry import Arguments, Context, Function, Keywords, register
@@ -82,7 +83,8 @@ def _scan(
     spikes, membranes, entries = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings))
     _check_finite(membranes[-1])
     spikes = spikes.to(kind)
-    spikes._entry = entries  # a reward on a silent neuron enters there
+    if credit.traced():  # otherwise found through the graph
+        marks.mark(spikes, marks.START, marks.Start(entries, undivided=True))
     return spikes, membranes
 
 

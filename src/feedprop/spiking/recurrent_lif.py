@@ -30,12 +30,9 @@ class Recurrent(LIF):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         inflow = (currents,) * steps if steps is not None else currents.unbind(0)
         spike, membrane = start or (torch.zeros_like(inflow[0]), None)
-        fired, entries = [], []
+        fired = []
         for current in inflow:
             spikes, membranes = self.scan(current + self.connection(spike), membrane, steps=1)
             spike, membrane = spikes[0], membranes[0]
             fired.append(spike)
-            entries.append(spikes._entry[0])  # type: ignore[attr-defined]
-        spikes = torch.stack(fired)
-        spikes._entry = torch.stack(entries)  # type: ignore[attr-defined]
-        return spikes, (spike, membranes[0])
+        return torch.stack(fired), (spike, membranes[0])

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from feedprop.credit.start import NEURONS
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
 from feedprop.spiking.scan_backward import ScanBackward
 
@@ -62,6 +63,7 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
         """Pass credit at spikes and membranes, and reward at reward starts, on to currents, start and beta."""
         spikes, before, start, beta = ctx.saved_tensors
+        arriving = (*arriving[:2], _added(arriving[2], ctx.__dict__.pop("reward_on_silent", None)))
         if not ctx.needs_input_grad[1]:  # the sequence begins here, so all that was to come back has come
             _warn_if_lost(spikes, before, ctx.beta if beta is None else beta, *arriving)
         constant = ctx.dynamics.steps is not None
@@ -106,6 +108,13 @@ def _warn_if_lost(
     # a model that runs step by step brings later credit by the membrane, unless that is cut there
     if len(spikes) > 1 or bool((before * beta != 0).all()):
         warnings.warn(LOST, stacklevel=2)
+
+
+def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b
+
+
+NEURONS.append(Scan._backward_cls)
 
 
 def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from feedprop.spiking.synapse import leaky_sum
 Outputs = tuple[Tensor, ...]
 
 
-def convert(neurons: Iterable[nn.Module]) -> list[nn.Module]:
+def replace(neurons: Iterable[nn.Module]) -> list[nn.Module]:
     """Let snnTorch's neurons pass credit while an attached model runs; return those that were changed.
 
     Raises:
@@ -105,7 +105,6 @@ def _fire(neuron: Any, current: Tensor, *, beta: Number, zero: str) -> Outputs:
         steps=1,
     )
     spike, neuron.mem = spikes[0], membranes[0]
-    spike._entry = spikes._entry[0]  # type: ignore[attr-defined]
     return spike, neuron.mem
 
 

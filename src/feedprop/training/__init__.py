@@ -1,1 +1,1 @@
-"""The application around the library: what `feedprop train` and `feedprop evaluate` are made of."""
+"""The application around the library: `feedprop train` and `feedprop evaluate`."""

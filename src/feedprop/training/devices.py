@@ -1,4 +1,4 @@
-"""Devices and mixed precision, by accelerate."""
+"""Devices and mixed precision, through accelerate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from feedprop.training.command_line.config import Precision
 
 
 def make_accelerator(device: str, *, precision: Precision = "no", accumulate: int = 1) -> Accelerator:
-    """Return an accelerator for the named device; auto takes what there is."""
+    """Return an accelerator for the device; auto takes the best there is."""
     _check(device)
     kind, _, number = device.partition(":")
-    # accelerate keeps its first settings for the life of the process; a second run in one process has its own
+    # accelerate keeps its first settings until the process ends; a second run needs its own
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     if kind == "cuda" and number:
@@ -36,11 +36,10 @@ def make_accelerator(device: str, *, precision: Precision = "no", accumulate: in
 
 
 def _check(device: str) -> None:
-    """Refuse a device that does not exist."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
         raise FeedpropError(f"--device must be auto, cpu, cuda, cuda:NUMBER or mps, but is {device}")
     kind, _, number = device.partition(":")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise FeedpropError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices here")
+        raise FeedpropError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise FeedpropError("--device mps: there is no such device here")
+        raise FeedpropError("--device mps: there is no such device")

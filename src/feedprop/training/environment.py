@@ -1,4 +1,4 @@
-"""On what a run was made: versions, device, command."""
+"""Versions, device and command of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate
 
 
 def describe(accelerator: Accelerator, *, command: str, seconds: float) -> dict[str, Any]:
-    """Return the facts that somebody who repeats the run asks for."""
+    """Return what is needed to repeat the run."""
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

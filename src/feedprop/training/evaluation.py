@@ -1,4 +1,4 @@
-"""How good a model is on a split: reward or loss, accuracy, F1, confusion; and how sparse it is."""
+"""Reward or loss, accuracy, F1 and confusion matrix of a model on a split; and how sparse the model is."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from feedprop.errors import FeedpropError
 
 @dataclass(frozen=True)
 class Objective:
-    """What training minimises, and what it is called where people read it.
+    """What training minimises, and its name in reports.
 
     Args:
         module: (outputs, targets) -> scalar
         name: reward or loss
-        sign: -1 where the module returns minus what the name says
+        sign: -1 if the module returns the negative of what the name says
     """
 
     module: nn.Module
@@ -31,7 +31,6 @@ class Objective:
     sign: int
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the scalar to be minimised."""
         value: Tensor = self.module(outputs, targets)
         return value
 
@@ -41,11 +40,11 @@ class Objective:
         label = type(self.module).__name__
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # torch warns where shapes are broadcast against each other
+                warnings.simplefilter("error")  # torch warns when it broadcasts outputs against targets
                 value = self(outputs, targets)
         except (ValueError, TypeError, RuntimeError, IndexError, Warning) as error:
             reason = " ".join(str(error).split())
-            hint = "; for spikes over time write --reward SpikeTargetReward" if outputs.ndim == 3 else ""
+            hint = "; for spikes over time use --reward SpikeTargetReward" if outputs.ndim == 3 else ""
             raise FeedpropError(f"the {self.name} {label} does not fit {shapes}: {reason}{hint}") from error
         if not isinstance(value, Tensor) or value.ndim != 0:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -62,7 +61,7 @@ class Evaluation:
     confusion: list[list[int]]
 
     def as_dict(self, name: str) -> dict[str, Any]:
-        """Return the figures with the objective under its own name."""
+        """Return the figures, the objective under its name."""
         return {name: self.objective, "accuracy": self.accuracy, "f1": self.f1, "confusion": self.confusion}
 
 
@@ -92,7 +91,7 @@ def evaluate(
             for inputs, labels in batches:
                 outputs = model(inputs.to(device))
                 rows, targets = gather((batch_first(outputs), labels.to(device)))
-                outputs = batch_first(rows)  # its own inverse
+                outputs = batch_first(rows)  # batch_first is its own inverse
                 mean.update(objective.sign * objective(outputs, targets), weight=len(targets))
                 metrics.update(scores(outputs), targets)
     finally:
@@ -103,12 +102,12 @@ def evaluate(
 
 
 def batch_first(outputs: Tensor) -> Tensor:
-    """Turn spikes over time, (T, B, classes), to (B, T, classes) and back; other outputs stay as they are."""
+    """Turn spikes over time, (T, B, classes), into (B, T, classes) and back; return other outputs unchanged."""
     return outputs.transpose(0, 1) if outputs.ndim == 3 else outputs
 
 
 def scores(outputs: Tensor) -> Tensor:
-    """Return one score per class, (B, classes): of spikes over time, (T, B, classes), how many there were."""
+    """Return one score per class, (B, classes); for spikes over time, (T, B, classes), their number."""
     return outputs.sum(0) if outputs.ndim == 3 else outputs
 
 

@@ -18,7 +18,7 @@ from feedprop.training.command_line.config import Config
 from feedprop.training.devices import make_accelerator
 from feedprop.training.environment import describe
 from feedprop.training.evaluation import Evaluation, near_zero_share, scores
-from feedprop.training.models.spiking import has_spiking_neurons
+from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
 from feedprop.training.report.spiking import measure
@@ -28,7 +28,7 @@ _SHOWN_EVERY_SECONDS = 0.2
 
 
 def train(config: Config, *, command: str) -> RunFolder:
-    """Train as configured and return the folder with everything that came of it."""
+    """Train as configured and return the folder with the results."""
     started = time.monotonic()
     settings = config.settings
     folder = RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
@@ -38,7 +38,7 @@ def train(config: Config, *, command: str) -> RunFolder:
     run = prepare(config, folder, assemble(config), accelerator)
     if run.main:
         folder.claim()
-    run.watch.say(run.introduction())
+    run.progress.say(run.introduction())
     try:
         _epochs(run)
         _finish(run, command=command, started=started)
@@ -49,11 +49,11 @@ def train(config: Config, *, command: str) -> RunFolder:
 
 
 def _epochs(run: Run) -> None:
-    """Train all epochs; after each, write its checkpoint and metrics."""
+    """Train all epochs; write checkpoint and metrics after each."""
     best = -1.0
     log: SummaryWriter | None = None
     try:
-        with run.watch:
+        with run.progress:
             for epoch in range(1, run.config.settings.epochs + 1):
                 row, validation = _epoch(run, epoch)
                 better = validation.accuracy > best
@@ -62,7 +62,7 @@ def _epochs(run: Run) -> None:
                 if run.main:
                     log = log or _open(run)
                     _write(run, row, log, better=better)
-                run.watch.finish(row, best=better)
+                run.progress.finish(row, best=better)
     finally:
         if log is not None:
             log.close()
@@ -84,20 +84,20 @@ def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
         "validation": {name: validation.objective, "accuracy": validation.accuracy},
         "seconds": time.monotonic() - started,
     }
-    if run.updates is not None:
-        row["updates"] = run.updates.shares()
+    if run.update_sparsity is not None:
+        row["updates"] = run.update_sparsity.shares()
     run.rows.append(row)
     return row, validation
 
 
 def _pass(run: Run, epoch: int) -> dict[str, float]:
-    """Take a step for every batch of training data and return the mean figures."""
+    """Take a step for each batch of training data and return the mean figures."""
     device, batches, objective = run.accelerator.device, run.loaders["train"], run.parts.objective
     mean = MeanMetric(nan_strategy="disable").to(device)
     accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
-    health, shown = NaNGuard(run.step, device), 0.0
+    guard, shown = NaNGuard(run.step, device), 0.0
     run.model.train()
-    run.watch.start(epoch, len(batches))
+    run.progress.start(epoch, len(batches))
     for inputs, targets in batches:
         with run.accelerator.accumulate(run.model):
             outputs = run.model(inputs)
@@ -105,27 +105,27 @@ def _pass(run: Run, epoch: int) -> dict[str, float]:
             run.accelerator.backward(value)
             _update(run)
         run.step += 1
-        health.observe(inputs, outputs.detach())
+        guard.observe(inputs, outputs.detach())
         mean.update(objective.sign * value.detach(), weight=len(targets))
         accuracy.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
-            health.check()
+            guard.check()
             shown = time.monotonic()
-            run.watch.step(
-                objective.sign * float(value.detach()), float(accuracy.compute()) if run.watch.live else None
+            run.progress.step(
+                objective.sign * float(value.detach()), float(accuracy.compute()) if run.progress.live else None
             )
         else:
-            run.watch.step(None, None)
-    health.check()
+            run.progress.step(None, None)
+    guard.check()
     return {objective.name: float(mean.compute()), "accuracy": float(accuracy.compute())}
 
 
 def _update(run: Run) -> None:
-    """Let the optimizer move, once enough batches are accumulated."""
+    """Clip, and step optimizer and schedule, once enough batches have accumulated."""
     if run.accelerator.sync_gradients and run.config.settings.clip_norm is not None:
         run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.settings.clip_norm)
-    if run.updates is not None and run.accelerator.sync_gradients:
-        run.updates.step(run.optimizer)
+    if run.update_sparsity is not None and run.accelerator.sync_gradients:
+        run.update_sparsity.step(run.optimizer)
     else:
         run.optimizer.step()
     if run.accelerator.sync_gradients and not run.accelerator.optimizer_step_was_skipped:
@@ -134,14 +134,13 @@ def _update(run: Run) -> None:
 
 
 def _open(run: Run) -> SummaryWriter:
-    """Replace what an earlier run left, now that there is something to put in its place."""
+    """Replace the files of an earlier run, now that an epoch is complete."""
     run.folder.clear()
     run.folder.write(CONFIG, run.config.as_yaml())
     return SummaryWriter(str(run.folder.path / TENSORBOARD))
 
 
 def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -> None:
-    """Write what an epoch brought."""
     normalisation = run.parts.data.normalisation
     metadata = {
         "epoch": row["epoch"],
@@ -163,7 +162,7 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
 
 
 def _finish(run: Run, *, command: str, started: float) -> None:
-    """Test the best model once, and write results and report."""
+    """Test the best model once; write results and report."""
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
     test = run.evaluate("test")
@@ -180,18 +179,18 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "classes": run.parts.data.classes,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if has_spiking_neurons(run.parts.model):
+    if firing_neurons(run.parts.model):
         results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
     run.folder.write_json(RESULTS, results)
     write_report(run.folder, run.config, rows=run.rows, results=results, model=run.parts.model, data=run.parts.data)
-    run.watch.say(
+    run.progress.say(
         f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
         f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
     )
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:
-    """Add to the error what of the run is on disk; a folder in which nothing was written goes away again."""
+    """Add to the error what is on disk; remove the folder if nothing was written to it."""
     done = len(run.rows)
     if not done:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Watches a run for NaN and infinity."""
+"""Stops a run at NaN or infinity."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from feedprop.errors import FeedpropError
 
 
 class NaNGuard:
-    """Finds the first step with NaN or infinity, without waiting for the device at every step."""
+    """Finds the first step with NaN or infinity without waiting for the device at every step."""
 
     def __init__(self, step: int, device: torch.device) -> None:
         self.step = step
         self.found = torch.zeros(2, dtype=torch.long, device=device)  # first bad step of inputs, of outputs
 
     def observe(self, inputs: Tensor, outputs: Tensor) -> None:
-        """Count a step and note whether its numbers are finite."""
+        """Count a step and record whether its numbers are finite."""
         self.step += 1
         bad = torch.stack([~inputs.isfinite().all(), ~outputs.isfinite().all()])
         self.found = torch.where((self.found == 0) & bad, self.step, self.found)

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on: a live bar on a terminal, one line per epoch elsewhere."""
+"""What a run prints: a live bar on a terminal, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.progress import Progress as Bar
 
 
 class Progress:
-    """Shows reward (or loss) and accuracy; says nothing where it is not wanted.
+    """Shows reward or loss, and accuracy.
 
     Args:
         epochs: number of epochs
         name: reward or loss
-        quiet: show nothing, as all processes but the first do
+        quiet: print nothing; for all processes but the first
     """
 
     def __init__(self, *, epochs: int, name: str, quiet: bool = False) -> None:
@@ -47,11 +47,10 @@ class Progress:
         self.console.print(text, markup=False)
 
     def start(self, epoch: int, steps: int) -> None:
-        """Begin an epoch."""
         self._bar.reset(self._task, total=steps, epoch=f"{epoch:>{len(str(self.epochs))}}/{self.epochs}", figures="")
 
     def step(self, objective: float | None, accuracy: float | None) -> None:
-        """Count a step; the figures are shown where there are any."""
+        """Count a step, and show the figures if there are any."""
         if objective is None or accuracy is None:
             self._bar.update(self._task, advance=1)
         else:

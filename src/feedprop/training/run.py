@@ -1,4 +1,4 @@
-"""A run before its first step: its parts put together and prepared for the devices."""
+"""The state of a run, and its preparation up to the first step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedprop.training.checkpoints import RunFolder
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.evaluation import Evaluation, evaluate
-from feedprop.training.models.spiking import has_spiking_neurons
+from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.progress import Progress
 from feedprop.training.schedule import Schedule, make_schedule
 from feedprop.training.update_sparsity import UpdateSparsity
@@ -22,7 +22,7 @@ from feedprop.training.update_sparsity import UpdateSparsity
 
 @dataclass
 class Run:
-    """A run on its way: its parts as prepared for the devices, and what was measured so far."""
+    """The parts of a run, prepared for the devices, and what was measured so far."""
 
     config: Config
     folder: RunFolder
@@ -32,19 +32,19 @@ class Run:
     optimizer: Any
     schedule: Schedule
     loaders: dict[str, Any]
-    watch: Progress
+    progress: Progress
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
-    updates: UpdateSparsity | None = None  # watched where what a step leaves alone is of interest: in spiking networks
+    update_sparsity: UpdateSparsity | None = None  # of spiking networks
 
     @property
     def main(self) -> bool:
-        """Say whether this process is the one that writes."""
+        """Whether this process is the one that writes."""
         return bool(self.accelerator.is_main_process)
 
     def evaluate(self, split: str) -> Evaluation:
-        """Evaluate the model as it is now on this part of the data."""
+        """Evaluate the model in its present state on a split."""
         return evaluate(
             self.model,
             self.loaders[split],
@@ -55,7 +55,7 @@ class Run:
         )
 
     def introduction(self) -> str:
-        """Say in two lines what is about to be trained."""
+        """Return two lines about what will be trained."""
         data, config = self.parts.data, self.config
         sizes = ", ".join(f"{len(data[part])} {part}" for part in ("train", "validation", "test"))  # type: ignore[arg-type]
         count = sum(parameter.numel() for parameter in self.parts.model.parameters())
@@ -68,7 +68,7 @@ class Run:
 
 
 def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Run:
-    """Make optimizer, loaders and schedule, and hand them to accelerate."""
+    """Make optimizer, loaders and schedule, and prepare them with accelerate."""
     settings = config.settings
     optimizer: Optimizer = make_optimizer(config, parts.model.to(accelerator.device))
     options: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers}
@@ -78,19 +78,19 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         "test": loader(parts.data.test, **options),
     }
     model, prepared, *batches = accelerator.prepare(parts.model, optimizer, *loaders.values())
-    notes = attach(config, parts.model)  # outside of what accelerate put around the forward, and gone before it
+    notes = attach(config, parts.model)  # after accelerate: the rules wrap all else, and leave first
     steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
     schedule = make_schedule(
-        config.component("scheduler"),
+        config.components["scheduler"],
         optimizer,
         interval=settings.scheduler_interval,
         steps=steps,
         epochs=settings.epochs,
     )
-    watch = Progress(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
+    progress = Progress(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
     for note in notes:
-        watch.say(f"note: {note}")
+        progress.say(f"note: {note}")
     parts.objective.module.to(accelerator.device)
     named = dict(zip(loaders, batches, strict=True))
-    updates = UpdateSparsity(parts.model) if has_spiking_neurons(parts.model) else None
-    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, watch, updates=updates)
+    sparsity = UpdateSparsity(parts.model) if firing_neurons(parts.model) else None
+    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, progress, update_sparsity=sparsity)

@@ -1,4 +1,4 @@
-"""The learning rate schedule: its length filled in from the run, and when it moves."""
+"""The learning rate schedule: how long it is, and when it moves."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ _LENGTHS = ("total_steps", "T_max")
 
 @dataclass(frozen=True)
 class Schedule:
-    """A scheduler and the interval at which it moves; no scheduler keeps the rate as it is."""
+    """A scheduler and the interval at which it moves; without a scheduler the rate is constant."""
 
     scheduler: Any | None
     interval: Interval
     name: str
 
     def after_step(self) -> None:
-        """Move a schedule that moves with the steps."""
         if self.scheduler is not None and self.interval == "step":
             self.scheduler.step()
 
     def after_epoch(self, error: float) -> None:
-        """Move a schedule that moves with the epochs; `error` is the share of validation data that is misclassified."""
+        """Move a schedule that moves per epoch; `error` is the share of misclassified validation data."""
         if self.scheduler is None or self.interval != "epoch":
             return
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -39,17 +38,16 @@ class Schedule:
 
     @property
     def description(self) -> str:
-        """Say what the learning rate does."""
         return "constant learning rate" if self.scheduler is None else f"{self.name}, moves per {self.interval}"
 
 
 def make_schedule(
     component: Component, optimizer: Optimizer, *, interval: Interval, steps: int, epochs: int
 ) -> Schedule:
-    """Make the scheduler; where its length is not given it is the run's, in steps or in epochs.
+    """Make the scheduler; unless given, its length is that of the run, in steps or in epochs.
 
-    Left to itself a schedule with a length (OneCycleLR, CosineAnnealingLR) or CyclicLR moves with every step, any other
-    with every epoch.
+    With the interval auto, a schedule that has a length (OneCycleLR, CosineAnnealingLR) and CyclicLR move with every
+    step, all others with every epoch.
     """
     arguments = component.arguments
     has_length = any(name in arguments for name in _LENGTHS)
@@ -63,5 +61,5 @@ def make_schedule(
     rate = optimizer.param_groups[0]["lr"]
     scheduler = component.make(optimizer, total_steps=length, T_max=length, max_lr=rate)
     if scheduler is not None and not hasattr(scheduler, "step"):
-        raise FeedpropError(f"--scheduler {component.name} makes no scheduler, but a {type(scheduler).__name__}")
+        raise FeedpropError(f"--scheduler {component.name} makes a {type(scheduler).__name__}, not a scheduler")
     return Schedule(scheduler, interval, component.name.rpartition(".")[2])

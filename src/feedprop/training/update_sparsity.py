@@ -1,4 +1,4 @@
-"""Update sparsity: how many weights a step leaves alone."""
+"""Update sparsity: the share of weights that a step does not change."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-EVERY = 10  # steps, from one that is watched to the next
+EVERY = 10  # one of so many steps is measured
 
 
 class UpdateSparsity:
-    """Counts, at every tenth step of the optimizer, the weights that it leaves alone or nearly so.
+    """Counts, at every tenth step of the optimizer, the weights that it changes not at all or hardly.
 
-    A weight is without feedback if its feedback is exactly 0. Its change is negligible if it is below a thousandth of
-    the largest weight of its layer.
+    A weight is without feedback if its feedback is exactly 0. Its change is negligible if it is smaller than a
+    thousandth of the largest weight in its layer.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,16 +24,15 @@ class UpdateSparsity:
         self._reset()
 
     def _reset(self) -> None:
-        self.watched = 0
+        self.measured = 0
         self.without: Tensor | int = 0
         self.negligible: Tensor | int = 0
 
     @torch.no_grad()
     def step(self, optimizer: Any) -> None:
-        """Let the optimizer move and look at what it did."""
-        watching = self.count % EVERY == 0
+        """Take a step of the optimizer, and measure every tenth one."""
         self.count += 1
-        if not watching:
+        if (self.count - 1) % EVERY:
             optimizer.step()
             return
         before = [weight.clone() for weight in self.weights]
@@ -43,11 +42,11 @@ class UpdateSparsity:
             ((weight - old).abs() < old.abs().amax() / 1000).sum()
             for weight, old in zip(self.weights, before, strict=True)
         )
-        self.watched += sum(weight.numel() for weight in self.weights)
+        self.measured += sum(weight.numel() for weight in self.weights)
 
     def shares(self) -> dict[str, float]:
-        """Return the shares since the last call, of all weights at all steps that were watched."""
-        total = max(self.watched, 1)
+        """Return the shares since the last call, over all weights and all measured steps."""
+        total = max(self.measured, 1)
         found = {"without_feedback": float(self.without) / total, "negligible": float(self.negligible) / total}
         self._reset()
         return found
@@ -58,4 +57,4 @@ def _zeros(feedback: Tensor | None, weight: Tensor) -> Tensor:
 
 
 def _total(counts: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(counts)).sum()  # stays on the device, which need not wait
+    return torch.stack(list(counts)).sum()  # stays on the device, so nothing waits for it

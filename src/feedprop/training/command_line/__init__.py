@@ -1,1 +1,1 @@
-"""From words on the command line to a checked configuration."""
+"""From the words of a command to a checked configuration."""

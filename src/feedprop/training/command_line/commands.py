@@ -1,4 +1,4 @@
-"""The commands train and evaluate, from words to work."""
+"""The commands train and evaluate."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from feedprop.training import loop
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import RunFolder
 from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
-from feedprop.training.data.splits import Normalisation, loader
+from feedprop.training.data.normalisation import Normalisation
+from feedprop.training.data.splits import loader
 from feedprop.training.devices import make_accelerator
 from feedprop.training.evaluation import Evaluation, evaluate, near_zero_share
 
 
 def train_command(argv: Sequence[str]) -> None:
-    """Run `feedprop train`."""
     loop.train(parse_train(argv), command=shlex.join(["feedprop", "train", *argv]))
 
 
 def evaluate_command(argv: Sequence[str]) -> None:
-    """Run `feedprop evaluate`."""
     request = parse_evaluate(argv)
     folder, checkpoint = RunFolder(request.run), f"{request.checkpoint}.safetensors"
     metadata = folder.metadata(checkpoint)
@@ -49,9 +48,9 @@ def evaluate_command(argv: Sequence[str]) -> None:
 
 
 def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str], sparsity: float) -> None:
-    """Print the figures as a table, the classes below them."""
+    """Print the accuracy of each class and of all, and the other figures below."""
     console = Console(highlight=False)
-    data = request.config.component("data").name
+    data = request.config.components["data"].name
     table = Table(title=f"{request.run}, {request.checkpoint} model, {request.split} data of {data}", box=box.SIMPLE)
     table.add_column("")
     table.add_column("samples", justify="right")

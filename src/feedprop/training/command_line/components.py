@@ -1,4 +1,4 @@
-"""Models, data sets, optimizers and the like by name: finding them, their options on the command line, making them."""
+"""Models, data sets, optimizers and the like by name: finding them and making them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from feedprop.errors import FeedpropError
 
 _TOYS = "feedprop.training.data.toys"
@@ -23,15 +21,15 @@ _TORCHVISION = "torchvision.datasets"
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of component: its short names, the module in which other plain names are looked up, its options.
+    """A kind of component.
 
     Args:
-        help: what the option names, for --help
+        help: what it is called in --help and in errors
         short: short name -> import path
-        home: module in which a name without dots is looked up
-        base: class that the component has to be a subclass of; "" where any callable will do
-        withheld: parameters that the run passes itself
-        filled: parameters that the run fills in unless they are given, with their types
+        home: module in which any other name without dots is looked up
+        base: class of which it must be a subclass; "" if any callable will do
+        withheld: parameters that only the run passes
+        filled: parameters, with their types, that the run fills in unless they are given
     """
 
     help: str
@@ -61,7 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "model": Kind(
         "model",
         {
-            **{"mlp": f"{_MODELS}.MLP", "lenet": f"{_MODELS}.LeNet", "vgg": f"{_MODELS}.VGG"},
+            **{name.lower(): f"{_MODELS}.{name}" for name in ("MLP", "LeNet", "VGG")},
             **{name: f"{_SPIKING}.{name}" for name in ("lif_mlp", "lif_cnn", "lif_cnn5")},
         },
         filled={
@@ -71,6 +69,10 @@ KINDS: Mapping[str, Kind] = {
             "timed": bool | None,
         },
     ),
+    "rule": Kind("LFP rule", {}, "feedprop.rules"),
+    "activation": Kind("activation rule", {}, "feedprop.rules", "feedprop.rules.ActivationRule"),
+    "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
+    "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
     "optimizer": Kind(
         "optimizer", {}, "torch.optim", "torch.optim.optimizer.Optimizer", withheld=frozenset({"params"})
     ),
@@ -81,10 +83,6 @@ KINDS: Mapping[str, Kind] = {
         withheld=frozenset({"optimizer"}),
         filled={"total_steps": int | None, "T_max": int | None, "max_lr": float | None},
     ),
-    "rule": Kind("LFP rule", {}, "feedprop.rules"),
-    "activation": Kind("activation rule", {}, "feedprop.rules", "feedprop.rules.ActivationRule"),
-    "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
-    "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
 }
 
 
@@ -97,11 +95,11 @@ class Component:
     arguments: Mapping[str, Any]
 
     def target(self) -> Callable[..., Any]:
-        """Return the class or function behind the name."""
+        """Return the class or function that the name stands for."""
         return resolve(self.kind, self.name)
 
     def make(self, *args: Any, **filled: Any) -> Any:
-        """Call it with its own arguments; `filled` stands in for those it accepts that were left open."""
+        """Call it with its arguments, and with those of `filled` that it accepts and that were not given."""
         target = self.target()
         accepted = {*self.arguments, *inspect.signature(target).parameters}
         missing = {key: value for key, value in filled.items() if key in accepted and self.arguments.get(key) is None}
@@ -155,7 +153,7 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
     if known.base:
         base = import_path(known.base, option=option)
         if inspect.isclass(target) and not issubclass(target, base):
-            raise FeedpropError(f"{option} {name} is no {known.help}: it is no subclass of {base.__name__}")
+            raise FeedpropError(f"{option} {name} is no {known.help}: it is not a subclass of {base.__name__}")
     return target
 
 
@@ -172,30 +170,3 @@ def _callable(target: Any, name: str, option: str) -> Callable[..., Any]:
     if not callable(target):
         raise FeedpropError(f"{option} {name} is a {type(target).__name__}; name a class or a function")
     return target  # type: ignore[no-any-return]  # narrowed from Any
-
-
-def add_component(parser: ArgumentParser, kind: str, name: str, defaults: Mapping[str, Any]) -> None:
-    """Give the parser the options of this component: `--model.dropout` for every parameter that can be given."""
-    known, target = KINDS[kind], resolve(kind, name)
-    choices = f"{', '.join(known.short)} or an import path" if len(known.short) > 1 else f"in {known.home} or a path"
-    parser.add_argument(f"--{kind}.name", type=str, default=name, metavar="NAME", help=f"{known.help}: {choices}")
-    accepted = _add_signature(ArgumentParser(), kind, target, set())
-    filled = {key: type_ for key, type_ in known.filled.items() if key in accepted}
-    for key, type_ in filled.items():
-        parser.add_argument(f"--{kind}.{key}", type=type_, default=None, help="worked out unless given")
-    withheld = set(known.withheld)
-    if kind == "data" and "root" in accepted:
-        withheld.add("root")
-        root = os.environ.get("FEEDPROP_DATA", "data")
-        parser.add_argument("--data.root", type=str, default=root, metavar="DIR", help="folder of the data's files")
-    _add_signature(parser, kind, target, withheld | set(filled))
-    parser.set_defaults({f"{kind}.{key}": value for key, value in defaults.items()})
-
-
-def _add_signature(parser: ArgumentParser, kind: str, target: Callable[..., Any], skip: set[str]) -> set[str]:
-    """Add an option for each parameter but those to skip; return the names of those added."""
-    if inspect.isclass(target):
-        added = parser.add_class_arguments(target, kind, skip={*skip}, fail_untyped=False, instantiate=False)
-    else:
-        added = parser.add_function_arguments(target, kind, skip={*skip}, fail_untyped=False)
-    return {key.partition(".")[2] for key in added}

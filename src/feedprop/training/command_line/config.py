@@ -1,4 +1,4 @@
-"""What a run is made of: typed settings and named components, read from the command line and from YAML."""
+"""The configuration of a run: typed settings and named components, and its form in a YAML file."""
 
 from __future__ import annotations
 
@@ -12,57 +12,12 @@ from typing import Any, Literal
 import yaml
 
 from feedprop.errors import FeedpropError
-from feedprop.training.command_line.components import Component
+from feedprop.training.command_line.components import KINDS, Component, nearest
+from feedprop.training.models.spiking import EPSILON
 
 Method = Literal["lfp", "backprop"]
 Precision = Literal["no", "bf16", "fp16"]
 Interval = Literal["auto", "step", "epoch"]
-
-KINDS_OF_METHOD: Mapping[str, tuple[str, ...]] = {
-    "lfp": ("data", "model", "rule", "activation", "reward", "optimizer", "scheduler"),
-    "backprop": ("data", "model", "loss", "optimizer", "scheduler"),
-}
-DEFAULT_NAMES: Mapping[str, str] = {
-    "data": "digits",
-    "model": "mlp",
-    "rule": "feedprop.rules.Epsilon",
-    "activation": "feedprop.rules.Secant",
-    "reward": "feedprop.rewards.SoftmaxReward",
-    "loss": "torch.nn.CrossEntropyLoss",
-    "optimizer": "torch.optim.SGD",
-    "scheduler": "torch.optim.lr_scheduler.OneCycleLR",
-}
-# SGD's own default of 0.001 is too small for either method; feedback is proportional to |w|, hence the larger rate
-DEFAULT_LEARNING_RATES: Mapping[str, float] = {"lfp": 1.0, "backprop": 0.1}
-# spiking networks and their epsilon, as in experiments/spiking; that of lif_cnn5 was not measured
-SPIKING_EPSILON: Mapping[str, float] = {"lif_mlp": 1.0, "lif_cnn": 0.1, "lif_cnn5": 0.1}
-SPIKING_LEARNING_RATE = 2e-3
-SPIKING_NAMES: Mapping[str, str] = {
-    **DEFAULT_NAMES,
-    "reward": "feedprop.rewards.SpikeTargetReward",
-    "optimizer": "torch.optim.Adam",
-}
-
-
-def is_spiking(model: str) -> bool:
-    """Whether this is the name of one of feedprop's spiking networks."""
-    return _builder(model) in SPIKING_EPSILON
-
-
-def _builder(model: str) -> str:
-    return model.removeprefix("feedprop.training.models.spiking.")
-
-
-def default_names(model: str) -> Mapping[str, str]:
-    """Return which component is taken of each kind unless one is named."""
-    return SPIKING_NAMES if is_spiking(model) else DEFAULT_NAMES
-
-
-def default_arguments(kind: str, *, model: str, method: str) -> Mapping[str, Any]:
-    """Return the arguments in which the default component of this kind differs from its own defaults."""
-    if kind == "optimizer":
-        return {"lr": SPIKING_LEARNING_RATE if is_spiking(model) else DEFAULT_LEARNING_RATES[method]}
-    return {"epsilon": SPIKING_EPSILON[_builder(model)]} if kind == "rule" and is_spiking(model) else {}
 
 
 @dataclass(frozen=True)
@@ -74,12 +29,12 @@ class Settings:
         epochs: passes over the training data
         batch_size: samples per step on each device
         seed: of initial weights, validation split, order of the samples, dropout and toy data
-        validation_fraction: share of the training data that is kept for choosing the best model
-        clip_norm: largest norm that the feedback or gradient of all parameters together may have
-        accumulate: batches whose feedback or gradients are added up before a step
-        magnitude_floor: with lfp, the smallest magnitude |w| that a weight's feedback is scaled by
-        relative_magnitude: with lfp, |w| in units of the root mean square of its parameter, the floor as well
-        scheduler_interval: when the learning rate changes; auto is per step if the schedule has a length, else epoch
+        validation_fraction: share of the training data that is set aside to choose the best model
+        clip_norm: largest norm of the feedback or gradient of all parameters together
+        accumulate: batches whose feedback or gradients are summed before a step
+        magnitude_floor: with lfp, the smallest magnitude |w| by which a weight's feedback is scaled
+        relative_magnitude: with lfp, measure |w| and the floor in units of the root mean square of their parameter
+        scheduler_interval: when the learning rate changes; auto means per step if the schedule has a length, else epoch
         device: auto, cpu, cuda, cuda:1, mps
         precision: automatic mixed precision
         workers: processes that read images which are not held in memory
@@ -104,7 +59,6 @@ class Settings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise FeedpropError(f"--{name} must be at least 1, but is {getattr(self, name)}")
@@ -128,29 +82,24 @@ class Config:
     components: Mapping[str, Component]
 
     def __post_init__(self) -> None:
-        """Refuse learning rates that cannot be meant."""
         for kind, name in (("optimizer", "lr"), ("scheduler", "max_lr")):
             value = self.components[kind].arguments.get(name)
             if isinstance(value, int | float) and not 0 < value < math.inf:
                 raise FeedpropError(f"the learning rate --{kind}.{name} must be above 0, but is {value}")
 
-    def component(self, kind: str) -> Component:
-        """Return the component of this kind."""
-        return self.components[kind]
-
     @property
     def spiking(self) -> bool:
-        """Whether the model is one of feedprop's spiking networks."""
-        return is_spiking(self.component("model").name)
+        """Whether the model is one of feedprop's named spiking networks."""
+        return self.components["model"].target() in EPSILON
 
     @property
     def title(self) -> str:
-        """Name the run in a few words, fit for a folder's name."""
-        names = (self.component(kind).name.rpartition(".")[2] for kind in ("data", "model"))
+        """The run in a few words, fit for a folder's name."""
+        names = (self.components[kind].name.rpartition(".")[2] for kind in ("data", "model"))
         return "-".join([*names, self.settings.method]).lower()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what --config reads again; where the run was written is no part of it."""
+        """Return what --config reads again; the output folder is left out."""
         settings = dataclasses.asdict(self.settings)
         del settings["output"], settings["overwrite"]
         sections = {
@@ -160,12 +109,11 @@ class Config:
         return {**settings, **sections}
 
     def as_yaml(self) -> str:
-        """Return the configuration as a file for --config."""
         return yaml.safe_dump(_plain(self.as_dict()), sort_keys=False, allow_unicode=True)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a configuration file into a dictionary in which every component is a dictionary with a name."""
+def read_config(path: str) -> dict[str, Any]:
+    """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -173,17 +121,22 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise FeedpropError(f"cannot read the configuration file {path}: {reason}") from error
     except yaml.YAMLError as error:
         raise FeedpropError(f"the configuration file {path} is not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | None):
         raise FeedpropError(f"the configuration file {path} must hold keys and values, but holds {content!r}")
-    for kind in DEFAULT_NAMES:
-        section = content.get(kind)
-        if isinstance(section, str):
-            content[kind] = {"name": section}
-        elif kind in content and not isinstance(section, dict):
-            raise FeedpropError(f"{path}: {kind} must be a name, or a name and options, but is {section!r}")
-    return content
+    known = {field.name for field in dataclasses.fields(Settings)} | {*KINDS}
+    options: dict[str, Any] = {}
+    for key, value in (content or {}).items():
+        if key not in known:
+            raise FeedpropError(f"the configuration file has an unknown key {key!r}{nearest(str(key), known)}")
+        if key not in KINDS:
+            options[key] = value
+        elif isinstance(value, str):
+            options[f"{key}.name"] = value
+        elif isinstance(value, dict):
+            options |= {f"{key}.{name}": part for name, part in value.items()}
+        else:
+            raise FeedpropError(f"{path}: {key} must be a name, or a name and options, but is {value!r}")
+    return options
 
 
 def _plain(value: Any) -> Any:

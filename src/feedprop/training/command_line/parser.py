@@ -1,25 +1,46 @@
-"""jsonargparse's parser with errors of one sentence and a help that lists options."""
+"""jsonargparse's parser with the options of components, errors of one sentence and a help that lists only options."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
+import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from feedprop.errors import FeedpropError
+from feedprop.training.command_line.components import KINDS, resolve
 
 
 class OneSentenceParser(ArgumentParser):
     """Parser whose errors are one sentence and whose help lists options, not every subclass that torch knows."""
 
+    def read(self, arguments: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Check and convert the values of positional arguments and of options such as {"model.dropout": "0.5"}."""
+        if "help" in options:
+            self.print_help()
+            self.exit()
+        positional = [action.dest for action in self._actions if not action.option_strings]
+        if len(arguments) > len(positional):
+            raise FeedpropError(
+                f"unexpected word {arguments[len(positional)]}; options begin with --, as {self.prog} --help lists them"
+            )
+        known = {action.dest for action in self._actions}
+        values = Namespace()  # type: ignore[no-untyped-call]  # jsonargparse's
+        for key, value in {**dict(zip(positional, arguments, strict=False)), **options}.items():
+            if ".".join(key.split(".")[:2]) not in known:  # what follows are options of an option's own class
+                raise FeedpropError(_unknown(key, self))
+            values[key] = value
+        return self.parse_object(values).as_dict()  # type: ignore[no-any-return]  # as above
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the error as one sentence."""
-        raise FeedpropError(_sentence(str(ex or message), self))
+        raise FeedpropError(_sentence(str(ex or message), self.prog))
 
     def format_help(self, formatter: Any = None) -> str:
-        """Return the help without what only jsonargparse's own users look for."""
+        """Return the help without what only users of jsonargparse itself look for."""
         text = super().format_help(formatter)
         text = re.sub(r",\s+known\s+subclasses:[^()]*(\([^()]*\)[^()]*)*\)", ")", text)
         text = re.sub(r"\n  --\S+\.help\b.*(\n {8,}.*)*", "", text)
@@ -29,21 +50,39 @@ class OneSentenceParser(ArgumentParser):
         return re.sub(r"--(\w+)\.name NAME", r"--\1 NAME     ", text)
 
 
-def _sentence(message: str, parser: ArgumentParser) -> str:
+def add_component(parser: ArgumentParser, kind: str, name: str) -> None:
+    """Give the parser the options of a component: `--model.dropout` for every parameter that can be given."""
+    known, target = KINDS[kind], resolve(kind, name)
+    choices = f"{', '.join(known.short)} or an import path" if len(known.short) > 1 else f"in {known.home} or a path"
+    parser.add_argument(f"--{kind}.name", type=str, default=name, metavar="NAME", help=f"{known.help}: {choices}")
+    accepted = _add_signature(ArgumentParser(), kind, target, set())
+    filled = {key: type_ for key, type_ in known.filled.items() if key in accepted}
+    for key, type_ in filled.items():
+        parser.add_argument(f"--{kind}.{key}", type=type_, default=None, help="taken from the run unless given")
+    withheld = set(known.withheld)
+    if kind == "data" and "root" in accepted:
+        withheld.add("root")
+        root = os.environ.get("FEEDPROP_DATA", "data")
+        parser.add_argument("--data.root", type=str, default=root, metavar="DIR", help="folder of the data's files")
+    _add_signature(parser, kind, target, withheld | set(filled))
+
+
+def _add_signature(parser: ArgumentParser, kind: str, target: Callable[..., Any], skip: set[str]) -> set[str]:
+    """Add an option for each parameter except those in `skip`; return the names of those added."""
+    if inspect.isclass(target):
+        added = parser.add_class_arguments(target, kind, skip={*skip}, fail_untyped=False, instantiate=False)
+    else:
+        added = parser.add_function_arguments(target, kind, skip={*skip}, fail_untyped=False)
+    return {key.partition(".")[2] for key in added}
+
+
+def _sentence(message: str, command: str) -> str:
     """Reduce jsonargparse's message to one sentence."""
     text = " ".join(message.split())
-    unknown = re.search(r"[Uu]nrecognized arguments?: (\S+)", text) or re.search(
-        r"Option '(\S+)' is not accepted", text
-    )
-    if unknown:
-        return _unknown(unknown.group(1), parser)
-    grouped = re.search(r"Group '(\w+)' does not accept option '(\w+)'", text)
-    if grouped:
-        return _unknown(f"--{grouped.group(1)}.{grouped.group(2)}", parser)
     required = re.search(r"arguments are required: (.*)", text)
     if required:
         words = (word if word == "run" else f"--{word}" for word in required.group(1).split(", "))
-        return f"{parser.prog} needs {', '.join(words)}"
+        return f"{command} needs {', '.join(words)}"
     key = re.search(r'Parser key "([\w.]+)":', text)
     expected = re.search(r"Expected an? (.*?)(?:\.? Got value:| - Expected|$)", text)
     value = re.search(r"(?:Got|Given) value: (.*?)(?: Subtypes:|$)", text)
@@ -52,32 +91,24 @@ def _sentence(message: str, parser: ArgumentParser) -> str:
     return text
 
 
-def _unknown(word: str, parser: ArgumentParser) -> str:
+def _unknown(key: str, parser: ArgumentParser) -> str:
     """Say that there is no such option, and which ones are like it."""
-    option = word.partition("=")[0]
-    if not option.startswith("--"):
-        return f"unexpected word {option}; options begin with --, as {parser.prog} --help lists them"
-    known = _options(parser)
-    section, _, key = option.lstrip("-").rpartition(".")
-    section = f"--{section}" if section else ""
-    siblings = {name[len(section) + 1 :]: name for name in known if section and name.startswith(f"{section}.")}
-    match = difflib.get_close_matches(key, siblings or [name.lstrip("-") for name in known], n=1)
-    if section in known and not match:
-        listed = f"its options are {', '.join(siblings.values())}" if siblings else "it has none"
-        return f"unknown option {option} of this {section.lstrip('-')}; {listed}"
-    if match:
-        return f"unknown option {option}; did you mean {siblings.get(match[0], '--' + match[0])}?"
-    return f"unknown option {option}; {parser.prog} --help lists the options"
-
-
-def _options(parser: ArgumentParser) -> list[str]:
-    """Return the options as people write them."""
     words = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    return [word.removesuffix(".name") for word in words if not word.endswith((".help", "+"))]
+    known = [word.removesuffix(".name") for word in words if not word.endswith((".help", "+"))]
+    section, _, name = key.rpartition(".")
+    siblings = [option for option in known if section and option.startswith(f"--{section}.")]
+    candidates = {option.removeprefix(f"--{section}." if siblings else "--"): option for option in siblings or known}
+    match = difflib.get_close_matches(name, candidates, n=1)
+    if match:
+        return f"unknown option --{key}; did you mean {candidates[match[0]]}?"
+    if f"--{section}" in known:
+        listed = f"its options are {', '.join(siblings)}" if siblings else "it has none"
+        return f"unknown option --{key} of this {section}; {listed}"
+    return f"unknown option --{key}; {parser.prog} --help lists the options"
 
 
 def _readable(type_: str) -> str:
-    """Return the name of a type as people say it."""
+    """Return a type in plain words."""
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
     type_ = re.sub(r"<class '([\w.]+)'>", r"\1", type_)
     choices = re.fullmatch(r"typing\.Literal\[(.*)\]", type_)

@@ -1,1 +1,1 @@
-"""Data sets: where samples come from, how they are split, normalised and checked."""
+"""Data sets: loading, checking, splitting and normalising them."""

@@ -1,4 +1,4 @@
-"""Refuses samples that cannot be used: no data, NaN, labels that are no class, files that cannot be read."""
+"""Checks of data sets: not empty, no NaN, labels that are classes, files that can be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feedprop.training.data.tensors import Batch, TensorData
 
 
 def usable(data: Dataset[Any], part: str, *, classes: Sequence[str], name: str) -> Dataset[Any]:
-    """Check what lies in memory now, and the rest when it is read."""
+    """Check data in memory now; wrap other data so that each sample is checked when it is read."""
     if not hasattr(data, "__len__") or len(data) == 0:
         raise FeedpropError(f"the {part} data of {name} is empty")
     if not isinstance(data, TensorData):
@@ -25,7 +25,6 @@ def usable(data: Dataset[Any], part: str, *, classes: Sequence[str], name: str) 
 
 
 def _check_labels(data: TensorData, part: str, *, classes: Sequence[str], name: str) -> None:
-    """Refuse labels that are no class number; data that is read one by one is checked when read."""
     targets = data.targets[data.indices]
     if len(data.inputs) != len(data.targets):
         raise FeedpropError(f"{name} has {len(data.inputs)} inputs but {len(data.targets)} labels")
@@ -40,7 +39,6 @@ def _check_labels(data: TensorData, part: str, *, classes: Sequence[str], name: 
 
 
 def _check_finite(data: TensorData, part: str) -> None:
-    """Refuse NaN and infinity in the inputs."""
     bad = ~data.inputs.flatten(1).isfinite().all(dim=1)
     positions = torch.nonzero(bad[data.indices]).flatten()
     if len(positions):
@@ -50,7 +48,7 @@ def _check_finite(data: TensorData, part: str) -> None:
 
 
 class CheckedData(Dataset[Batch]):
-    """Samples that are read one by one, with an answer to those that cannot be used."""
+    """Samples that are read one at a time, each checked when it is read."""
 
     def __init__(self, data: Dataset[Any], part: str, classes: int) -> None:
         self.data, self.part, self.classes = data, part, classes

@@ -1,4 +1,4 @@
-"""Image data sets: torchvision's, in memory where that is quick, and folders of images."""
+"""Image data sets: those of torchvision, held in memory where possible, and folders of images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]  # 
 
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import Component
-from feedprop.training.data.splits import Source, TensorData, split_off
+from feedprop.training.data.source import Source, split_off
+from feedprop.training.data.tensors import TensorData
 
 
 def torchvision_source(component: Component) -> Source:
-    """Make the training and the test part of a data set class in torchvision's manner; download if need be."""
+    """Load the training and test data of a class like those of torchvision; download what is missing."""
     train, test = _part(component, training=True), _part(component, training=False)
     names = getattr(train, "classes", None)
     held_train, held_test = in_memory(train), in_memory(test)
@@ -31,13 +32,13 @@ def torchvision_source(component: Component) -> Source:
 
 
 def image_folder(root: str, *, size: int = 64) -> Source:
-    """Folders of images, one per class, under root/train and root/test (or root/val); or all under root.
+    """Images in one folder per class, in root/train and root/test (or root/val), or directly in root.
 
-    In the last case a fifth of the images is the test set.
+    In the last case a fifth of the images becomes the test set.
 
     Args:
-        root: folder of the folders
-        size: height and width that the images are brought to
+        root: folder that holds these folders
+        size: height and width to which the images are resized
     """
     base = Path(root)
     if not base.is_dir():
@@ -55,7 +56,7 @@ def image_folder(root: str, *, size: int = 64) -> Source:
 
 
 def in_memory(data: Dataset[Any]) -> Dataset[Any]:
-    """Return the data as one float tensor in [0, 1] if it already lies in memory as bytes, else the data itself."""
+    """Return data that is already in memory as bytes as one float tensor in [0, 1]; leave other data as it is."""
     pixels, labels = getattr(data, "data", None), getattr(data, "targets", getattr(data, "labels", None))
     if not isinstance(pixels, np.ndarray | Tensor) or labels is None:
         return data
@@ -70,7 +71,6 @@ def in_memory(data: Dataset[Any]) -> Dataset[Any]:
 
 
 def _part(component: Component, *, training: bool) -> Dataset[Any]:
-    """Make one part; download what is missing if the class can."""
     target = component.target()
     accepted = inspect.signature(target).parameters
     given: dict[str, Any] = {}
@@ -80,8 +80,8 @@ def _part(component: Component, *, training: bool) -> Dataset[Any]:
         given["split"] = "train" if training else "test"
     else:
         raise FeedpropError(
-            f"--data {component.name} has neither a parameter train nor split, so its training and test data cannot be "
-            f"told apart; give a function that returns a feedprop.training.data.splits.Source"
+            f"--data {component.name} has neither a parameter train nor split to tell its training data from its test "
+            f"data; name a function that returns a feedprop.training.data.source.Source"
         )
     if "transform" in accepted:
         given["transform"] = transforms.ToTensor()
@@ -100,7 +100,7 @@ def _download(component: Component, given: dict[str, Any]) -> Dataset[Any]:
     try:
         data: Dataset[Any] = _construct(component.target(), **component.arguments, **given, download=True)
     except (RuntimeError, OSError) as error:
-        for folder in sorted(_folders(root) - before, reverse=True):  # made for what could not be downloaded
+        for folder in sorted(_folders(root) - before, reverse=True):  # made for the download that failed
             with contextlib.suppress(OSError):
                 folder.rmdir()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
@@ -112,13 +112,13 @@ def _download(component: Component, given: dict[str, Any]) -> Dataset[Any]:
 
 
 def _folders(root: Any) -> set[Path]:
-    """Return the folder and those in it, as far as they are there."""
+    """Return the folder, if it exists, and all folders in it."""
     base = Path(str(root))
     return {path for path in (base, *base.rglob("*")) if path.is_dir()}
 
 
 def _construct(target: Callable[..., Any], **arguments: Any) -> Any:
-    """Make a data set; a parameter that it refuses is the caller's to mend."""
+    """Make a data set; if it refuses its arguments, the user can correct them."""
     try:
         return target(**arguments)
     except (ValueError, TypeError) as error:
@@ -138,7 +138,7 @@ def _three_channels(image: Tensor) -> Tensor:
 
 
 def _label_names(data: Dataset[Any], name: str) -> list[str]:
-    """Return the labels that occur, as names."""
+    """Return the numbers of the classes as their names."""
     if isinstance(data, TensorData):
         return [str(label) for label in range(int(data.targets.max()) + 1)]
     if isinstance(data, Subset):

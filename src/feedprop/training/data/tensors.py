@@ -1,4 +1,4 @@
-"""Data held in memory and indexed by the batch."""
+"""Data in memory, indexed by the batch: reading MNIST one sample at a time takes longer than training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TensorData(Dataset[Batch]):
-    """Inputs and labels in memory; a selection of them is another view of the same tensors.
+    """Inputs and labels in memory; a selection shares the same tensors.
 
     Args:
         inputs: one row per sample
         targets: the label of each sample
-        indices: which samples belong to the data; all of them unless given
+        indices: which samples belong to this data; all unless given
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, indices: Tensor | None = None) -> None:
@@ -35,7 +35,6 @@ class TensorData(Dataset[Batch]):
         return self.inputs[positions], self.targets[positions]
 
     def select(self, chosen: Tensor) -> TensorData:
-        """Return the chosen samples, without a copy."""
         return type(self)(self.inputs, self.targets, self.indices[chosen])
 
 

@@ -1,4 +1,4 @@
-"""Data that needs no files: scikit-learn's digits, and the toy sets blobs, circles and swirls."""
+"""Data that needs no files: scikit-learn's digits and the toy sets blobs, circles and swirls."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from feedprop.errors import FeedpropError
-from feedprop.training.data.splits import Source, TensorData, split_off
+from feedprop.training.data.source import Source, split_off
+from feedprop.training.data.tensors import TensorData
 
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
 def digits() -> Source:
-    """1797 handwritten digits of 8x8 pixels, embedded in scikit-learn; a fifth of them is the test set."""
+    """1797 handwritten digits of 8x8 pixels, part of scikit-learn; a fifth of them is the test set."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # scikit-learn ships no types
 
     bunch = load_digits()
     inputs = torch.from_numpy(bunch.images).to(torch.float32).div(16).unsqueeze(1)  # (1797, 1, 8, 8)
     data = TensorData(inputs, torch.from_numpy(bunch.target).long())
     train, test = split_off(data, fraction=0.2, seed=0, name="digits")
-    return Source(train, test, classes=tuple("0123456789"), normalise=True)
+    return Source(train, test, classes=tuple("0123456789"))
 
 
 def blobs(*, points: int = 1000, deviation: float = 0.2, seed: int = 0) -> Source:
@@ -42,11 +43,11 @@ def blobs(*, points: int = 1000, deviation: float = 0.2, seed: int = 0) -> Sourc
 
 
 def circles(*, points: int = 10000, noise: float = 0.2, factor: float = 0.05, seed: int = 0) -> Source:
-    """A circle of radius 1 around a smaller one, both blurred.
+    """A circle of radius 1 around a smaller one, both with noise.
 
     Args:
         points: size of the training set, and of the test set
-        noise: standard deviation of the blur
+        noise: standard deviation of both coordinates
         factor: radius of the inner circle
         seed: of the points
     """
@@ -85,7 +86,7 @@ def _polar(radius: Tensor, angle: Tensor) -> Tensor:
 
 
 def _toy(draw: Draw, points: int, *, classes: int, seed: int) -> Source:
-    """Draw a training and a test set; the coordinates stay as they are."""
+    """Draw a training and a test set, which are not normalised."""
     if points < classes or classes < 1:
         raise FeedpropError(f"--data.points must be at least the number of classes, {classes}, but is {points}")
     generator = torch.Generator().manual_seed(seed)

@@ -1,1 +1,1 @@
-"""The networks that have a short name."""
+"""Networks with a short name on the command line."""

@@ -1,4 +1,4 @@
-"""The networks that have a short name: mlp, lenet, vgg; and the check that a network fits its data."""
+"""The networks named mlp, lenet and vgg."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import import_path, nearest
+from feedprop.training.models.shapes import check_widths, image_shape
 
 
 class MLP(nn.Sequential):
@@ -22,7 +22,7 @@ class MLP(nn.Sequential):
         classes: number of outputs; taken from the data unless given
         hidden: width of each hidden layer
         activation: class in torch.nn, or import path of a class or function without arguments
-        dropout: share of the hidden outputs that is dropped in training
+        dropout: share of the hidden outputs dropped in training
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LeNet(nn.Sequential):
         inputs: channels, height, width of one image; taken from the data unless given
         classes: number of outputs; taken from the data unless given
         activation: class in torch.nn, or import path of a class or function without arguments
-        dropout: share of the outputs of the two hidden dense layers that is dropped in training
+        dropout: share of the outputs of the two hidden dense layers dropped in training
     """
 
     def __init__(self, inputs: Sequence[int], classes: int, *, activation: str = "ReLU", dropout: float = 0.5) -> None:
@@ -66,8 +66,8 @@ class VGG(nn.Sequential):
         inputs: channels, height, width of one image; taken from the data unless given
         classes: number of outputs; taken from the data unless given
         activation: class in torch.nn, or import path of a class or function without arguments
-        dropout: share of the outputs of the two hidden dense layers that is dropped in training
-        batch_norm: normalise after each convolution
+        dropout: share of the outputs of the two hidden dense layers dropped in training
+        batch_norm: add batch normalisation after each convolution
     """
 
     def __init__(
@@ -95,8 +95,7 @@ class VGG(nn.Sequential):
 
 def _dense(widths: Sequence[int], classes: int, activation: Callable[[], nn.Module], dropout: float) -> list[nn.Module]:
     """Return linear layers of these widths, each followed by its activation, and the output layer."""
-    if min(*widths, classes, 1) < 1:
-        raise FeedpropError(f"every layer needs at least one neuron, but the widths are {[*widths, classes]}")
+    check_widths(*widths, classes)
     if not 0 <= dropout < 1:
         raise FeedpropError(f"--model.dropout must be at least 0 and below 1, but is {dropout}")
     layers: list[nn.Module] = []
@@ -106,63 +105,16 @@ def _dense(widths: Sequence[int], classes: int, activation: Callable[[], nn.Modu
     return [*layers, nn.Linear(widths[-1], classes)]
 
 
-def image_shape(model: str, inputs: Sequence[int], *, smallest: int, instead: str = "mlp") -> tuple[int, int, int]:
-    """Return channels, height and width, or say why this shape is no image that the network can take."""
-    if len(inputs) != 3 or min(inputs[1:]) < smallest:
-        raise FeedpropError(
-            f"{model} needs images (channels, height, width) of at least {smallest}x{smallest} pixels, but one input "
-            f"of the data has shape {tuple(inputs)}; --model {instead} takes any shape"
-        )
-    return inputs[0], inputs[1], inputs[2]
-
-
 def _maker(activation: str) -> Callable[[], nn.Module]:
     """Return the function that makes the activation of this name."""
     dotted = "." in activation
-    found: Any = import_path(activation, option="--model.activation") if dotted else getattr(nn, activation, None)
-    if not callable(found):
+    make: Any = import_path(activation, option="--model.activation") if dotted else getattr(nn, activation, None)
+    if not callable(make):
         raise FeedpropError(f"--model.activation: torch.nn has no {activation!r}{nearest(activation, dir(nn))}")
-    made = _call_activation(activation, found)
+    try:
+        made = make()
+    except TypeError as error:
+        raise FeedpropError(f"--model.activation: {activation} cannot be made without arguments: {error}") from error
     if not isinstance(made, nn.Module):
         raise FeedpropError(f"--model.activation: {activation} makes a {type(made).__name__}, not a torch.nn.Module")
-    maker: Callable[[], nn.Module] = found
-    return maker
-
-
-def _call_activation(name: str, make: Callable[[], object]) -> object:
-    try:
-        return make()
-    except TypeError as error:
-        raise FeedpropError(f"--model.activation: {name} cannot be made without arguments: {error}") from error
-
-
-def check_fit(model: nn.Module, inputs: Tensor, *, samples: int, classes: int, name: str) -> Tensor:
-    """Run the model on a few inputs as in evaluation and return its outputs; refuse what is not one score per class.
-
-    Outputs are (samples, classes), or spikes over time, (T, samples, classes). Lazy layers take their sizes from this
-    call.
-    """
-    shape = tuple(inputs.shape[1:])
-    training = model.training
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = model.eval()(inputs)
-    except FeedpropError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FeedpropError(f"the model {name} cannot take inputs of shape {shape}: {reason}") from error
-    finally:
-        model.train(training)
-    if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3) or outputs.shape[-2] != samples:
-        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise FeedpropError(
-            f"the model {name} must return one score per class, shape {(samples, classes)} for {samples} inputs, or "
-            f"spikes over time, (steps, {samples}, {classes}), but returned {found}"
-        )
-    if outputs.shape[-1] != classes:
-        raise FeedpropError(
-            f"the model {name} has {outputs.shape[-1]} outputs, but the data has {classes} classes, labels 0 to "
-            f"{classes - 1}; give the model {classes} outputs"
-        )
-    return outputs
+    return make  # type: ignore[no-any-return]  # as was just tried

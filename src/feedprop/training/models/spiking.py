@@ -1,17 +1,17 @@
-"""The spiking networks that have a short name: lif_mlp, lif_cnn, lif_cnn5."""
+"""The spiking networks named lif_mlp, lif_cnn and lif_cnn5; and which neurons of any model fire."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from torch import nn
 
 from feedprop.errors import FeedpropError
-from feedprop.spiking import Neuron, SpikingSequential, models
+from feedprop.spiking import SpikingSequential, models
 from feedprop.spiking.activity import fires
-from feedprop.training.models.dense import image_shape
+from feedprop.training.models.shapes import check_widths, image_shape
 
 Reset = Literal["subtract", "zero", "refractory", "none"]
 
@@ -33,15 +33,14 @@ def lif_mlp(
         inputs: shape of one input at one step, without the batch; taken from the data unless given
         classes: number of outputs; taken from the data unless given
         hidden: width of each hidden layer
-        steps: how often an input is shown, 15 unless given; sequences have steps of their own
+        steps: how often an input is presented, 15 unless given; sequences have steps of their own
         beta: decay of the membrane per step
         reset: what a spike does to the membrane
         reset_delay: reset a neuron in the step after its spike, otherwise in the same step
         timed: whether inputs are sequences; taken from the data unless given
     """
     widths = (math.prod(inputs), *hidden, classes)
-    if min(widths) < 1:
-        raise FeedpropError(f"every layer needs at least one neuron, but the widths are {list(widths)}")
+    check_widths(*widths)
     return models.lif_mlp(widths, steps=_steps(steps, 15, timed), beta=beta, reset=reset, reset_delay=reset_delay)
 
 
@@ -60,17 +59,17 @@ def lif_cnn(
     Args:
         inputs: channels, height, width of one image; taken from the data unless given
         classes: number of outputs; taken from the data unless given
-        steps: how often an image is shown, 15 unless given; sequences have steps of their own
+        steps: how often an image is presented, 15 unless given; sequences have steps of their own
         beta: decay of the membrane per step
         reset: what a spike does to the membrane
         reset_delay: reset a neuron in the step after its spike, otherwise in the same step
         timed: whether inputs are sequences of images; taken from the data unless given
     """
-    channels, *size = image_shape("lif_cnn", inputs, smallest=16, instead="lif_mlp")
+    channels, height, width = image_shape("lif_cnn", inputs, smallest=16, instead="lif_mlp")
     return models.lif_cnn(
         classes,
         channels=channels,
-        size=(size[0], size[1]),
+        size=(height, width),
         steps=_steps(steps, 15, timed),
         beta=beta,
         reset=reset,
@@ -93,17 +92,17 @@ def lif_cnn5(
     Args:
         inputs: channels, height, width of one image; taken from the data unless given
         classes: number of outputs; taken from the data unless given
-        steps: how often an image is shown, 25 unless given; sequences have steps of their own
+        steps: how often an image is presented, 25 unless given; sequences have steps of their own
         beta: decay of the membrane per step
         reset: what a spike does to the membrane
         reset_delay: reset a neuron in the step after its spike, otherwise in the same step
         timed: whether inputs are sequences of images; taken from the data unless given
     """
-    channels, *size = image_shape("lif_cnn5", inputs, smallest=6, instead="lif_mlp")
+    channels, height, width = image_shape("lif_cnn5", inputs, smallest=6, instead="lif_mlp")
     return models.lif_cnn5(
         classes,
         channels=channels,
-        size=(size[0], size[1]),
+        size=(height, width),
         steps=_steps(steps, 25, timed),
         beta=beta,
         reset=reset,
@@ -121,11 +120,11 @@ def _steps(given: int | None, usual: int, timed: bool) -> int | None:
     return None
 
 
-def has_spiking_neurons(model: nn.Module) -> bool:
-    """Whether a model has neurons that fire, feedprop's own or snnTorch's."""
-    return any(fires(module) for module in model.modules())
+# The spiking networks of the command, with the epsilon that each was trained with in experiments/spiking; that of
+# lif_cnn5 was not measured. They take their inputs as they are: an image is a current of intensities in [0, 1].
+EPSILON: Mapping[Callable[..., object], float] = {lif_mlp: 1.0, lif_cnn: 0.1, lif_cnn5: 0.1}
 
 
-def has_step_neurons(model: nn.Module) -> bool:
-    """Whether a model has neurons of feedprop's that fire by a step function, with no surrogate gradient."""
-    return any(fires(module) for module in model.modules() if isinstance(module, Neuron))
+def firing_neurons(model: nn.Module) -> list[nn.Module]:
+    """Return the neurons of a model that fire, feedprop's own and snnTorch's."""
+    return [module for module in model.modules() if fires(module)]

@@ -1,1 +1,1 @@
-"""The page that shows a finished run."""
+"""The report of a finished run."""

@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG or PNG that stands in the page itself."""
+"""The pictures of the report, as SVG or PNG inside the page."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def curves(
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Draw the confusion matrix: a row per true class, shades by the share of the row."""
+    """Draw the confusion matrix: one row per true class, shaded by shares of the row."""
     counts = np.array(matrix, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shades = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#9fd0cd", COLOURS[0]])
@@ -96,7 +96,7 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
 
 
 def boundaries(model: nn.Module, inputs: Tensor, targets: Tensor, *, classes: int, resolution: int = 240) -> str:
-    """Draw what a model of two inputs predicts over the plane, with the points that it is asked about."""
+    """Draw the predictions of a model of two inputs over the plane, and the test data."""
     low, high = inputs.min(dim=0).values, inputs.max(dim=0).values
     margin = 0.08 * (high - low)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
@@ -120,13 +120,13 @@ def boundaries(model: nn.Module, inputs: Tensor, targets: Tensor, *, classes: in
 
 
 def raster(layers: Mapping[str, Tensor]) -> str:
-    """Draw when the neurons of one sample fired, a panel for each layer of spikes (T, 1, ...)."""
+    """Draw the spikes (T, 1, ...) of one sample, one panel per layer."""
     with rc_context({**_STYLE, "axes.grid": False}):
         return _png(plots.raster(layers, colour=COLOURS[0], size=(5.2, 1.0 + 1.3 * len(layers))))
 
 
 def membranes(values: Tensor, threshold: Number, names: Sequence[str]) -> str:
-    """Draw the membranes (T, 1, neurons) of the first neurons of one sample."""
+    """Draw the membranes (T, 1, neurons) of the first neurons for one sample."""
     level = threshold if isinstance(threshold, float) else float(threshold.max())
     with rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
         return _svg(plots.membrane(values, threshold=level, most=len(COLOURS), names=names, size=(5.2, 3.2)))
@@ -140,7 +140,7 @@ def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """Return the figure as an <svg> element without what only a file of its own needs."""
+    """Return the figure as an <svg> element, without what only a separate file needs."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
@@ -150,7 +150,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _png(figure: Figure) -> str:
-    """Return the figure as an <img> element that holds its own data."""
+    """Return the figure as an <img> element that contains its data."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=170, transparent=True)
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

@@ -1,4 +1,4 @@
-"""report.html: what a run did, on one page that opens anywhere."""
+"""report.html: a run on one page that opens anywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from feedprop.training.checkpoints import REPORT, RunFolder
 from feedprop.training.command_line.config import Config
-from feedprop.training.data.splits import SequenceData, Splits, TensorData
+from feedprop.training.data.splits import Splits
+from feedprop.training.data.tensors import SequenceData, TensorData
 from feedprop.training.report import charts
 from feedprop.training.report import spiking as spiking_report
 
@@ -22,7 +23,6 @@ Rows = Sequence[Mapping[str, Any]]
 def write_report(
     folder: RunFolder, config: Config, *, rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Splits
 ) -> None:
-    """Write the report of a finished run."""
     template = files("feedprop.training.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
@@ -43,7 +43,7 @@ def write_report(
 
 
 def _headlines(rows: Rows, results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (figure, what it is, remark) for the figures that matter most."""
+    """Return value, name and remark of the main figures."""
     best, epochs = results["best_epoch"], len(rows)
     headlines = [
         (_percent(results["test"]["accuracy"]), "test accuracy", "best model, tested once"),
@@ -90,7 +90,7 @@ def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Sp
         (f"Mean {name}", "", charts.curves(epochs, of(name), mark=best)),
         (
             "Weights near zero",
-            "Share below a quarter of the layer's largest magnitude.",
+            "Share below a quarter of the largest magnitude in the layer.",
             charts.curves(epochs, {"near zero": sparse}, percent=True),
         ),
         ("Learning rate", "At the end of each epoch.", charts.curves(epochs, {"learning rate": rate})),
@@ -105,19 +105,19 @@ def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Sp
     if isinstance(data.test, TensorData) and tuple(data.test.inputs.shape[1:]) == (2,):
         inputs, targets = (part[data.test.indices] for part in (data.test.inputs, data.test.targets))
         drawn = charts.boundaries(model, inputs, targets, classes=len(data.classes))
-        pictures.append(("Decision boundaries", "Areas are predictions, points are test data.", drawn))
+        pictures.append(("Decision boundaries", "Areas show predictions, points show test data.", drawn))
     return [{"title": title, "remark": remark, "picture": Markup(drawn)} for title, remark, drawn in pictures]
 
 
 def _activity(row: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
-    """Return layer, kind, spikes, rate, synaptic operations and those of the dense network, as they are printed."""
+    """Return layer, kind, spikes, rate, synaptic and dense operations as text."""
     spikes = (_count(row["spikes"]), _percent(row["rate"])) if "rate" in row else ("", "")
     operations = (_count(row["operations"]), _count(row["dense"])) if "dense" in row else ("", "")
     return (row["layer"], row["kind"], *spikes, *operations)
 
 
 def _per_class(results: Mapping[str, Any]) -> list[tuple[str, int, float]]:
-    """Return name, number of test samples and accuracy of each class, the hardest first."""
+    """Return name, number of test samples and accuracy of each class, the worst first."""
     rows = [
         (name, sum(row), row[label] / sum(row) if sum(row) else 0.0)
         for label, (name, row) in enumerate(zip(results["classes"], results["test"]["confusion"], strict=True))
@@ -126,12 +126,11 @@ def _per_class(results: Mapping[str, Any]) -> list[tuple[str, int, float]]:
 
 
 def _settings(config: Config) -> list[tuple[str, str]]:
-    """Return the settings as (name, value)."""
     return [(key, _text(value)) for key, value in config.as_dict().items() if key not in config.components]
 
 
 def _components(config: Config) -> list[tuple[str, str, str]]:
-    """Return kind, name and arguments of each component."""
+    """Return kind, name and arguments of each component as text."""
     return [
         (
             kind,

@@ -1,4 +1,4 @@
-"""What the report says of a spiking network: spikes, synaptic operations, update sparsity, one sample as pictures."""
+"""The report on a spiking network: spikes, synaptic operations, update sparsity, and pictures of one sample."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.spiking.activity import activity, traces
-from feedprop.training.data.splits import SequenceData, Splits, loader
+from feedprop.training.data.splits import Splits, loader
+from feedprop.training.data.tensors import SequenceData
 from feedprop.training.report import charts
 
-SAMPLES = 256  # of the test data, in the order in which they lie
+SAMPLES = 256  # the first of the test data
 PANELS = 4  # layers in the raster plot
 
 
 def measure(model: nn.Module, data: Splits, device: torch.device) -> dict[str, Any]:
-    """Return spikes and synaptic operations per inference, by layer and in all.
+    """Return spikes and synaptic operations per inference, per layer and in total.
 
-    The dense network is the one with the same layers and ordinary activations: it sees an image once, each step of a
-    sequence once, and does a multiplication and an addition per weight.
+    The dense network has the same layers with ordinary activations. It sees an image once, or each step of a sequence
+    once, and multiplies and adds once per weight.
     """
     inputs, _ = _first(data, SAMPLES)
     rows = activity(model.eval(), inputs.to(device))
@@ -38,7 +39,7 @@ def measure(model: nn.Module, data: Splits, device: torch.device) -> dict[str, A
 
 
 def pictures(rows: Sequence[Mapping[str, Any]], model: nn.Module, data: Splits) -> list[tuple[str, str, str]]:
-    """Return title, remark and picture: update sparsity over the epochs, and what one sample does."""
+    """Return title, remark and picture: update sparsity over the epochs, and the neurons' response to one sample."""
     epochs = [row["epoch"] for row in rows]
     lines = {
         label: [row["updates"][key] for row in rows]
@@ -55,8 +56,8 @@ def pictures(rows: Sequence[Mapping[str, Any]], model: nn.Module, data: Splits) 
     return [
         (
             "Update sparsity",
-            "Share of weights whose feedback was exactly 0 in a step, and of those that it changed by less than a "
-            "thousandth of the largest weight of their layer; mean over every tenth step.",
+            "Share of weights whose feedback in a step was exactly 0, and of weights that a step changed by less than "
+            "a thousandth of the largest weight in their layer; mean over every tenth step.",
             charts.curves(epochs, lines, percent=True),
         ),
         (
@@ -78,7 +79,7 @@ def _named(model: nn.Module, path: str) -> str:
 
 
 def _kind(module: nn.Module) -> str:
-    """Say in a few words what a layer is."""
+    """Return the type and size of a layer."""
     sizes = {"Linear": ("in_features", "out_features")}.get(type(module).__name__, ("in_channels", "out_channels"))
     if not hasattr(module, sizes[0]):
         return type(module).__name__

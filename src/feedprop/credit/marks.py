@@ -1,0 +1,164 @@
+"""Everything that is remembered about a tensor: one place to set, read, carry along and forget it.
+
+A mark tells of the values that a tensor had when the mark was set. It knows the version of the tensor's memory, so a
+write ends it, whoever writes and through whatever view. torch.compile cannot see versions; there the in-place handlers
+call `forget`.
+
+    WEIGHT        computed from parameters alone: takes feedback, never a share of the reward
+    UNDAMPED      the tensor before the damping of LRP-epsilon
+    COMPARISON    the comparison that a mask is the answer of
+    SOURCES       the tensors that an elementwise result is a function of
+    SELECTION     the result of a comparison as a number
+    NON_NEGATIVE  no value is negative
+    START         where a reward on an output of 0 enters (see `feedprop.credit.start`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START = KINDS = (
+    "_feedprop_weight",
+    "_feedprop_undamped",
+    "_feedprop_comparison",
+    "_feedprop_sources",
+    "_feedprop_selection",
+    "_feedprop_non_negative",
+    "_feedprop_start",
+)
+_ELEMENTWISE = "_feedprop_elementwise"  # on functions
+
+
+class Undamped(NamedTuple):
+    """The tensor before damping, and the epsilon that it was damped with."""
+
+    tensor: Tensor
+    epsilon: float
+
+
+class Comparison(NamedTuple):
+    """What a mask says of a difference: `yes` where compare(difference, 0), else `no`."""
+
+    tensor: Tensor
+    compare: Callable[[Any, Any], Any]
+    yes: float = 1.0
+    no: float = 0.0
+    sources: Any = None  # the tensors that were compared
+
+
+class Start(NamedTuple):
+    """Where a reward on an output of 0 enters: as credit reward / tensor, or as it is (`undivided`)."""
+
+    tensor: Tensor | None  # None: overwritten
+    undivided: bool = False
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often the memory of a tensor was written to, through whatever view (torch.compile: 0)."""
+    return 0 if torch.compiler.is_compiling() else tensor._version
+
+
+def mark(tensor: Tensor, kind: str, value: Any) -> None:
+    """Remember `value` about the present values of `tensor`."""
+    setattr(tensor, kind, (value, version(tensor)))
+
+
+def get(tensor: Any, kind: str) -> Any:
+    """Return what is remembered about the values of `tensor`, None if nothing is."""
+    found = getattr(tensor, kind, None)
+    if found is None:
+        return None
+    value, at = found
+    return value if at == version(tensor) else None
+
+
+def forget(tensor: Tensor) -> None:
+    """Forget all that is remembered about `tensor`, which is about to be written to."""
+    compiling = torch.compiler.is_compiling()
+    for kind in KINDS:
+        if compiling and getattr(tensor, kind, None) is not None:
+            setattr(tensor, kind, None)
+        elif not compiling:
+            tensor.__dict__.pop(kind, None)
+
+
+def is_weight(value: Any) -> bool:
+    """Whether a tensor is a parameter, or was computed from parameters alone."""
+    if type(value) is Tensor:  # isinstance(value, Parameter) is slow
+        return get(value, WEIGHT) is not None
+    return isinstance(value, Parameter) or (isinstance(value, Tensor) and get(value, WEIGHT) is not None)
+
+
+def identity(parameter: Tensor) -> Any:
+    """Return by what a parameter is known as the owner of a weight (torch.compile knows no identities)."""
+    return True if torch.compiler.is_compiling() else id(parameter)
+
+
+def mark_weight(tensor: Tensor, owner: Any = True) -> Tensor:
+    """Remember that `tensor` was computed from parameters alone; `owner` is the `identity` of the first of them."""
+    mark(tensor, WEIGHT, owner)
+    return tensor
+
+
+def mark_non_negative(tensor: Tensor) -> None:
+    """Remember that no value of `tensor` is negative (not under torch.compile)."""
+    if not torch.compiler.is_compiling():
+        mark(tensor, NON_NEGATIVE, True)
+
+
+def known_non_negative(value: Any) -> bool:
+    """Whether an earlier operation has made sure that no value is negative."""
+    return not torch.compiler.is_compiling() and get(value, NON_NEGATIVE) is not None
+
+
+def mark_elementwise(function: Callable[..., Any]) -> None:
+    """Remember that each value of `function` depends only on the number at its own position."""
+    if not torch.compiler.is_compiling():
+        setattr(function, _ELEMENTWISE, True)
+
+
+def known_elementwise(function: Callable[..., Any]) -> bool:
+    """Whether `mark_elementwise` was called for `function`."""
+    return getattr(function, _ELEMENTWISE, False)
+
+
+CARRIED = (COMPARISON, UNDAMPED, START)
+
+
+def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """Carry marks along an operation that only moves values, output = function(*args, **kwargs). Returns the output.
+
+    The tensor in a mark is moved in the same way. Where several tensors are put together, all must have the mark.
+    """
+    name = "input" if "input" in kwargs else "tensors"
+    moved = args[0] if args else kwargs.get(name)
+    parts = moved if isinstance(moved, (tuple, list)) else (moved,)
+    for kind in CARRIED:
+        if not parts or getattr(parts[0], kind, None) is None:
+            continue
+        found = [get(part, kind) for part in parts]
+        if any(value is None or value.tensor is None for value in found):
+            continue
+        first = found[0]
+        if any(value[1:] != first[1:] for value in found):
+            continue
+        tensors: Any = [value.tensor for value in found] if isinstance(moved, (tuple, list)) else first.tensor
+        result = function(tensors, *args[1:], **kwargs) if args else function(**kwargs | {name: tensors})
+        if torch.compiler.is_compiling() and isinstance(output, (tuple, list)):  # it marks no part of a tuple
+            output = tuple([part.view_as(part) for part in output])
+        for part, tensor in _pairs(output, result):
+            mark(part, kind, first._replace(tensor=tensor))
+    return output
+
+
+def _pairs(output: Any, result: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(output, Tensor):
+        yield output, result
+    elif isinstance(output, (tuple, list)):
+        for part, tensor in zip(output, result, strict=True):
+            yield from _pairs(part, tensor)

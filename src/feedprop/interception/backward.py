@@ -1,0 +1,113 @@
+"""The start of a backward pass: refuses what would give parameters of an attached model a plain gradient."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feedprop.errors import FeedpropError, first_few
+from feedprop.interception.audit import nodes_behind
+
+_MOST = 4096  # passes remembered; what is older is walked again
+
+
+class _Passes(threading.local):
+    """The sequence numbers of the nodes of passes in this thread (they count per thread), in ascending order."""
+
+    def __init__(self) -> None:
+        self.begins: list[int] = []
+        self.ends: list[int] = []
+
+    def add(self, begin: int, end: int) -> None:
+        while self.begins and self.begins[-1] >= begin:
+            self.begins.pop(), self.ends.pop()
+        self.begins.append(begin)
+        self.ends.append(end)
+        if len(self.begins) > 2 * _MOST:
+            del self.begins[:_MOST], self.ends[:_MOST]
+
+    def __contains__(self, number: int) -> bool:
+        index = bisect_right(self.begins, number) - 1
+        return index >= 0 and number < self.ends[index]
+
+
+PASSES = _Passes()
+ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+# What a layer does with its parameters; a penalty on weights is made of other nodes and keeps its gradient.
+_LAYERS = frozenset(
+    f"{name}Backward0"
+    for name in """
+    Addmm Mm Bmm Baddbmm Addmv Mv Dot Convolution ConvolutionOverrideable MkldnnConvolution CudnnConvolution Linear
+    NativeBatchNorm CudnnBatchNorm NativeLayerNorm NativeGroupNorm FusedRmsNorm Embedding EmbeddingBag
+    """.split()  # noqa: SIM905
+)
+_BETWEEN = ("T", "Transpose", "View", "Permute", "Reshape", "ToCopy", "Expand", "Unsqueeze", "Squeeze", "UnsafeView")
+
+_plain: Any = None
+
+
+def make() -> None:
+    """Look at the graph behind each backward pass before it starts."""
+    global _plain
+    if _plain is not None:
+        return
+    _plain = plain = torch.autograd.backward
+
+    @functools.wraps(plain)
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            refuse_plain_gradients(tensors)
+        return plain(tensors, *args, **kwargs)
+
+    torch.autograd.backward = backward
+
+
+def undo() -> None:
+    """Restore torch.autograd.backward."""
+    global _plain
+    if _plain is not None:
+        torch.autograd.backward, _plain = _plain, None
+
+
+def refuse_plain_gradients(tensors: Any) -> None:
+    """Raise if a layer of an attached model was used outside of a pass.
+
+    Raises:
+        FeedpropError: naming its parameters, and the remedies.
+    """
+    roots = [
+        root for root in (tensors if isinstance(tensors, (tuple, list)) else (tensors,)) if isinstance(root, Tensor)
+    ]
+    found = set[int]()
+    for node in nodes_behind(roots, stop=lambda node: node._sequence_nr() in PASSES):
+        if type(node).__name__ in _LAYERS:
+            found |= {id(leaf) for leaf in _leaves(node)}
+    if not found:
+        return
+    for model in ATTACHED:
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in found]
+        if names:
+            kind = type(model).__name__
+            raise FeedpropError(
+                f"{first_few(names)} of the attached {kind}: used outside of its forward(), so it would get its plain "
+                f"gradient; call the {kind} itself, attach the part that is called, name the method that uses it, "
+                f'attach(model, methods=("encode", ...)), or detach the model first'
+            )
+
+
+def _leaves(node: Any) -> Iterator[Tensor]:
+    """Yield the leaves that a node takes directly, or through views."""
+    for before, _ in node.next_functions:
+        while before is not None and type(before).__name__.removesuffix("Backward0") in _BETWEEN:
+            before = before.next_functions[0][0]
+        variable = getattr(before, "variable", None)
+        if variable is not None:
+            yield variable

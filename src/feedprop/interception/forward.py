@@ -1,0 +1,295 @@
+"""The forward of an attached model: each call with gradients enabled is one pass under rules."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feedprop import credit
+from feedprop.credit import marks
+from feedprop.errors import FeedpropError
+from feedprop.interception import install
+from feedprop.interception.audit import Audit, sequence_number, tensors_in
+from feedprop.interception.backward import ATTACHED, PASSES
+from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
+from feedprop.interception.mode import Propagation, running
+from feedprop.rules import Composite, Rule
+
+
+class Forward:
+    """What replaces the forward of an attached model. A plain object, so that the model can be copied and pickled."""
+
+    def __init__(self, model: nn.Module, composite: Composite, *, unknown: str, methods: Sequence[str]) -> None:
+        self.model, self.composite, self.unknown = model, composite, unknown
+        self.scopes: list[Rule] = [composite.default]  # of a pass that is compiled
+        self.tracing = False
+        self.audit = Audit(model)
+        self.neurons: list[nn.Module] = []  # of snnTorch, whose forward was replaced
+        self.replaced = {name: model.__dict__.get(name) for name in ("forward", "_call_impl", *methods)}
+        self._hook(composite)
+        install.acquire(self)
+        ATTACHED.add(model)
+        model.forward = self
+        model._call_impl = Hooked(self)  # type: ignore[method-assign]
+        for name in methods:
+            setattr(model, name, Method(self, name))
+
+    def _hook(self, composite: Composite) -> None:
+        modules = dict(self.model.named_modules())
+        assigned = composite.assign(self.model)
+        self.owners: dict[int, Rule] = {}
+        tied: set[int] = set()
+        if all(reason == "default" for _, reason in assigned.values()):
+            return
+        for path, (rule, _) in assigned.items():
+            modules[path].register_forward_pre_hook(_Enter(self, rule))
+            modules[path].register_forward_hook(_Leave(self), always_call=True)
+            for parameter in modules[path].parameters(recurse=False):
+                if self.owners.setdefault(id(parameter), rule) != rule:
+                    tied.add(id(parameter))
+        for parameter in tied:  # the rule of the module that is called decides
+            del self.owners[parameter]
+
+    def remove(self) -> None:
+        """Restore what was replaced, in the reverse order of attaching."""
+        for module in self.model.modules():
+            hooks: Any
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for key in [key for key, hook in hooks.items() if getattr(hook, "forward", None) is self]:
+                    del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
+        for name, before in self.replaced.items():
+            if before is None:
+                self.model.__dict__.pop(name, None)
+            else:
+                self.model.__dict__[name] = before
+        ATTACHED.discard(self.model)
+        install.release(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.audit = Audit(self.model)
+        install.acquire(self)  # in another process, or for a copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "audit"}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__code__", "__globals__"):
+            raise FeedpropError(
+                "an attached model cannot be exported, scripted or traced; call feedprop.detach(model) first"
+            )
+        raise AttributeError(name)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return self.plain("forward")
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.__wrapped__)
+
+    def plain(self, name: str) -> Callable[..., Any]:
+        """Return a method as it is without rules."""
+        before: Callable[..., Any] | None = self.replaced[name]
+        return MethodType(getattr(type(self.model), name), self.model) if before is None else before
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            owner = _caller(sys._getframe(1))
+            if owner is not None and owner is not self.model and owner.__dict__.get("forward") is self:
+                return self._of_copy(owner)(*args, **kwargs)
+        return self.run("forward", args, kwargs)
+
+    def _of_copy(self, owner: nn.Module) -> Forward:
+        """Give a shallow copy of the model a forward of its own."""
+        own: Forward = copy.copy(self)
+        own.model = owner
+        own.audit = Audit(owner)
+        owner.forward, owner._call_impl = own, Hooked(own)  # type: ignore[method-assign]
+        return own
+
+    def inside(self) -> bool:
+        """Whether a pass of this model runs already, in this thread."""
+        if torch.compiler.is_compiling():
+            return self.tracing
+        return any(mode.model is self.model for mode in running())
+
+    def run(self, name: str, args: Any, kwargs: Any) -> Any:
+        """Call the method of this name in a pass under rules."""
+        if not torch.is_grad_enabled() or self.inside():
+            return self._call(name, args, kwargs)
+        if torch.compiler.is_compiling():
+            return self._traced(name, args, kwargs)
+        return self._eager(name, args, kwargs)
+
+    def _call(self, name: str, args: Any, kwargs: Any) -> Any:
+        before = self.replaced[name]
+        if before is not None:
+            return before(*args, **kwargs)
+        return getattr(type(self.model), name)(self.model, *args, **kwargs)
+
+    def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
+        self.scopes[:] = [self.composite.default]
+        self.tracing = True
+        propagation = Propagation(self.model, self.composite, unknown=self.unknown, scopes=self.scopes)
+        swapped = swap_in(self.model, propagation.magnitude)
+        try:
+            with propagation:
+                return _finished(self._call(name, args, kwargs), propagation)
+        finally:
+            self.tracing = False
+            restore(swapped)
+
+    def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
+        propagation = Propagation(self.model, self.composite, unknown=self.unknown, owners=self.owners)
+        self.scopes = propagation.scopes  # for parts that were compiled
+        transformed = credit.transformed()
+        if transformed:
+            refuse_hidden_gradients(self.model)
+        swapped = swap_in(self.model, propagation.magnitude)
+        outer, begin = running(), sequence_number()
+        for mode in outer:  # an attached model inside an attached model: only the inner one handles a function
+            mode.suspended = True
+        try:
+            with propagation:
+                result = _finished(self._call(name, args, kwargs), propagation)
+            if self.unknown == "error" and not transformed:
+                self.audit.check(result, (args, kwargs), propagation.spans, since=begin)
+            return result
+        finally:
+            end = sequence_number()
+            PASSES.add(begin, end)
+            for mode in outer:
+                mode.suspended = False
+                mode.spans.add(begin, end)
+            restore(swapped)
+
+
+class Method:
+    """Another method of an attached model that runs under rules."""
+
+    def __init__(self, forward: Forward, name: str) -> None:
+        self.forward, self.name = forward, name
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return self.forward.plain(self.name)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.__wrapped__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward.run(self.name, args, kwargs)
+
+
+class Hooked:
+    """`nn.Module._call_impl` of an attached model: its own forward hooks and pre-hooks run inside the pass."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model = self.forward.model
+        if not torch.compiler.is_compiling():
+            owner = _caller(sys._getframe(1))
+            if owner is not None and owner is not model and owner.__dict__.get("_call_impl") is self:
+                own = self.forward._of_copy(owner)
+                return owner._call_impl(*args, **kwargs) if own.model is owner else None
+        if (model._forward_hooks or model._forward_pre_hooks) and _has_foreign_hooks(model):
+            return self.forward.run("_call_impl", args, kwargs)
+        plain: Any = type(model)._call_impl
+        return plain(model, *args, **kwargs)
+
+
+def _has_foreign_hooks(model: nn.Module) -> bool:
+    hooks = (*model._forward_pre_hooks.values(), *model._forward_hooks.values())
+    return not all(isinstance(hook, (_Enter, _Leave)) for hook in hooks)
+
+
+def _caller(frame: Any) -> nn.Module | None:
+    """Return the module whose forward is called, if that is called by `nn.Module.__call__`."""
+    if not frame.f_code.co_filename.endswith("module.py"):
+        return None
+    owner = frame.f_locals.get("self")
+    return owner if isinstance(owner, nn.Module) else None
+
+
+class _Enter:
+    """Forward pre-hook: from here on, the rule of this module is the active one."""
+
+    def __init__(self, forward: Forward, rule: Rule) -> None:
+        self.forward, self.rule = forward, rule
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        for scopes in _scopes(self.forward):
+            scopes.append(self.rule)
+
+
+class _Leave:
+    """Forward hook: the rule before is the active one again."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.forward = forward
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        for scopes in _scopes(self.forward):
+            if len(scopes) > 1:
+                scopes.pop()
+
+
+def _scopes(forward: Forward) -> list[list[Rule]]:
+    """Return the rules of the modules that run in the present pass of a model, if there is one."""
+    if torch.compiler.is_compiling():
+        return [forward.scopes]
+    return [mode.scopes for mode in running() if mode.model is forward.model]
+
+
+def _finished(result: Any, propagation: Propagation) -> Any:
+    """Let rewards find where they enter, and give parameters that are returned as they are their magnitude."""
+    if torch.compiler.is_compiling():
+        for part in _plain_tensors(result):
+            start = marks.get(part, marks.START)
+            marks.forget(part)
+            if start is not None:
+                marks.mark(part, marks.START, start)
+        return result
+    outputs = list(tensors_in(result))
+    propagation.starts.finish(outputs)
+    if any(isinstance(part, nn.Parameter) and part.requires_grad for part in outputs):
+        return _with_magnitude(result, propagation.magnitude)
+    return result
+
+
+def _plain_tensors(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        result = vars(result)
+    parts = result.values() if isinstance(result, dict) else result if isinstance(result, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in _plain_tensors(part)]
+
+
+def _with_magnitude(result: Any, magnitude: credit.Magnitude) -> Any:
+    """Return a result in which each parameter is replaced by a view that takes feedback."""
+    if isinstance(result, nn.Parameter):
+        return credit.as_weight(result, magnitude)
+    if isinstance(result, tuple) and hasattr(result, "_fields"):
+        return type(result)(*(_with_magnitude(part, magnitude) for part in result))
+    if type(result) in (tuple, list):
+        return type(result)(_with_magnitude(part, magnitude) for part in result)
+    if isinstance(result, dict):
+        replaced = copy.copy(result)
+        for name, part in result.items():
+            replaced[name] = _with_magnitude(part, magnitude)
+        return replaced
+    return result

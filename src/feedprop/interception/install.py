@@ -1,0 +1,117 @@
+"""Every change that feedprop makes to torch and to classes of others: in one list, each with its reason.
+
+The changes are made when the first model is attached (or an attached model arrives by pickle) and undone when the last
+one is detached or gone. Where no attached model runs, what was changed behaves as before.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from feedprop.interception import activation_checkpointing, backward, compile, script
+from feedprop.operations import autograd_function, packages
+
+__all__ = ["CHANGES", "PRIVATE", "Change", "acquire", "release"]
+
+
+class Change(NamedTuple):
+    """A change: what is changed, why, how it is made (again, if it is made already) and undone."""
+
+    what: str
+    why: str
+    make: Callable[[], None]
+    undo: Callable[[], None]
+
+
+CHANGES = (
+    Change(
+        "torch.utils.checkpoint.noop_context_fn.__code__",
+        "checkpoints that are given no context_fn recompute with the rules; every library holds its own reference to "
+        "this function and torch knows it by identity, so it stays the same object and gets other code",
+        activation_checkpointing.make,
+        activation_checkpointing.undo,
+    ),
+    Change(
+        "torch.jit.ScriptFunction.__call__",
+        "scripted functions run where no mode sees them; inside a pass they run as the Python they were made from",
+        script.make,
+        script.undo,
+    ),
+    Change(
+        "torch.overrides.get_overridable_functions(), and the compiler's copy",
+        "torch.compile hands only listed functions to a mode; F.tanh, F.sigmoid and others are missing",
+        compile.make,
+        compile.undo,
+    ),
+    Change(
+        "torch.autograd.backward",
+        "a parameter of an attached model that was used outside of a pass would get a plain gradient; it is refused "
+        "when the backward pass starts, since no hook of torch sees such a use",
+        backward.make,
+        backward.undo,
+    ),
+    Change(
+        "apply and __class__ of registered torch.autograd.Functions (the user's, timm's, transformers')",
+        "their apply is no torch function, so a mode would not see it, and torch.compile traces no other apply",
+        autograd_function.make,
+        autograd_function.undo,
+    ),
+)
+
+# Private names of torch that feedprop uses, each with what breaks without it. (A test finds uses that are not here.)
+PRIVATE = {
+    "torch._C._autograd._get_sequence_nr": "the audit: which nodes a pass made",
+    "torch._C._functorch": "torch.func: whether a wrapped tensor follows a gradient",
+    "torch._C._are_functorch_transforms_active": "torch.func: another way of changing the backward pass",
+    "torch._C._is_torch_function_mode_enabled": "spiking neurons and registered autograd functions under a mode",
+    "torch._C.TensorBase": "the table: attributes of tensors (T, real, imag, shape)",
+    "torch._C._nn": "the table: gelu, silu and their kin, as torch.nn.functional calls them",
+    "torch.overrides._get_current_function_mode_stack": "which passes run in this thread",
+    "torch._functorch.pyfunctorch.retrieve_all_functorch_interpreters": "refusing jvp and grad(vmap(...))",
+    "torch._dynamo.variables.torch": "torch.compile: its copy of the overridable functions",
+    "torch._utils": "nothing",
+    "Tensor._version": "marks end with a write",
+    "Tensor._base": "in-place operations on views",
+    "Tensor._use_count": "pre-activations are kept no longer than outputs",
+    "Tensor._backward_hooks": "fusing damping and activation is left undone where a hook watches in between",
+    "Node._sequence_nr": "the audit",
+    "Node._forward_cls": "the audit: which autograd function made a node",
+    "Function._backward_cls": "finding feedprop's own nodes in a graph",
+    "Node._saved_self": "rewards on outputs of 0 behind a multiplication by 1",
+    "nn.Module._call_impl": "hooks of the attached module itself run inside the pass",
+    "nn.Module._parameters": "torch.func: weights that are given for one call",
+    "nn.Module._forward_hooks": "detach removes feedprop's hooks",
+    "ScriptFunction._torchdynamo_inline": "scripted functions run as Python in a pass",
+}
+
+_users: weakref.WeakKeyDictionary[Any, weakref.finalize[Any, Any]] = weakref.WeakKeyDictionary()
+_count = 0
+
+
+def acquire(user: Any) -> None:
+    """Make the changes for as long as `user` is alive, or until `release(user)`."""
+    global _count
+    packages.register_known()
+    for change in CHANGES:
+        change.make()
+    if user not in _users:
+        _count += 1
+        _users[user] = weakref.finalize(user, _decrease)
+        _users[user].atexit = False
+
+
+def release(user: Any) -> None:
+    """Undo the changes if nobody else needs them."""
+    finalizer = _users.pop(user, None)
+    if finalizer is not None:
+        finalizer()
+
+
+def _decrease() -> None:
+    global _count
+    _count -= 1
+    if _count == 0:
+        for change in reversed(CHANGES):
+            change.undo()

@@ -1,0 +1,54 @@
+"""Normalisation of inputs by the mean and standard deviation of each channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from feedprop.training.data.tensors import Batch, TensorData
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation per channel of the training data; without them, inputs stay as they are."""
+
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the inputs (N, C, ...) with mean 0 and standard deviation 1."""
+        if not self.mean:
+            return inputs
+        shape = (1, -1) + (1,) * (inputs.ndim - 2)
+        return (inputs - torch.tensor(self.mean).view(shape)) / torch.tensor(self.deviation).view(shape)
+
+
+def measure(data: Dataset[Any], *, samples: int = 10000) -> Normalisation:
+    """Return mean and standard deviation per channel (first dimension of a sample) of the first samples."""
+    count = min(samples, len(data))  # type: ignore[arg-type]  # checked when loaded
+    if isinstance(data, TensorData):
+        inputs = data.inputs[data.indices[:count]]
+    else:
+        inputs = torch.stack([data[index][0] for index in range(min(count, 500))])
+    channels = inputs.transpose(0, 1).flatten(1)  # (C, N * positions)
+    deviation = channels.std(dim=1)
+    deviation = torch.where(deviation > 0, deviation, torch.ones(()))
+    return Normalisation(tuple(channels.mean(dim=1).tolist()), tuple(deviation.tolist()))
+
+
+class NormalisedData(Dataset[Batch]):
+    """Samples that are read one at a time and then normalised."""
+
+    def __init__(self, data: Dataset[Any], normalisation: Normalisation) -> None:
+        self.data, self.normalisation = data, normalisation
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]  # as above
+
+    def __getitem__(self, index: int) -> Batch:
+        inputs, target = self.data[index]
+        return self.normalisation(inputs.unsqueeze(0))[0], target

@@ -1,0 +1,84 @@
+"""torchvision's data sets, classes like them, and folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from feedprop.training.command_line.components import Component
+from feedprop.training.data.splits import load
+
+
+def _load(name, *, seed=0, fraction=0.1, **arguments):
+    return load(Component("data", name, arguments), seed=seed, validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+def test_fetched_images(fetched, name):
+    short = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist"}[name]
+    splits = _load(short, root=fetched(name), fraction=0.25)
+    assert [len(splits[part]) for part in ("train", "validation", "test")] == [45000, 15000, 10000]
+    assert splits.train.inputs.shape[1:] == (1, 28, 28)
+    assert splits.train.inputs is splits.validation.inputs
+    assert len(splits.classes) == 10
+
+
+def _images(folder: Path, *, count: int, mode: str = "RGB") -> None:
+    for label, name in enumerate(("dark", "light")):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            shade = 200 * label + number
+            colour = {"RGB": (shade,) * 3, "L": shade, "RGBA": (shade,) * 4}[mode]
+            Image.new(mode, (12, 10), colour).save(folder / name / f"{number}.png")
+
+
+def test_image_folder_with_train_and_test(command, tmp_path):
+    _images(tmp_path / "images/train", count=8)
+    _images(tmp_path / "images/test", count=3)
+    words = ["--data", "image_folder", "--data.root", "images", "--data.size", 16, "--model", "lenet"]
+    answer = command("train", *words, "--epochs", 1, "--output", "run", "--workers", 1, "--batch_size", 8)
+    assert answer.code == 0, answer.err
+    assert "14 train, 2 validation, 6 test" in answer.out
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_image_folder_without_parts(tmp_path, mode):
+    _images(tmp_path, count=10, mode=mode)
+    splits = _load("image_folder", root=str(tmp_path), size=8)
+    assert [len(splits[part]) for part in ("train", "validation", "test")] == [14, 2, 4]
+    assert splits.train[0][0].shape == (3, 8, 8)
+    assert splits.classes == ("dark", "light")
+
+
+def test_image_folder_whose_parts_differ(command, tmp_path):
+    _images(tmp_path / "images/train", count=2)
+    _images(tmp_path / "images/val", count=2)
+    (tmp_path / "images/val/dark").rename(tmp_path / "images/val/grey")
+    assert "but each is a class" in command("train", "--data", "image_folder", "--data.root", "images").sentence
+
+
+def test_image_folder_without_folders(command, tmp_path):
+    (tmp_path / "images").mkdir()
+    answer = command("train", "--data", "image_folder", "--data.root", "images")
+    assert "must hold one folder of images per class" in answer.sentence
+
+
+def test_a_label_out_of_range_in_a_worker_process_is_one_sentence(command):
+    words = ["--data", "samples.Generated", "--data.bad_label", 5, "--workers", 1, "--data.size", 400]
+    assert "label 9 of sample 5" in command("train", *words).sentence
+
+
+def test_data_root_comes_from_the_environment(command, monkeypatch):
+    monkeypatch.setenv("FEEDPROP_DATA", "/somewhere/else")
+    answer = command("train", "--data", "mnist", "--help")
+    assert "/somewhere/else" in answer.out
+
+
+def test_torchvision_models_take_the_class_count_from_the_data(command, tmp_path):
+    words = ["--data", "cifar_like.Colours", "--model", "torchvision.models.squeezenet1_1", "--epochs", 1]
+    assert command("train", *words, "--output", "run", "--optimizer.lr", 0.01).code == 0
+    state = load_file(tmp_path / "run/best.safetensors")
+    assert state["classifier.1.weight"].shape[0] == 3

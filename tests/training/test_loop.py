@@ -1,0 +1,102 @@
+"""A run writes what it promises, chooses its model on validation data, and trains with any choice of components."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .conftest import BLOBS
+
+WRITTEN = {
+    "config.yaml",
+    "metrics.jsonl",
+    "results.json",
+    "report.html",
+    "best.safetensors",
+    "last.safetensors",
+    "tensorboard",
+}
+
+
+def _results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_what_it_promises(run):
+    assert {entry.name for entry in run.iterdir()} == WRITTEN
+    rows = _rows(run)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["step"] == 3 * 12  # 180 training samples in batches of 16
+    assert rows[0].keys() == {"epoch", "step", "learning_rate", "near_zero", "train", "validation", "seconds"}
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_another_seed_is_another_run(command, tmp_path):
+    for seed in (0, 1):
+        assert command(*BLOBS, "--epochs", 1, "--seed", seed, "--output", seed).code == 0
+    first, second = (load_file(tmp_path / str(seed) / "last.safetensors") for seed in (0, 1))
+    assert not torch.equal(first["1.weight"], second["1.weight"])
+
+
+def test_the_best_model_is_chosen_on_validation_data_only(command, tmp_path):
+    """The better the model is on validation data, the worse it is on this test data."""
+    words = ["--data", "samples.validation_differs", "--model", "samples.Linear", "--scheduler", "none", "--epochs", 5]
+    assert command("train", *words, "--batch_size", 300, "--output", "run", "--optimizer.lr", 2).code == 0
+    accuracies = [row["validation"]["accuracy"] for row in _rows(tmp_path / "run")]
+    results = _results(tmp_path / "run")
+    assert max(accuracies) > min(accuracies)
+    assert results["validation"]["accuracy"] == max(accuracies)
+    assert accuracies[results["best_epoch"] - 1] == max(accuracies)
+    assert results["test"]["accuracy"] < 0.5 < results["validation"]["accuracy"]
+
+
+def test_digits_by_default_reach_the_stated_accuracy(command, tmp_path):
+    answer = command("train", "--output", "run", "--device", "cpu")
+    assert answer.code == 0
+    assert _results(tmp_path / "run")["validation"]["accuracy"] > 0.95
+    assert "epoch 20/20" in answer.out
+    assert "SGD, OneCycleLR, moves per step" in answer.out
+
+
+def test_lfp_makes_weights_sparser_than_backprop(command, tmp_path):
+    for method in ("lfp", "backprop"):
+        assert command("train", "--method", method, "--output", method, "--epochs", 8).code == 0
+    assert _results(tmp_path / "lfp")["near_zero"] > _results(tmp_path / "backprop")["near_zero"] + 0.2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--optimizer Adam --scheduler CosineAnnealingLR --precision bf16",
+        "--optimizer Adam --optimizer.lr 0.01 --scheduler StepLR --scheduler.step_size 1",
+        "--scheduler ReduceLROnPlateau --reward feedprop.rewards.SigmoidReward --clip_norm 1",
+        "--accumulate 4 --batch_size 16 --magnitude_floor 0.1 --rule feedprop.rules.Epsilon --rule.epsilon 0.1",
+        "--optimizer SGD --magnitude_floor 0.1 --relative_magnitude true --clip_norm 1",
+        "--method backprop --accumulate 4 --batch_size 16 --scheduler CyclicLR --scheduler.base_lr 0.01",
+        "--scheduler CosineAnnealingLR --scheduler_interval epoch --model.activation Tanh",
+        "--data circles --data.points 100",
+        "--data swirls --data.points 100",
+        "--data samples.Generated",
+    ],
+)
+def test_a_choice_of_components_trains(command, tmp_path, words):
+    data = [] if "--data" in words else BLOBS[1:]
+    answer = command("train", *data, "--epochs", 1, "--output", "run", *words.split())
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "run/report.html").is_file()
+    assert command("evaluate", "run").code == 0
+
+
+def test_interrupted_run_keeps_its_checkpoints(command, tmp_path):
+    words = ["--model", "samples.Interrupted", "--batch_size", "20", "--output", "run"]
+    answer = command("train", "--data", "blobs", "--data.points", "200", *words)
+    assert answer.code == 130
+    assert answer.err == "feedprop: interrupted; run keeps the checkpoints and metrics up to epoch 1\n"
+    assert (tmp_path / "run/last.safetensors").is_file()
