@@ -22,7 +22,8 @@ from snntorch import functional
 from torch import Tensor, nn
 
 import feedprop
-from feedprop.spiking import SpikeRateReward, models
+from feedprop.rewards import SpikeRateReward
+from feedprop.spiking import models
 
 BATCH, STEPS = 128, 15
 Step = Callable[[], None]
