@@ -177,13 +177,36 @@ OPERATORS = [
     *written("{a} // 1.0", kinks=(-2.0, -1.0, 0.0, 1.0, 2.0), steps=True),
 ]
 WRITES = written(
-    "{a} += {b}", "{a} -= {b}", "{a} *= {b}", "{a} /= 2.0", "{a} **= 2", "{a}.zero_()", "{a}.fill_(0.3)",
-    "{a}[0] = 0.4", "{a}[..., 0] = {w:s[:-1]}", "{a}[0] += 1.0", "{a}[..., :1] *= 2.0", "{a}[{m}] = 0.2", "{a}[..., 0] = {a}[..., 1] * 2",
-    "{a}.copy_({b})", "{a}.copy_({b}.tanh())", "{a}.view(-1)[0] = 0.3", "{a}.flatten()[0] = 0.3", "{a}.data.mul_(1.5)", "{a}.detach().add_(0.1)",
-    "{a}.index_fill_(-1, torch.tensor([0]), 0.5)", "{a}.masked_fill_({m}, 0.5)", "{a}.T.mul_(1.5)", "{a}[1:].add_(0.25)",
-    "{a}.select(0, 0).mul_(2.0)", "{a}.unsqueeze(0).add_({b})", "{a}.narrow(-1, 0, 1).zero_()", "torch.add({a}, {b}, out=None)",
-    writes=True, shape=2,
-)  # fmt: skip
+    "{a} += {b}",
+    "{a} -= {b}",
+    "{a} *= {b}",
+    "{a} /= 2.0",
+    "{a} **= 2",
+    "{a}.zero_()",
+    "{a}.fill_(0.3)",
+    "{a}[0] = 0.4",
+    "{a}[..., 0] = {w:s[:-1]}",
+    "{a}[0] += 1.0",
+    "{a}[..., :1] *= 2.0",
+    "{a}[{m}] = 0.2",
+    "{a}[..., 0] = {a}[..., 1] * 2",
+    "{a}.copy_({b})",
+    "{a}.copy_({b}.tanh())",
+    "{a}.view(-1)[0] = 0.3",
+    "{a}.flatten()[0] = 0.3",
+    "{a}.data.mul_(1.5)",
+    "{a}.detach().add_(0.1)",
+    "{a}.index_fill_(-1, torch.tensor([0]), 0.5)",
+    "{a}.masked_fill_({m}, 0.5)",
+    "{a}.T.mul_(1.5)",
+    "{a}[1:].add_(0.25)",
+    "{a}.select(0, 0).mul_(2.0)",
+    "{a}.unsqueeze(0).add_({b})",
+    "{a}.narrow(-1, 0, 1).zero_()",
+    "torch.add({a}, {b}, out=None)",
+    writes=True,
+    shape=2,
+)
 ARITHMETIC = [
     *spelled("add sub subtract rsub", "other={b}"),
     *spelled("add sub subtract rsub", "other={b}", "alpha=0.5"),
@@ -298,7 +321,7 @@ SHAPES = [
     *spelled("pad", "pad=(1, 0)"),
     *spelled("pad", "(1, 1)", "mode='reflect'", shape=(2, 3, 4)),
     *spelled("constant_pad_nd", "(1, 0)", "0.5"),
-    *spelled("as_strided", "(2, 2)", "(1, 1)", shape=(3, 4)),
+    *spelled("as_strided", "(2, 2)", "(4, 1)", shape=(3, 4)),
     *spelled("index_select", "dim=0", "index=torch.tensor([1, 0, 1])", shape=2),
     *spelled("gather", "-1", "torch.tensor([[0, 1], [1, 0], [2, 2]])", shape=(3, 4)),
     *spelled("gather take_along_dim", "{a}.argsort(-1)", "-1"),
@@ -508,7 +531,7 @@ LAYERS = [
         shape=(1, 2, 4, 4),
     ),
     *written(
-        "F.grid_sample({a}, F.affine_grid({w:(1, 2, 3)} * 0.4, [1, 2, 2, 2], align_corners=False), align_corners=False)",
+        "F.grid_sample({a}, F.affine_grid({w:(1, 2, 3)} * 0.4, [1, 2, 2, 2], False), align_corners=False)",
         shape=(1, 2, 4, 4),
     ),
     *spelled("layer_norm", "{=tuple(s[-1:])}", "{w:s[-1:]}", "{w:s[-1:]}", shape=2),
@@ -568,7 +591,8 @@ LAYERS = [
     *written("torch._weight_norm({a}, {w:(s[0], 1)}, 0)", "torch.norm_except_dim({a}, 2, 0)", shape=2),
     *written("torch.segment_reduce({a}, 'sum', lengths=torch.tensor([1, 3]))", shape=(4,)),
     *written(
-        "torch.istft(torch.stft({a}, 8, 2, window=torch.ones(8, dtype=torch.float64), return_complex=True), 8, 2, window=torch.ones(8, dtype=torch.float64))",
+        "torch.istft(torch.stft({a}, 8, 2, window=torch.ones(8), return_complex=True), 8, 2, window=torch.ones(8))",
+        "torch.stft({a}, 8, 2, window={w:(8,)}, return_complex=True).abs()",
         shape=(16,),
     ),
 ]
@@ -604,10 +628,14 @@ LOSSES = [
 COMPLEX = [
     *(
         t
-        for name in "fft ifft rfft ihfft fftshift ifftshift".split()
+        for name in ("fft", "ifft", "rfft", "ihfft", "fftshift", "ifftshift")
         for t in written(f"torch.fft.{name}({{a}})", f"torch.fft.{name}(input={{a}})")
     ),
-    *(t for name in "fft2 ifft2 fftn ifftn rfft2 rfftn".split() for t in written(f"torch.fft.{name}({{a}})", shape=2)),
+    *(
+        t
+        for name in ("fft2", "ifft2", "fftn", "ifftn", "rfft2", "rfftn")
+        for t in written(f"torch.fft.{name}({{a}})", shape=2)
+    ),
     *written(
         "torch.fft.irfft(torch.fft.rfft({a}) * {w:(3,)}, 4)",
         "torch.fft.hfft({a})",
@@ -636,17 +664,76 @@ COMPLEX = [
     ),
 ]
 MODULES = [
-    *written("{n:nn.Linear(%d, 3)}({a})" % 4, "{n:nn.Linear(4, 3, bias=False)}({a})", "{n:nn.LayerNorm(4)}({a})", "{n:nn.RMSNorm(4)}({a})", "{n:nn.BatchNorm1d(4)}({a})", "{n:nn.BatchNorm1d(4).eval()}({a})", shape=(3, 4)),
-    *written("{n:nn.PReLU()}({a})", "{n:nn.GRUCell(4, 3)}({a})", "{n:nn.LSTMCell(4, 3)}({a})", "{n:nn.RNNCell(4, 3)}({a})", "{n:nn.Bilinear(4, 4, 2)}({a}, {w:s})", "{n:nn.RNN(4, 3)}({a})", shape=(3, 4)),
-    *written("{n:nn.GRU(4, 3)}({a})[0]", "{n:nn.LSTM(4, 3, batch_first=True)}({a})[0]", "{n:nn.RNN(4, 3, nonlinearity='relu')}({a})[0]", "{n:nn.GRU(4, 2, num_layers=2, bidirectional=True)}({a})[1]", shape=(2, 3, 4)),
-    *written("{n:nn.MultiheadAttention(4, 2, batch_first=True)}({a}, {a}, {a})[0]", "{n:nn.MultiheadAttention(4, 2)}({a}, {w:s}, {a}, need_weights=False)[0]", "{n:nn.TransformerEncoderLayer(4, 2, 5, batch_first=True)}({a})", "{n:nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, activation='gelu', norm_first=True)}({a})", shape=(2, 3, 4)),
-    *written("{n:nn.Conv1d(3, 2, 2)}({a})", "{n:nn.ConvTranspose1d(3, 2, 2)}({a})", "{n:nn.InstanceNorm1d(3, affine=True)}({a})", "{n:nn.Conv1d(3, 2, 2, padding=1, padding_mode='circular')}({a})", "{n:nn.GroupNorm(3, 3)}({a})", shape=(2, 3, 4)),
-    *written("{n:nn.Conv2d(3, 2, 2)}({a})", "{n:nn.BatchNorm2d(3)}({a})", "{n:nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 2))}({a})", "{n:nn.ConvTranspose2d(3, 2, 2)}({a})", shape=(2, 3, 4, 4)),
-    *written("{n:nn.Embedding(5, 3)}({a}.argmax(-1))", "{n:nn.Embedding(5, 3, padding_idx=0)}({a}.argmax(-1))", "{n:nn.EmbeddingBag(5, 3)}({a}.argsort(-1))", "{n:nn.Embedding(5, 3, max_norm=0.6)}({a}.argmax(-1))", shape=(3, 4)),
-    *written("{n:nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))}({a})", "{n:nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))}({a})", "{n:nn.utils.parametrizations.orthogonal(nn.Linear(4, 3))}({a})", "F.linear({a}, {n:nn.Linear(4, 3)}.weight)", "F.linear({a}, {n:nn.Linear(4, 3)}.weight ** 2, {n:nn.Linear(4, 3)}.bias)", shape=(3, 4)),
-    *written("{n:nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))}({a})", "{n:nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Dropout(0.3))}({a}) + {a}", "{n:nn.Sequential(nn.Linear(4, 4), nn.SiLU(inplace=True))}({a})", "{n:nn.Sequential(nn.Linear(4, 4), nn.GLU())}({a})", shape=(3, 4)),
-]  # fmt: skip
-
+    *written(
+        "{n:nn.Linear(4, 3)}({a})",
+        "{n:nn.Linear(4, 3, bias=False)}({a})",
+        "{n:nn.LayerNorm(4)}({a})",
+        "{n:nn.RMSNorm(4)}({a})",
+        "{n:nn.BatchNorm1d(4)}({a})",
+        "{n:nn.BatchNorm1d(4).eval()}({a})",
+        shape=(3, 4),
+    ),
+    *written(
+        "{n:nn.PReLU()}({a})",
+        "{n:nn.GRUCell(4, 3)}({a})",
+        "{n:nn.LSTMCell(4, 3)}({a})",
+        "{n:nn.RNNCell(4, 3)}({a})",
+        "{n:nn.Bilinear(4, 4, 2)}({a}, {w:s})",
+        "{n:nn.RNN(4, 3)}({a})",
+        shape=(3, 4),
+    ),
+    *written(
+        "{n:nn.GRU(4, 3)}({a})[0]",
+        "{n:nn.LSTM(4, 3, batch_first=True)}({a})[0]",
+        "{n:nn.RNN(4, 3, nonlinearity='relu')}({a})[0]",
+        "{n:nn.GRU(4, 2, num_layers=2, bidirectional=True)}({a})[1]",
+        shape=(2, 3, 4),
+    ),
+    *written(
+        "{n:nn.MultiheadAttention(4, 2, batch_first=True)}({a}, {a}, {a})[0]",
+        "{n:nn.MultiheadAttention(4, 2)}({a}, {w:s}, {a}, need_weights=False)[0]",
+        "{n:nn.TransformerEncoderLayer(4, 2, 5, batch_first=True)}({a})",
+        "{n:nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, activation='gelu', norm_first=True)}({a})",
+        shape=(2, 3, 4),
+    ),
+    *written(
+        "{n:nn.Conv1d(3, 2, 2)}({a})",
+        "{n:nn.ConvTranspose1d(3, 2, 2)}({a})",
+        "{n:nn.InstanceNorm1d(3, affine=True)}({a})",
+        "{n:nn.Conv1d(3, 2, 2, padding=1, padding_mode='circular')}({a})",
+        "{n:nn.GroupNorm(3, 3)}({a})",
+        shape=(2, 3, 4),
+    ),
+    *written(
+        "{n:nn.Conv2d(3, 2, 2)}({a})",
+        "{n:nn.BatchNorm2d(3)}({a})",
+        "{n:nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 2, 2))}({a})",
+        "{n:nn.ConvTranspose2d(3, 2, 2)}({a})",
+        shape=(2, 3, 4, 4),
+    ),
+    *written(
+        "{n:nn.Embedding(5, 3)}({a}.argmax(-1))",
+        "{n:nn.Embedding(5, 3, padding_idx=0)}({a}.argmax(-1))",
+        "{n:nn.EmbeddingBag(5, 3)}({a}.argsort(-1))",
+        "{n:nn.Embedding(5, 3, max_norm=0.6)}({a}.argmax(-1))",
+        shape=(3, 4),
+    ),
+    *written(
+        "{n:nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))}({a})",
+        "{n:nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))}({a})",
+        "{n:nn.utils.parametrizations.orthogonal(nn.Linear(4, 3))}({a})",
+        "F.linear({a}, {n:nn.Linear(4, 3)}.weight)",
+        "F.linear({a}, {n:nn.Linear(4, 3)}.weight ** 2, {n:nn.Linear(4, 3)}.bias)",
+        shape=(3, 4),
+    ),
+    *written(
+        "{n:nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3))}({a})",
+        "{n:nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Dropout(0.3))}({a}) + {a}",
+        "{n:nn.Sequential(nn.Linear(4, 4), nn.SiLU(inplace=True))}({a})",
+        "{n:nn.Sequential(nn.Linear(4, 4), nn.GLU())}({a})",
+        shape=(3, 4),
+    ),
+]
 GROUPS: dict[str, list[Template]] = {
     "smooth": SMOOTH, "bent": BENT, "steps": STEPS, "operators": OPERATORS, "writes": WRITES, "arithmetic": ARITHMETIC,
     "reductions": REDUCTIONS, "shapes": SHAPES, "products": PRODUCTS, "layers": LAYERS, "losses": LOSSES,
@@ -654,13 +741,14 @@ GROUPS: dict[str, list[Template]] = {
 }  # fmt: skip
 
 NO_HANDLER = """
-    affine_grid angle atan2 arctan2 binary_cross_entropy cartesian_prod cdist cholesky combinations conj conj_physical
-    constant_pad_nd conv_tbc copysign corrcoef cosine_embedding_loss cov cross ctc_loss cumulative_trapezoid deg2rad det
-    diagonal_scatter diff digamma dist eigvalsh entr erfcx erfinv float_power fmod gaussian_nll_loss hinge_embedding_loss
-    hypot i0e i1 i1e imag index_reduce inv inverse istft kl_div kron ldexp lgamma log_ndtr logaddexp logaddexp2 logdet
-    lstsq margin_ranking_loss matrix_power multi_margin_loss multilabel_soft_margin_loss nanmedian nanquantile ndtr ndtri
-    pairwise_distance pinv poisson_nll_loss polar qr quantile remainder renorm row_stack scatter_reduce slogdet
-    soft_margin_loss svdvals trapezoid triplet_margin_loss xlog1py xlogy psi gammaln multigammaln
+    affine_grid angle atan2 arctan2 binary_cross_entropy cartesian_prod cdist cholesky combinations conj
+    conj_physical constant_pad_nd conv_tbc copysign corrcoef cosine_embedding_loss cov cross ctc_loss
+    cumulative_trapezoid deg2rad det diagonal_scatter diff digamma dist eigvalsh entr erfcx erfinv float_power fmod
+    gaussian_nll_loss hinge_embedding_loss hypot i0e i1 i1e imag index_reduce inv inverse stft istft kl_div kron
+    ldexp lgamma log_ndtr logaddexp logaddexp2 logdet lstsq margin_ranking_loss matrix_power multi_margin_loss
+    multilabel_soft_margin_loss nanmedian nanquantile ndtr ndtri pairwise_distance pinv poisson_nll_loss polar qr
+    quantile remainder renorm row_stack scatter_reduce slogdet soft_margin_loss svdvals trapezoid
+    triplet_margin_loss xlog1py xlogy psi gammaln multigammaln
 """
 PENDING: dict[str, str] = {
     rf"\b({'|'.join(NO_HANDLER.split())})_?\b": "no handler",
@@ -678,6 +766,7 @@ PENDING: dict[str, str] = {
     r"\{m\}\.double": "a comparison of parameters that becomes a number",
     r"requires_grad_": "handled as an in-place operation: leaves become activations, gradients are lost",
     r"^left$": "marks on parameters and buffers that were written to are left behind by detach",
+    r"^saved$": "a pre-activation that is written to after its activation was computed crashes in backward",
     r"^steps$": "input + parameter counts as a weight, whose steps pass feedback",
 }
 

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5  # of the largest gradient: differences of step 1e-6 are exact 
 STEEPEST = 1e4  # gradients beyond which programs are too ill-conditioned for differences
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A program for which something does not hold.
 
     Args:
@@ -91,7 +91,7 @@ def _attributes(model: nn.Module) -> dict[str, Any]:
 
 
 def check(program: Program) -> str:
-    """Raise a `Violation` if something does not hold; returns what was compared: "identity" or "values"."""
+    """Raise a `ViolationError` if something does not hold; returns what was compared: "identity" or "values"."""
     with plain_torch():
         return _check(program)
 
@@ -110,32 +110,36 @@ def _check(program: Program) -> str:
     try:
         found = _run(model, program)
     except FeedpropError as error:
-        raise Violation("refused", program, str(error)) from None
+        raise ViolationError("refused", program, str(error)) from None
+    except RuntimeError as error:
+        if "modified by an inplace operation" in str(error) and "^saved$" in PENDING:
+            return "invalid"
+        raise ViolationError("crash", program, f"RuntimeError: {error}") from error
     except Exception as error:
-        raise Violation("crash", program, f"{type(error).__name__}: {error}") from error
+        raise ViolationError("crash", program, f"{type(error).__name__}: {error}") from error
     finally:
         detach(model)
     if not _same(found.values, plain.values):
-        raise Violation("values", program, f"plain {plain.values}\nattached {found.values}")
+        raise ViolationError("values", program, f"plain {plain.values}\nattached {found.values}")
     if not _same(found.written, plain.written):
-        raise Violation("values", program, f"written: plain {plain.written}\nattached {found.written}")
+        raise ViolationError("values", program, f"written: plain {plain.written}\nattached {found.written}")
     after = _attributes(model)
     left = after.keys() != before.keys() or any(after[path].keys() != before[path].keys() for path in before)
     if left and "^left$" not in PENDING:
-        raise Violation("detach", program, f"attributes before {before}\nafter {after}")
+        raise ViolationError("detach", program, f"attributes before {before}\nafter {after}")
     with torch.no_grad():
         for name, value in model.state_dict().items():
             value.copy_(model_state[name])
     again = _run(model, program)
     if not _same(list(again.feedback.values()), list(plain.feedback.values())) or not _same(again.values, plain.values):
-        raise Violation("detach", program, f"plain {plain.feedback}\nafter detach {again.feedback}")
+        raise ViolationError("detach", program, f"plain {plain.feedback}\nafter detach {again.feedback}")
     largest = max([1.0, *(float(g.abs().max()) for g in (*plain.feedback.values(), plain.at_input) if g.numel())])
     if program.latent or not largest < STEEPEST:
         return "values alone"
     expected = {name: weights[name].abs() * gradient for name, gradient in plain.feedback.items()}
     wrong = _wrong(found, expected, plain.at_input, largest)
     if wrong and _stable(program, found, largest):
-        raise Violation("identity", program, wrong)
+        raise ViolationError("identity", program, wrong)
     return "identity"
 
 

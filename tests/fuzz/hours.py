@@ -17,14 +17,14 @@ from pathlib import Path
 import hypothesis
 import torch
 
-from fuzz.differential import Violation, check
+from fuzz.differential import ViolationError, check
 from fuzz.programs import Program
 from fuzz.test_fuzz import programs
 
 ROUND = 1000  # programs of one seed
 
 
-def failures(seed: int, *, count: int = ROUND) -> tuple[int, list[Violation]]:
+def failures(seed: int, *, count: int = ROUND) -> tuple[int, list[ViolationError]]:
     """Run programs of a seed; returns how many ran, and what failed, each kind shrunk."""
     ran = 0
 
@@ -41,12 +41,12 @@ def failures(seed: int, *, count: int = ROUND) -> tuple[int, list[Violation]]:
 
     try:
         run()
-    except* Violation as group:
+    except* ViolationError as group:
         return ran, list(_violations(group))
     return ran, []
 
 
-def _violations(group: BaseExceptionGroup[Violation]):
+def _violations(group: BaseExceptionGroup[ViolationError]):
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _violations(error)

@@ -267,7 +267,7 @@ class Builder:
             self.lines.append(line)
             self._take_in(name, from_input, written=written)
         except (
-            _Unfit,
+            UnfitError,
             RuntimeError,
             TypeError,
             ValueError,
@@ -315,7 +315,7 @@ class Builder:
                 reference, depends = self.other(shape)
                 chosen[kind] = reference
             if "_(" in template.source and _memory(self.value(reference)) == memory:
-                raise _Unfit  # torch says nothing about products that are written over their own factors
+                raise UnfitError  # torch says nothing about products that are written over their own factors
             self.read.add(reference)
             sources.append(depends)
             return reference
@@ -324,7 +324,7 @@ class Builder:
         for kink in template.kinks:
             at = self.value(SLOT.sub(fill, template.at))
             if isinstance(at, Tensor) and at.numel() and bool(((at.detach() - kink).abs() < APART).any()):
-                raise _Unfit
+                raise UnfitError
         depends = any(sources)
         if template.writes:
             self._written(main, depends)
@@ -353,16 +353,22 @@ class Builder:
             if isinstance(result, (tuple, list)):
                 references = [f"{name}[{index}]" for index in range(len(result))]
             if not references:
-                raise _Unfit
+                raise UnfitError
             for reference in references:
                 value = self.value(reference)
                 if not isinstance(value, Tensor) or not _tame(value):
-                    raise _Unfit
+                    raise UnfitError
                 self.known.append(_Value(reference, from_input))
         for known in self.known:
             value = self.value(known.reference)
             if isinstance(value, Tensor) and not _tame(value):
-                raise _Unfit
+                raise UnfitError
+        module = self.scope["self"]
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.grad_fn is not None or tuple(tensor.shape) != self.shapes.get(
+                f"self.{name}", tuple(tensor.shape)
+            ):
+                raise UnfitError  # what belongs to the model stays a leaf of its shape
         if written:
             self._refuse_broken_graph()
 
@@ -392,7 +398,7 @@ class Builder:
         )
 
 
-class _Unfit(Exception):
+class UnfitError(Exception):
     """A line that this program cannot have."""
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from fuzz import catalogue
-from fuzz.differential import Violation, check
-from fuzz.programs import Program, build, single
+from fuzz.differential import check
+from fuzz.programs import Program, build
 
 ALWAYS_THE_SAME = hypothesis.settings(
     max_examples=500, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
