@@ -751,6 +751,7 @@ NO_HANDLER = """
     triplet_margin_loss xlog1py xlogy psi gammaln multigammaln
 """
 PENDING: dict[str, str] = {
+    r"addmm_": "values: in place, computed out of place",
     rf"\b({'|'.join(NO_HANDLER.split())})_?\b": "no handler",
     r"torch\.sparse|to_sparse|orthogonal": "no handler",
     r" % ": "no handler",
@@ -767,6 +768,7 @@ PENDING: dict[str, str] = {
     r"requires_grad_": "handled as an in-place operation: leaves become activations, gradients are lost",
     r"^left$": "marks on parameters and buffers that were written to are left behind by detach",
     r"^saved$": "a pre-activation that is written to after its activation was computed crashes in backward",
+    r"^returned$": "a parameter that forward returns as it is gets its plain gradient",
     r"^steps$": "input + parameter counts as a weight, whose steps pass feedback",
 }
 

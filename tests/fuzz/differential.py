@@ -91,7 +91,7 @@ def _attributes(model: nn.Module) -> dict[str, Any]:
 
 
 def check(program: Program) -> str:
-    """Raise a `ViolationError` if something does not hold; returns what was compared: "identity" or "values"."""
+    """Raise a `ViolationError` if something does not hold; returns "holds", or what else was found: "values alone" or "invalid"."""
     with plain_torch():
         return _check(program)
 
@@ -140,7 +140,7 @@ def _check(program: Program) -> str:
     wrong = _wrong(found, expected, plain.at_input, largest)
     if wrong and _stable(program, found, largest):
         raise ViolationError("identity", program, wrong)
-    return "identity"
+    return "holds"
 
 
 def _wrong(found: _Run, expected: dict[str, Tensor], at_input: Tensor, largest: float) -> str:
