@@ -85,6 +85,15 @@ def test_the_model_stays_as_it_is(is_attached: bool) -> None:
     assert torch.get_default_dtype() is torch.float32
 
 
+def test_inputs_and_gradients_of_before_change_nothing() -> None:
+    model, inputs = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3)), torch.randn(INPUTS)
+    kept = inputs.clone()
+    once = check(model, inputs, classes())
+    assert torch.equal(inputs, kept)
+    model[1].weight.grad = torch.ones(3, 6)
+    assert check(model, inputs, classes()) == once
+
+
 @dataclass
 class Output:
     """As Hugging Face's models return."""
@@ -133,6 +142,8 @@ def test_answers_that_differ_under_rules() -> None:
     found = check(Twice(), torch.randn(INPUTS), classes())
     assert found.difference > 1e-6
     assert "Answers differ" in found.problems[0]
+    rules.register(twice)(lambda context, function, args, kwargs: (args[0] * 2).double())
+    assert check(Twice(), torch.randn(INPUTS), classes()).difference == float("inf")
 
 
 @pytest.mark.usefixtures("handlers_kept")
@@ -184,9 +195,10 @@ def test_parameters_that_take_no_part() -> None:
     model = Named()
     model.spare = nn.Linear(2, 2)
     inputs = {"words": torch.tensor([0, 1, 2, 3, 4]), "scale": torch.randn(5, 1)}
-    problem = only(check(model, inputs, classes()))
-    assert "Without a part" in problem
-    assert "spare.weight, spare.bias" in problem
+    found = check(model, inputs, classes())
+    assert "Without a part" in only(found)
+    assert "spare.weight, spare.bias" in only(found)
+    assert [y.name for y in found.layers] == ["embedding", "layer"]
     model.spare.requires_grad_(False)
     assert check(model, inputs, classes()).ok
     assert "No parameter" in only(check(model.requires_grad_(False), inputs, classes()))

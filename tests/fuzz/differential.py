@@ -91,7 +91,10 @@ def _attributes(model: nn.Module) -> dict[str, Any]:
 
 
 def check(program: Program) -> str:
-    """Raise a `ViolationError` if something does not hold; returns "holds", or what else was found: "values alone" or "invalid"."""
+    """Raise a `ViolationError` if something does not hold.
+
+    Returns "holds"; "values alone" where the identity cannot be compared; "invalid" where plain torch fails too.
+    """
     with plain_torch():
         return _check(program)
 
