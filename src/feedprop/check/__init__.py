@@ -39,7 +39,7 @@ def check(model: nn.Module, inputs: Any, targets: Tensor | None = None) -> Check
     Raises:
         FeedpropError: the model cannot be copied.
 
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
     >>> check(model, torch.ones(3, 2)).ok
     True
     """

@@ -75,7 +75,6 @@ class Trial:
         for module in model.modules():
             if _attachment(module) is not None:
                 detach(module)
-        model.zero_grad()
         return model.double() if double else model
 
     def run(
