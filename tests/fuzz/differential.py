@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feedprop import FeedpropError, attach, detach, rules
+from feedprop import FeedpropError, attach, detach, rewards, rules
 from fuzz.catalogue import PENDING
 from fuzz.programs import SEED, Program, plain_torch
+from fuzz.rewrites import rewritings
 
 STEP = 1e-6
 TOLERANCE = 1e-5  # of the largest gradient: differences of step 1e-6 are exact to about 1e-9, and errors add up
@@ -54,7 +55,8 @@ def _coefficients(output: Tensor) -> Tensor:
     return torch.linspace(-0.9, 1.3, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype)
 
 
-def _run(model: nn.Module, program: Program) -> _Run:
+def _run(model: nn.Module, program: Program, *, given: bool = False) -> _Run:
+    """Run a model forwards and backwards; `given` starts with the coefficients as rewards instead of credits."""
     model.zero_grad()
     leaf = program.inputs()
     x = leaf.clone() if leaf.requires_grad else leaf
@@ -62,7 +64,11 @@ def _run(model: nn.Module, program: Program) -> _Run:
     outputs = list(_tensors(model(x)))
     values = [output.detach().clone() for output in outputs]
     followed = [output for output in outputs if output.requires_grad]
-    if followed:
+    if given:
+        starts = [output for output in followed if output.is_floating_point()]
+        scalars = [rewards.GivenReward(reduction="sum")(output, _coefficients(output)) for output in starts]
+        torch.autograd.backward(scalars)
+    elif followed:
         torch.autograd.backward(followed, [_coefficients(output) for output in followed])
     feedback = {name: _or_zeros(p) for name, p in model.named_parameters() if p.requires_grad}
     written = [x.detach().clone(), *(buffer.detach().clone() for buffer in model.buffers())]
@@ -159,19 +165,41 @@ OTHERS = (
 
 
 def _check_other_composite(program: Program, plain: _Run) -> None:
-    """Whatever the composite, values are those of the plain model."""
+    """Whatever the composite, values are those of the plain model, and feedback does not depend on the spelling."""
     if "^complex$" in PENDING and ("complex" in program.source or "fft" in program.source):
         return
     composite = OTHERS[len(program.source) % len(OTHERS)]
     model = attach(program.model(), composite)
     try:
-        found = _run(model, program)
+        found = _run(model, program, given=True)
     except Exception as error:
         if "modified by an inplace operation" in str(error) and "^saved$" in PENDING:
             return
+        if isinstance(error, FeedpropError) and "rewards outputs of exactly 0" in str(error):
+            return  # refused, with the remedy
         raise ViolationError("crash", program, f"{composite}: {type(error).__name__}: {error}") from error
     if not _same(found.values, plain.values) or not _same(found.written, plain.written):
         raise ViolationError("values", program, f"{composite}: plain {plain.values}\nattached {found.values}")
+    for name, other in rewritings(program):
+        if f"^{name}$" in PENDING:
+            continue
+        try:
+            again = _run(attach(other.model(), composite), other, given=True)
+        except FeedpropError:
+            continue
+        except Exception as error:
+            raise ViolationError("crash", other, f"{composite}: {type(error).__name__}: {error}") from error
+        largest = max([1.0, *(float(g.abs().max()) for g in found.feedback.values() if g.numel())])
+        if not largest < STEEPEST:
+            return
+        for parameter, feedback in found.feedback.items():
+            if not _close(again.feedback[parameter], feedback, largest):
+                raise ViolationError(
+                    name,
+                    program,
+                    f"{composite}: {parameter} {feedback.tolist()}\nrewritten {again.feedback[parameter].tolist()}\n"
+                    f"{other.source}",
+                )
 
 
 def _wrong(found: _Run, expected: dict[str, Tensor], at_input: Tensor, largest: float) -> str:

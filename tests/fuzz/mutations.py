@@ -64,9 +64,9 @@ MUTATIONS = [
         "bias_credit * bias",
     ),
     Mutation(
-        "what a version was kept for counts after a write",
+        "a mark outlives a write",
         "credit/writes.py",
-        "and x._version == version",
+        "and x._non_negative == x._version",
         "",
     ),
     Mutation(
@@ -95,7 +95,7 @@ MUTATIONS = [
         "value",
     ),
     Mutation(
-        "sums share credit as products do",
+        "sums pass half of their credit",
         "operations/registry.py",
         "return credit.damped(output, context.active_rule().damping)",
         "return credit.scaled(output, 0.5)",
@@ -107,16 +107,16 @@ MUTATIONS = [
         '("relu", elementwise.relu), ("softmax", elementwise.elementwise),',
     ),
     Mutation(
-        "maximum is a sum that stops at the first",
+        "a maximum passes nothing to its first argument",
         "operations/table.py",
         '("stack", registry.stacked),',
         '("stack", registry.stacked), ("maximum", lambda c, f, a, k: f(a[0].detach(), *a[1:], **k)),',
     ),
     Mutation(
-        "cosh is registered as neutral",
+        "glu is an activation",
         "operations/table.py",
-        "    unique unique_consecutive\n",
-        "    unique unique_consecutive lerp\n",
+        '("glu", products.gated)',
+        '("glu", elementwise.elementwise)',
     ),
     Mutation(
         "the target of an in-place function is forgotten",

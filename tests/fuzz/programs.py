@@ -98,6 +98,11 @@ class Program:
         built: nn.Module = namespace["Model"]()  # type: ignore[operator]
         return built
 
+    def scope(self) -> dict[str, Any]:
+        """Return what its lines see before the first one runs, for those who run them one by one."""
+        torch.manual_seed(SEED)
+        return {"self": self.model(), "x": self.inputs(), "torch": torch, "nn": nn, "F": F}
+
     def inputs(self) -> Tensor:
         """Return what it is called with."""
         return values(0, 3, 4).requires_grad_(self.input_requires_grad)
