@@ -74,8 +74,11 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Call `function` through its handler."""
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() and getattr(function, "__module__", None) == "torch._tensor":
-            function = _METHODS[getattr(function, "__wrapped__", function).__name__]
+        if torch.compiler.is_compiling():
+            if getattr(function, "__module__", None) == "torch._tensor":
+                function = _METHODS[getattr(function, "__wrapped__", function).__name__]
+            elif getattr(function, "__name__", None) == "__get__":
+                function = _attribute(function)
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
             return function(*args, **kwargs)
@@ -125,6 +128,26 @@ def _refuse_reentrant_checkpoint() -> None:
                 "plain gradients; write checkpoint(..., use_reentrant=False)"
             )
         frame = frame.f_back
+
+
+def _attribute(function: Any) -> Function:
+    """Return a function for the getter of an attribute whose value is a tensor: Dynamo does not find these in a table."""
+    for name, attribute in _ATTRIBUTES.items():
+        if function.__self__ is getattr(Tensor, name):
+            return attribute
+    return function
+
+
+_ATTRIBUTES: dict[str, Function] = {
+    "T": lambda x: x.permute(tuple(range(x.dim() - 1, -1, -1))),
+    "mT": lambda x: x.transpose(-2, -1),
+    "H": lambda x: x.transpose(0, 1).conj(),
+    "mH": lambda x: x.transpose(-2, -1).conj(),
+    "real": torch.real,
+    "imag": torch.imag,
+}
+for _name in ("T", "mT", "H", "mH"):
+    HANDLERS[_ATTRIBUTES[_name]] = lambda context, function, args, kwargs: context.decompose(function, *args, **kwargs)
 
 
 # Methods of tensors that torch writes in Python: Dynamo finds them in a table by the object that it looked up itself.
