@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from feedprop import credit, rules
+from feedprop import rules
 from feedprop.check.facts import TOLERANCE
 from feedprop.check.trial import Change, Run, Trial
+from feedprop.interception.audit import nodes_behind
 
 STEP = 1e-6  # of central differences in float64: exact to about 1e-9 where an activation is smooth
 
@@ -76,12 +77,10 @@ def _excuses(run: Run) -> Iterator[tuple[str, str]]:
             yield path or "(model)", "a spiking neuron has its own backward pass in time"
         elif home.startswith("feedprop.discrete"):
             yield path or "(model)", "a step passes feedback although its derivative is 0"
-    names = {
-        type(node).__name__.removesuffix("0").removesuffix("Backward") for node in credit.nodes_behind(run.outputs)
-    }
+    names = {type(node).__name__.removesuffix("0").removesuffix("Backward") for node in nodes_behind(run.outputs)}
     for name in sorted(names & {"Sign", "Sgn", "Round", "Floor", "Ceil", "Trunc"}):
         yield f"torch.{name.lower()}", "a step passes feedback although its derivative is 0"
-    for node in credit.nodes_behind(run.outputs):
+    for node in nodes_behind(run.outputs):
         function = getattr(node, "_forward_cls", None)
         if function is not None and not function.__module__.startswith(("torch", "feedprop")):
             yield function.__qualname__, "an autograd function has its own backward"

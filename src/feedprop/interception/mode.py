@@ -74,11 +74,8 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Call `function` through its handler."""
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling():
-            if getattr(function, "__module__", None) == "torch._tensor":
-                function = _METHODS[getattr(function, "__wrapped__", function).__name__]
-            elif getattr(function, "__name__", None) == "__get__":
-                function = _attribute(function)
+        if torch.compiler.is_compiling() and getattr(function, "__module__", None) == "torch._tensor":
+            function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
             return function(*args, **kwargs)
@@ -130,26 +127,6 @@ def _refuse_reentrant_checkpoint() -> None:
         frame = frame.f_back
 
 
-def _attribute(function: Any) -> Function:
-    """Return a function for the getter of an attribute whose value is a tensor: Dynamo does not find these in a table."""
-    for name, attribute in _ATTRIBUTES.items():
-        if function.__self__ is getattr(Tensor, name):
-            return attribute
-    return function
-
-
-_ATTRIBUTES: dict[str, Function] = {
-    "T": lambda x: x.permute(tuple(range(x.dim() - 1, -1, -1))),
-    "mT": lambda x: x.transpose(-2, -1),
-    "H": lambda x: x.transpose(0, 1).conj(),
-    "mH": lambda x: x.transpose(-2, -1).conj(),
-    "real": torch.real,
-    "imag": torch.imag,
-}
-for _name in ("T", "mT", "H", "mH"):
-    HANDLERS[_ATTRIBUTES[_name]] = lambda context, function, args, kwargs: context.decompose(function, *args, **kwargs)
-
-
 # Methods of tensors that torch writes in Python: Dynamo finds them in a table by the object that it looked up itself.
 _METHODS: dict[str, Function] = {
     method.__name__: method for method in vars(Tensor).values() if isinstance(method, FunctionType)
@@ -157,7 +134,7 @@ _METHODS: dict[str, Function] = {
 
 
 def _decomposed() -> Iterator[tuple[Function, Function]]:
-    """Yield Python functions of torch that call others, each with a copy that does not hand itself to the mode again."""
+    """Yield Python functions of torch that call others, each with a copy that does not call the mode for itself."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     places = {"torch.nn.functional": nn.functional, "torch.functional": torch.functional, "torch._tensor": Tensor}
     for module, place in places.items():
