@@ -22,6 +22,7 @@ from feedprop.credit.activations import (
     secant,
     traced_secant,
 )
+from feedprop.credit.derivative import derivative
 from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs
 from feedprop.credit.marks import is_weight
 from feedprop.credit.start import Starts, divided, enter, start_backward, traced
@@ -41,6 +42,7 @@ __all__ = [
     "damped",
     "damped_in_place",
     "damped_relu",
+    "derivative",
     "divided",
     "enter",
     "follows_weights",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit import marks
+from feedprop.credit.derivative import is_taken
 from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 
@@ -28,7 +29,7 @@ class _Sloped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, activation: Activation, slope_of: _SlopeOf, keeps_output: bool) -> Tensor:
         x = activation(z)
-        ctx.slope_of, ctx.slope = slope_of, None
+        ctx.slope_of, ctx.slope, ctx.activation = slope_of, None, activation
         ctx.save_for_backward(z, *([x] if keeps_output else []))
         return x
 
@@ -39,11 +40,20 @@ class _Sloped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
+        if is_taken():
+            return _gradient(ctx.activation, ctx.saved_tensors[0], credit), None, None, None
         slopes = _Sloped.compute_slope(ctx) if ctx.slope is None else ctx.slope
         if slopes.is_complex():  # as torch's gradients of complex functions
             slopes = slopes.conj()
         fresh = ctx.slope is None and slopes.dtype == credit.dtype
         return slopes.mul_(credit) if fresh else slopes * credit, None, None, None
+
+
+def _gradient(activation: Activation, z: Tensor, credit: Tensor) -> Tensor:
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        x = activation(z)
+    return torch.autograd.grad(x, z, credit)[0] if x.requires_grad else torch.zeros_like(z)
 
 
 SLOPED_NODES: tuple[Any, ...] = (_Sloped._backward_cls,)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit.activations import slope
+from feedprop.credit.derivative import is_taken, refuse_derivative
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -20,6 +21,7 @@ class _Substituted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Any, ...]:
+        refuse_derivative("a rule of this layer")
         z, *parts = ctx.saved_tensors
         reward = z * credit
         shares = [slope(part, reward * factor, ctx.epsilon) for factor, part in zip(ctx.factors, parts, strict=True)]
@@ -83,7 +85,7 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
-        return credit * ctx.share, None
+        return credit if is_taken() else credit * ctx.share, None
 
 
 def scaled(x: Tensor, share: float | Tensor) -> Tensor:

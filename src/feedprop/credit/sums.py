@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit import marks
+from feedprop.credit.derivative import is_taken
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -23,6 +24,8 @@ class _Damped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        if is_taken():
+            return credit, None
         if ctx.damping is not None:
             return credit * ctx.damping, None
         if ctx.rectified is not None:
@@ -114,6 +117,8 @@ class _DampedReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
+        if is_taken():
+            return credit * (x > 0), None
         return _rectified_damping(x, ctx.epsilon).mul_(credit), None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from feedprop.credit import marks
+from feedprop.credit.derivative import is_taken, refuse_derivative
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -52,6 +53,8 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
+        if is_taken():
+            return credit, None, None
         return _feedback(credit, weight, ctx.magnitude), None, None
 
 
@@ -65,6 +68,8 @@ class _BothWeighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor, bias_credit: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weight, bias = ctx.saved_tensors
+        if is_taken():
+            return credit, bias_credit, None, None
         return _feedback(credit, weight, ctx.magnitude), _feedback(bias_credit, bias, ctx.magnitude), None, None
 
 
@@ -123,6 +128,7 @@ class _ModifiedWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight, modified = ctx.saved_tensors
+        refuse_derivative("a rule of this layer")
         return _flow(weight, modified, ctx.magnitude, ctx.latent).mul_(credit), None, None, None, None
 
 

@@ -22,6 +22,18 @@ from feedprop.operations.registry import HANDLERS, Arguments, Function, Handler,
 from feedprop.rules import Composite, Rule
 
 
+class Scopes:
+    """The rules of the modules that run in one pass, the innermost last, and the linear layer that ran first."""
+
+    def __init__(self, default: Rule) -> None:
+        self.restart(default)
+
+    def restart(self, default: Rule) -> None:
+        """Begin a pass."""
+        self.rules = [default]
+        self.first: nn.Module | None = None
+
+
 class Propagation(TorchFunctionMode):
     """One forward pass of an attached model: sends each torch function to its handler."""
 
@@ -31,30 +43,34 @@ class Propagation(TorchFunctionMode):
         composite: Composite,
         *,
         unknown: str,
-        scopes: list[Rule] | None = None,
+        scopes: Scopes | None = None,
         owners: dict[int, Rule] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.unknown = model, unknown
         self.activation, self.magnitude = composite.activation, composite.magnitude
         self.conserving = composite.conserving
-        self.scopes = [composite.default] if scopes is None else scopes
+        self.scopes = Scopes(composite.default) if scopes is None else scopes
         self.owners = owners or {}
         self.suspended = False
         self.starts = credit.Starts()
         self.spans = Spans()
+        self.leaves: list[Tensor] = []  # made by the model itself, from which it takes gradients
         self._buffers: set[int] | None = None
 
     def active_rule(self) -> Rule:  # no property: the compiler finds none on a mode begun before it
         """Return the rule of the innermost module that runs."""
-        return self.scopes[-1]
+        return self.scopes.rules[-1]
 
     def rule_of(self, weight: Tensor) -> Rule:
         """Return the rule of the module that `weight` belongs to, else the active one."""
+        active = self.scopes.rules[-1]
         if not self.owners or torch.compiler.is_compiling():
-            return self.scopes[-1]
+            return active
         owner = id(weight) if isinstance(weight, nn.Parameter) else marks.get(weight, marks.WEIGHT)
-        return self.owners.get(owner, self.scopes[-1])
+        if isinstance(self.scopes.first, nn.Module) and any(id(p) == owner for p in self.scopes.first.parameters()):
+            return active  # the layer that runs first has a rule of its own
+        return self.owners.get(owner, active)
 
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
@@ -84,6 +100,8 @@ class Propagation(TorchFunctionMode):
             return function(*args, **kwargs)
         if torch.compiler.is_compiling():
             return self._handle(handler, function, args, kwargs)
+        if function is Tensor.requires_grad_:
+            self.leaves.append(args[0])
         begin = sequence_number()
         output = self._handle(handler, function, args, kwargs)
         self.spans.add(begin, sequence_number())

@@ -31,9 +31,9 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         target = args[0]
         weight = marks.get(target, marks.WEIGHT)
         if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
-            before = self_gated.copied(target, args[1:])
+            copy = self_gated.copied(target, args[1:])
             marks.forget(target)
-            return _written(context, target, (before, *args[1:]), kwargs)
+            return _written(context, target, (copy, *args[1:]), kwargs)
         if handler is relu and target.requires_grad:
             return _relu_in_place(context, target)
         before = self_gated.copied(target, args[1:]) if handler not in (ordinary, moved, summed) else None

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.errors import FeedpropError
 from feedprop.operations import autograd_function
 from feedprop.operations.autograd_function import is_autograd_function
 
@@ -173,6 +175,20 @@ def moved(context: Context, function: Function, args: Arguments, kwargs: Keyword
         if operands.activations:
             context.starts.carry(flat(args or kwargs.values()), output)
     return output
+
+
+def gradient_inside(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Take a gradient inside of the model, torch.autograd.grad: an ordinary one, that carries no credit itself."""
+    if kwargs.get("create_graph") or (len(args) > 4 and args[4]):
+        raise FeedpropError(
+            "torch.autograd.grad(..., create_graph=True) inside of an attached model: no rule says how credit passes a "
+            "derivative; take it without create_graph, or outside of the model"
+        )
+    with credit.derivative():
+        return function(*args, **kwargs)
+
+
+HANDLERS[torch.autograd.grad] = gradient_inside
 
 
 def sign_preserving(handler: Handler) -> Handler:

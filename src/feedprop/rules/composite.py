@@ -37,8 +37,8 @@ class Composite:
         default: for what no pattern matches, and for what runs outside any module.
         by_type: module type, or tuple of types, to rule; subclasses match.
         by_name: glob over module paths as in `named_modules()`, "features.*", to rule; a match holds for all inside it.
-        first: for the first linear or convolution layer, in the order of `named_modules()`.
-        last: for the last one.
+        first: for the linear or convolution layer that runs first; `describe` assumes the order of `named_modules()`.
+        last: for the last one, in the order of `named_modules()`.
         activation: how activations pass credit; `rules.Secant()` if not given.
         relative_magnitude: scale the feedback of a weight by |w| / rms(w) instead of |w|, where rms(w) is the root mean
             square of its parameter. Feedback then has about the norm of the gradient, so learning rates and clipping
@@ -125,6 +125,15 @@ class Composite:
             if own or any(True for _ in module.parameters(recurse=False)):
                 found[path] = every[path]
         return found
+
+    def elsewhere(self, model: nn.Module) -> dict[str, Rule]:
+        """Return path -> the rule of a linear layer if another layer runs first; those matched by name are left out."""
+        if self.first is None:
+            return {}
+        other = self.replace(first=None, allow_unmatched=True)
+        named = {repr(glob) for glob in self.by_name}
+        found = other.assign(model)
+        return {path: found[path][0] for path in _linear_layers(model) if found[path][1] not in named}
 
     def _match(self, path: str, module: nn.Module, linear: list[str]) -> tuple[Rule, str] | None:
         for glob, rule in self.by_name.items():
