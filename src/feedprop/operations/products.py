@@ -73,6 +73,8 @@ def power(context: Context, function: Function, args: Arguments, kwargs: Keyword
         if function.__name__ in ("square", "sqrt", "rsqrt"):
             marks.mark_non_negative(output)
         return output
+    if isinstance(exponent, Tensor) and exponent.numel() == 1 and not exponent.requires_grad:
+        exponent = exponent.item()
     if isinstance(exponent, Tensor) and exponent.requires_grad:
         return elementwise_product(context, function, args, kwargs)
     if not isinstance(exponent, Tensor) and exponent <= 0:
@@ -158,6 +160,15 @@ def product_of_elements(context: Context, function: Function, args: Arguments, k
         return credit.scaled(output, 1 / (x.numel() if dim is None else x.shape[dim]))
     factors = torch.ones_like(x).cumsum(0 if dim is None else dim)
     return credit.scaled(output, 1 / factors)
+
+
+def interpolated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Treat lerp(a, b, w) as a sum; conserving and with a gate w, as a + w (b - a), sums and a product."""
+    a, b, gate = (*args, *(kwargs[name] for name in ("input", "end", "weight")[len(args) :]))
+    if not context.conserving or not is_activation(gate):
+        return summed(context, function, args, kwargs)
+    passing = context.decompose(lambda: a + gate * (b - a))
+    return function(*(x.detach() for x in (a, b, gate))) + (passing - passing.detach())
 
 
 def gated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

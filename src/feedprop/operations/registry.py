@@ -76,7 +76,7 @@ HANDLERS: dict[Function, Handler] = {}
 def register(torch_function: Function) -> Callable[[Handler], Handler]:
     """Say how credit passes `torch_function`, in every model and for the life of the process.
 
-    Call it, `register(torch.special.i0)(elementwise)`, or use it as a decorator of your own handler. The ready handlers:
+    Call it, `register(torch.special.i0)(elementwise)`, or decorate a handler of your own with it. The ready handlers:
     `ordinary` (the gradient is right: linear in each input, or selecting), `summed` (the same, and contributions are
     added up), `elementwise` (an activation) and `product` (inputs are multiplied).
 
@@ -191,7 +191,24 @@ def gradient_inside(context: Context, function: Function, args: Arguments, kwarg
 HANDLERS[torch.autograd.grad] = gradient_inside
 
 
-def sign_preserving(handler: Handler) -> Handler:
+def refused(reason: str) -> Handler:
+    """Return the handler of a function that cannot pass credit."""
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if not any(isinstance(value, Tensor) and value.requires_grad for value in flat((*args, *kwargs.values()))):
+            return function(*args, **kwargs)
+        raise FeedpropError(f"no credit passes {getattr(function, '__name__', function)}: {reason}")
+
+    return handle
+
+
+def based_on(handler: Handler, wrapped: Handler) -> Handler:
+    """Note which handler another one adds to: in-place spellings use that."""
+    wrapped.base = getattr(handler, "base", handler)  # type: ignore[attr-defined]
+    return wrapped
+
+
+def keeps_sign(handler: Handler) -> Handler:
     """Return a handler that also knows: from inputs of which none is negative comes no negative output."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -202,7 +219,7 @@ def sign_preserving(handler: Handler) -> Handler:
             marks.mark_non_negative(output)  # spares some rules half of their work
         return output
 
-    return handle
+    return based_on(handler, handle)
 
 
 def summed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, is_activation
+from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
 FARTHEST = 4  # sources that a result remembers, the nearest first
 Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
@@ -40,7 +40,7 @@ def tracked(handler: Handler, *, multiplies: bool) -> Handler:
             _remember(output, [(x, False) for x, _, _ in common])
         return output
 
-    return handle
+    return based_on(handler, handle)
 
 
 def self_gated(handler: Handler, *, divides: bool = False) -> Handler:

@@ -86,8 +86,8 @@ class Reward(nn.Module):
 
 def _warn_of_lost(lost: int, total: int) -> None:
     warnings.warn(
-        f"{lost} of {total} outputs are rewarded but exactly 0, and their rewards cannot enter: what they were computed "
-        f"from is 0 too, or is not known since they were summed, multiplied or computed outside of an attached model; "
+        f"{lost} of {total} outputs are rewarded but exactly 0, and their rewards cannot enter: what they were "
+        f"computed from is 0 too, or is not known since they were summed, multiplied or computed outside of an attached model; "
         f"reward the outputs as the attached model returns them",
         stacklevel=4,
     )

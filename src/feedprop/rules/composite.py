@@ -43,8 +43,8 @@ class Composite:
         relative_magnitude: scale the feedback of a weight by |w| / rms(w) instead of |w|, where rms(w) is the root mean
             square of its parameter. Feedback then has about the norm of the gradient, so learning rates and clipping
             thresholds carry over from backprop.
-        magnitude_floor: smallest magnitude used in the feedback of a weight, >= 0, in the unit of the weights (of rms(w)
-            with `relative_magnitude`). With 0, as published, parameters that are 0 never move.
+        magnitude_floor: smallest magnitude used in the feedback of a weight, >= 0, in the unit of the weights (or of
+            rms(w), with `relative_magnitude`). With 0, as published, parameters that are 0 never move.
         conserving: whether products, quotients and normalisations of activations conserve reward. False, for training,
             uses their ordinary backward; True, for explaining, shares the reward of a product equally among its factors
             and treats what a normalisation divides by as a constant (Achtibat et al. 2024, AttnLRP).
