@@ -23,7 +23,7 @@ from feedprop.credit.activations import (
     traced_secant,
 )
 from feedprop.credit.derivative import derivative
-from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs
+from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs, with_values
 from feedprop.credit.marks import is_weight
 from feedprop.credit.start import Starts, divided, enter, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
@@ -63,4 +63,5 @@ __all__ = [
     "undamped",
     "unit_inputs",
     "weighted",
+    "with_values",
 ]

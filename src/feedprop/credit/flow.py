@@ -41,6 +41,25 @@ def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: floa
     return _Substituted.apply(z, epsilon, factors, *parts)  # type: ignore[no-any-return]
 
 
+class _WithValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, passing: Tensor) -> Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[None, Tensor]:
+        return None, credit
+
+
+def with_values(values: Tensor, passing: Tensor) -> Tensor:
+    """Return `values`, a function's own; credit goes the way of `passing`, the same computed in parts."""
+    if not passing.requires_grad:
+        return values
+    if transformed():
+        return rerouted(values, (passing, 1.0))
+    return _WithValues.apply(values.detach(), passing)  # type: ignore[no-any-return]
+
+
 class _UnitInputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ class Audit:
             return hasattr(node, "variable") or node._sequence_nr() in spans
         function = vars(function).get("stands_for", function)
         handler = HANDLERS.get(function)
-        if function.__module__.partition(".")[0] in _OURS or (handler is not None and handler is not elementwise):
+        ours = function.__module__.partition(".")[0] in _OURS
+        if ours or (handler is not None and (handler is not elementwise or hasattr(node, "feedprop"))):
             return True
         name = f"{function.__module__}.{function.__qualname__}"
         if handler is not None:

@@ -94,14 +94,14 @@ class Propagation(TorchFunctionMode):
             function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
+            if function is Tensor.requires_grad_ and not torch.compiler.is_compiling():
+                self.leaves.append(args[0])
             return function(*args, **kwargs)
         if not torch.is_grad_enabled():
             _refuse_reentrant_checkpoint()
             return function(*args, **kwargs)
         if torch.compiler.is_compiling():
             return self._handle(handler, function, args, kwargs)
-        if function is Tensor.requires_grad_:
-            self.leaves.append(args[0])
         begin = sequence_number()
         output = self._handle(handler, function, args, kwargs)
         self.spans.add(begin, sequence_number())

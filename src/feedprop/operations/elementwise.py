@@ -61,8 +61,14 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
         if limits and not further:
             marks.mark_elementwise(phi)
         if credit.is_weight(z):
-            return _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
-        return _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
+            output = _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
+            if function in PIECEWISE_CONSTANT:
+                self_gated.selects(output, self_gated.sources_of(z))
+            return output
+        output = _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
+        if function in PIECEWISE_CONSTANT:
+            self_gated.selects(output, self_gated.sources_of(z))
+        return output
 
     return handle
 
@@ -139,10 +145,11 @@ def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tens
         return torch.where(compare(values, 0), yes, no).to(value.dtype)
 
     if credit.is_weight(z):
-        return _of_weight(context, phi, z, constant_in_pieces=True)
-    rising = compare in (operator.gt, operator.ge)
-    output = context.activation(phi, z, at_zero=(no, yes) if rising else (yes, no))
-    output = _answered(context, output, z, non_negative=min(yes, no) >= 0)
+        output = _of_weight(context, phi, z, constant_in_pieces=True)
+    else:
+        rising = compare in (operator.gt, operator.ge)
+        output = context.activation(phi, z, at_zero=(no, yes) if rising else (yes, no))
+        output = _answered(context, output, z, non_negative=min(yes, no) >= 0)
     self_gated.selects(output, sources)
     return output
 

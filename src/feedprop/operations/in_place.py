@@ -28,6 +28,8 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
     """Treat the in-place spelling of a function as `handler` treats the other one; the target keeps its identity."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if not args:
+            args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
         target = args[0]
         weight = marks.get(target, marks.WEIGHT)
         if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little

@@ -26,6 +26,7 @@ from feedprop.operations.registry import (
     ordinary,
     shared,
     summed,
+    without_gradient,
 )
 
 
@@ -129,6 +130,8 @@ def matrix_product(context: Context, function: Function, args: Arguments, kwargs
     if len(tensors) != 2 or len(weights) != 1 or not any(value.requires_grad for value in tensors):
         return product(context, function, args, kwargs)
     (weight,) = weights
+    if not weight.requires_grad and (weight.is_complex() or weight.layout is not torch.strided):
+        return product(context, function, args, kwargs)  # a constant that no rule can modify
     inputs = tensors[0] if tensors[1] is weight else tensors[1]
 
     def operation(by_inputs: Tensor, by_weight: Tensor, _: None) -> Any:
@@ -168,7 +171,7 @@ def interpolated(context: Context, function: Function, args: Arguments, kwargs: 
     if not context.conserving or not is_activation(gate):
         return summed(context, function, args, kwargs)
     passing = context.decompose(lambda: a + gate * (b - a))
-    return function(*(x.detach() for x in (a, b, gate))) + (passing - passing.detach())
+    return credit.with_values(function(a.detach(), b.detach(), gate.detach()), passing)
 
 
 def gated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -179,20 +182,24 @@ def gated(context: Context, function: Function, args: Arguments, kwargs: Keyword
         return ordinary(context, function, args, kwargs)
     value, gate = x.chunk(2, dim)
     opened = context.activation(torch.sigmoid, gate, at_zero=(0.5, 0.5))
-    return elementwise_product(context, torch.mul, (value, opened), {})
+    passing = elementwise_product(context, torch.mul, (value, opened), {})
+    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
 
 
 def summed_with_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Treat addcmul(x, a, b, value=v) = x + v a b as a product and a sum."""
     x, a, b = _three(args, kwargs)
     part = elementwise_product(context, torch.mul, (a, b), {})
-    return summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+    passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
 
 
 def summed_with_quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Treat addcdiv(x, a, b, value=v) = x + v a / b as a quotient and a sum."""
     x, a, b = _three(args, kwargs)
-    return summed(context, torch.add, (x, quotient(context, torch.div, (a, b), {})), {"alpha": kwargs.get("value", 1)})
+    part = quotient(context, torch.div, (a, b), {})
+    passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
 
 
 def _three(args: Arguments, kwargs: Keywords) -> list[Any]:

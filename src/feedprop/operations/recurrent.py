@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, flat
+from feedprop import credit
+from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, flat, without_gradient
 
 State = tuple[Tensor, ...]  # h, and c of an LSTM
 Weights = Sequence[Tensor]  # w_ih, w_hh, then b_ih, b_hh if there are any, then w_hr if h is projected
@@ -155,13 +156,24 @@ def _single(name: str) -> Function:
 
 
 def in_steps(parts: Function) -> Handler:
-    """Return the handler that runs `parts` in the place of a fused kernel, wherever something carries credit."""
+    """Return the handler that sends credit through `parts`, step by step, wherever something carries credit.
+
+    The values are those of the fused kernel. With dropout between layers, both draw the same random numbers.
+    """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         values = flat([*args, *kwargs.values()])
         if not any(isinstance(value, Tensor) and value.requires_grad for value in values):
             return function(*args, **kwargs)
-        return context.decompose(parts, *args, **kwargs)
+        if torch.compiler.is_compiling() or credit.transformed():
+            return context.decompose(parts, *args, **kwargs)
+        draws = any(isinstance(value, float) and value > 0 for value in args)  # dropout
+        with torch.random.fork_rng(enabled=draws):
+            fused = function(*without_gradient(args), **without_gradient(kwargs))
+        passing = context.decompose(parts, *args, **kwargs)
+        if isinstance(fused, Tensor):
+            return credit.with_values(fused, passing)
+        return tuple(credit.with_values(*both) for both in zip(fused, passing, strict=True))
 
     return handle
 

@@ -258,6 +258,15 @@ def flat(values: Any) -> Iterator[Any]:
             yield value
 
 
+def without_gradient(values: Any) -> Any:
+    """Return arguments (a tuple or dictionary of them) with every tensor detached."""
+    if isinstance(values, dict):
+        return {name: without_gradient(value) for name, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)([without_gradient(value) for value in values])
+    return values.detach() if isinstance(values, Tensor) else values
+
+
 def is_activation(value: Any) -> bool:
     """Whether an argument is an activation that takes a reward."""
     return isinstance(value, Tensor) and value.requires_grad and not credit.is_weight(value)

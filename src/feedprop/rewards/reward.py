@@ -87,8 +87,8 @@ class Reward(nn.Module):
 def _warn_of_lost(lost: int, total: int) -> None:
     warnings.warn(
         f"{lost} of {total} outputs are rewarded but exactly 0, and their rewards cannot enter: what they were "
-        f"computed from is 0 too, or is not known since they were summed, multiplied or computed outside of an attached model; "
-        f"reward the outputs as the attached model returns them",
+        f"computed from is 0 too, or is not known since they were summed, multiplied or computed outside of an "
+        f"attached model; reward the outputs as the attached model returns them",
         stacklevel=4,
     )
 
