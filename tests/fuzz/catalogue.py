@@ -756,7 +756,7 @@ GROUPS: dict[str, list[Template]] = {
 
 NO_HANDLER = """
     affine_grid angle atan2 arctan2 binary_cross_entropy cartesian_prod cdist cholesky combinations conj
-    conj_physical constant_pad_nd conv_tbc copysign corrcoef cosine_embedding_loss cov cross ctc_loss
+    conj_physical constant_pad_nd conv_tbc copysign rad2deg corrcoef cosine_embedding_loss cov cross ctc_loss
     cumulative_trapezoid deg2rad det diagonal_scatter diff digamma dist eigvalsh entr erfcx erfinv float_power fmod
     gaussian_nll_loss hinge_embedding_loss hypot i0e i1 i1e imag index_reduce inv inverse stft istft kl_div kron
     ldexp lgamma log_ndtr logaddexp logaddexp2 logdet lstsq margin_ranking_loss matrix_power multi_margin_loss
@@ -805,6 +805,7 @@ def pending(template: Template) -> str:
 
 
 @cache
-def templates() -> list[Template]:
-    """Every template that is expected to hold, simple ones first."""
-    return [template for group in GROUPS.values() for template in group if not pending(template)]
+def groups() -> list[list[Template]]:
+    """The templates that are expected to hold, simple ones first."""
+    kept = ([template for template in group if not pending(template)] for group in GROUPS.values())
+    return [group for group in kept if group]

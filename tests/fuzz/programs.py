@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,11 +123,10 @@ class Builder:
 
     Args:
         choose: decides; called with the number of possibilities.
-        templates: to choose lines from.
     """
 
-    def __init__(self, choose: Choose, templates: list[Template]) -> None:
-        self.choose, self.templates = choose, templates
+    def __init__(self, choose: Choose) -> None:
+        self.choose = choose
         self.setup: list[str] = []
         self.lines: list[str] = []
         self.used: list[str] = []
@@ -441,12 +440,13 @@ def _tame(value: Tensor) -> bool:
     )
 
 
-def build(choose: Choose, templates: list[Template], *, most: int = 6) -> Program:
-    """Write a program of at most so many lines, not counting those that change a shape."""
+def build(choose: Choose, groups: Sequence[Sequence[Template]], *, most: int = 6) -> Program:
+    """Write a program of at most so many lines, not counting those that change a shape; groups are equally likely."""
     with plain_torch():
-        builder = Builder(choose, templates)
+        builder = Builder(choose)
         for _ in range(1 + choose(most)):
-            builder.add(templates[choose(len(templates))])
+            group = groups[choose(len(groups))]
+            builder.add(group[choose(len(group))])
         return builder.finish()
 
 
@@ -454,7 +454,7 @@ def single(template: Template, choose: Choose) -> Iterator[Program]:
     """Yield programs of one line by a template: of the input, of an activation, of a parameter."""
     with plain_torch():
         for start in ("{a}.clone()", "{a} * {p:(4,)}", "F.linear({a}, {p:(4, 4)}, {p:(4,)})", "{p:s}.clone()"):
-            builder = Builder(choose, [template])
+            builder = Builder(choose)
             builder.add(Template(start))
             if builder.add(template):
                 yield builder.finish()
