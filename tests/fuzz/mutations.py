@@ -75,12 +75,6 @@ MUTATIONS = [
         "",
     ),
     Mutation(
-        "a written activation still counts as an output of its function",
-        "interception/mode.py",
-        "if version == _version(output) and credit",
-        "if credit",
-    ),
-    Mutation(
         "a written factor still gates itself",
         "operations/self_gated.py",
         "and tensor._version == version",

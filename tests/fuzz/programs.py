@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fuzz.catalogue import PENDING, Template
+from fuzz.catalogue import PENDING, Template, chains
 
 Choose = Callable[[int], int]  # returns a number from 0 to n - 1; hypothesis shrinks it towards 0
 
@@ -260,12 +260,12 @@ class Builder:
             return chosen.reference, chosen.from_input
         return (self.buffer(shape), False) if kind == 2 else (self.parameter(shape), False)
 
-    def add(self, template: Template) -> bool:
-        """Add a line by this template, if plain torch runs it; returns whether it did."""
+    def add(self, template: Template, given: str | None = None) -> bool:
+        """Add a line by this template, if plain torch runs it; returns whether it did. `given` is its {a}."""
         before = len(self.setup), len(self.lines), len(self.known), set(self.read), dict(self.shapes), self.seed
         written = False
         try:
-            line, name, from_input = self._line(template)
+            line, name, from_input = self._line(template, given)
             written = template.writes or "_(" in template.source or "inplace" in template.source
             exec(line, self.scope)
             self.lines.append(line)
@@ -291,8 +291,19 @@ class Builder:
             self.latent = True
         return True
 
-    def _line(self, template: Template) -> tuple[str, str | None, bool]:
-        main, from_input = self.operand(template)
+    def add_chain(self, chain: Sequence[str]) -> None:
+        """Add lines of which each takes the result of the one before as {a}; {r0}, {r1}, ... are earlier results."""
+        made: list[str] = []
+        for source in chain:
+            for index, name in enumerate(made):
+                source = source.replace(f"{{r{index}}}", name)
+            if not self.add(Template(source), made[-1] if made else None):
+                return
+            made.append(f"h{len(self.lines) - 1}")
+            self.read.update(made[:-1])
+
+    def _line(self, template: Template, given: str | None = None) -> tuple[str, str | None, bool]:
+        main, from_input = (given, True) if given is not None else self.operand(template)
         shape = tuple(self.value(main).shape)
         chosen: dict[str, str] = {"a": main}
         memory = _memory(self.value(main))
@@ -444,7 +455,11 @@ def build(choose: Choose, groups: Sequence[Sequence[Template]], *, most: int = 6
     """Write a program of at most so many lines, not counting those that change a shape; groups are equally likely."""
     with plain_torch():
         builder = Builder(choose)
+        kept = chains()
         for _ in range(1 + choose(most)):
+            if kept and choose(8) == 7:
+                builder.add_chain(kept[choose(len(kept))])
+                continue
             group = groups[choose(len(groups))]
             builder.add(group[choose(len(group))])
         return builder.finish()
