@@ -754,9 +754,24 @@ GROUPS: dict[str, list[Template]] = {
     "complex": COMPLEX, "modules": MODULES,
 }  # fmt: skip
 
+_LAYER = "F.linear({a}, {p:(4, s[-1])}, {p:(4,)})"
+CHAINS: list[tuple[str, ...]] = [  # what is remembered of a value, and a write that makes it untrue
+    (_LAYER, "{a}.relu()", "torch.cat([{a}])", "{a}.sub_(0.7)", "F.linear({a}, {p:(2, 4)})"),
+    (_LAYER, "torch.relu({a})", "{a}.clone()", "{a}.neg_()", "{a} @ {p:(4, 2)}"),
+    (_LAYER, "{a}.clamp(min=0.0)", "{a}.mul_(2.0)"),
+    (_LAYER, "F.relu({a})", "{a}.mean(0, keepdim=True)", "{a}.sub_({p:(4,)})", "F.linear({a}, {p:(2, 4)})"),
+    (_LAYER, "{r0} + 1.0", "{r0}.mul_(2.0)", "{r0} * {r1}"),
+    (_LAYER, "{r0} * 2 + 0.5", "{r0}.add_(1.0)", "{r1} * {r0}"),
+    (_LAYER, "({a} > 0.1)", "{r1}.logical_not_()", "{r1}.double()"),
+    (_LAYER, "({a} > 0.1)", "{r0}.neg_()", "{r1}.double()"),
+    (_LAYER, "torch.relu_({a})", "{a} + {r0}"),
+    ("{p:(3, 4)} * 2", "{a}.clamp_(max=0.5)", "F.linear(torch.ones(2, 4), {a})"),
+    ("{p:(3, 4)} + 0.1", "{a}.add_({k:(3, 4)})", "{a}.tanh()"),
+]
+
 NO_HANDLER = """
     affine_grid angle atan2 arctan2 binary_cross_entropy cartesian_prod cdist cholesky combinations conj
-    conj_physical constant_pad_nd conv_tbc copysign corrcoef cosine_embedding_loss cov cross ctc_loss
+    conj_physical constant_pad_nd conv_tbc copysign rad2deg corrcoef cosine_embedding_loss cov cross ctc_loss
     cumulative_trapezoid deg2rad det diagonal_scatter diff digamma dist eigvalsh entr erfcx erfinv float_power fmod
     gaussian_nll_loss hinge_embedding_loss hypot i0e i1 i1e imag index_reduce inv inverse stft istft kl_div kron
     ldexp lgamma log_ndtr logaddexp logaddexp2 logdet lstsq margin_ranking_loss matrix_power multi_margin_loss
@@ -792,6 +807,8 @@ PENDING: dict[str, str] = {
     r"^returned$": "a parameter that forward returns as it is gets its plain gradient",
     r"^moved$": "an activation that is handed on as a clone or a slice loses what was known of it",
     r"^out_of_place$": "in place, weights and constants pass credit as activations do",
+    r"> 0\.1\).*logical_not_|> 0\.1\).*neg_": "values: a mask is written to before it becomes a number",
+    r"\{p:\(3, 4\)\} [*+].*_\(": "weights that are written to in place pass credit as activations do",
     r"^steps$": "input + parameter counts as a weight, whose steps pass feedback",
 }
 
@@ -805,6 +822,13 @@ def pending(template: Template) -> str:
 
 
 @cache
-def templates() -> list[Template]:
-    """Every template that is expected to hold, simple ones first."""
-    return [template for group in GROUPS.values() for template in group if not pending(template)]
+def groups() -> list[list[Template]]:
+    """The templates that are expected to hold, simple ones first."""
+    kept = ([template for template in group if not pending(template)] for group in GROUPS.values())
+    return [group for group in kept if group]
+
+
+@cache
+def chains() -> list[tuple[str, ...]]:
+    """The chains that are expected to hold."""
+    return [chain for chain in CHAINS if not pending(Template(" ; ".join(chain)))]

@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -41,17 +42,21 @@ def failures(seed: int, *, count: int = ROUND) -> tuple[int, list[ViolationError
 
     try:
         run()
-    except* ViolationError as group:
+    except ViolationError as violation:
+        return ran, [violation]
+    except BaseExceptionGroup as group:
         return ran, list(_violations(group))
     return ran, []
 
 
-def _violations(group: BaseExceptionGroup[ViolationError]):
+def _violations(group: BaseExceptionGroup) -> Iterator[ViolationError]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _violations(error)
-        else:
+        elif isinstance(error, ViolationError):
             yield error
+        else:
+            raise error
 
 
 def main(path: Path) -> int:

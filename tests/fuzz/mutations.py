@@ -20,23 +20,28 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = 8000  # at most, for each mutation
 
 RUN = """
-import sys
 import random
+import sys
 import torch
-from fuzz.catalogue import templates
+from fuzz import catalogue
 from fuzz.differential import ViolationError, check
 from fuzz.programs import build
 torch.set_num_threads(1)
-for number in range(int(sys.argv[1])):
-    generator = random.Random(number)
-    program = build(generator.randrange, templates())
+for pending in ("^saved$", "^moved$", "^out_of_place$"):  # known to fail now and then: so does the plain source
+    catalogue.PENDING.pop(pending, None)
+stop, known = sys.argv[1] == "stop", set(map(int, sys.argv[3:]))
+failed = []
+for number in range(int(sys.argv[2])):
+    program = build(random.Random(number).randrange, catalogue.groups())
     try:
         check(program)
     except ViolationError as violation:
-        print(f"caught after {number + 1} programs: {violation.kind}, {'; '.join(program.lines)}")
-        break
+        failed.append(number)
+        if stop and number not in known:
+            print(f"caught after {number + 1} programs: {violation.kind}, {'; '.join(program.lines)}")
+            break
 else:
-    print("NOT CAUGHT")
+    print("NOT CAUGHT" if stop else " ".join(map(str, failed)))
 """
 
 
@@ -67,6 +72,12 @@ MUTATIONS = [
         "a mark outlives a write",
         "credit/writes.py",
         "and x._non_negative == x._version",
+        "",
+    ),
+    Mutation(
+        "a written factor still gates itself",
+        "operations/self_gated.py",
+        "and tensor._version == version",
         "",
     ),
     Mutation(
@@ -139,8 +150,17 @@ MUTATIONS = [
 ]
 
 
-def caught(mutation: Mutation) -> str:
-    """Return what the fuzz says of a mutated copy of the source."""
+def _run(source: Path, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": f"{source}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RUN, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"ERROR: {done.stderr.strip().splitlines()[-1]}"
+    return done.stdout.strip()
+
+
+def caught(mutation: Mutation, known: list[str]) -> str:
+    """Return what the fuzz says of a mutated copy of the source; `known` fail without the mutation, too."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "src" / "feedprop", Path(folder) / "feedprop")
         file = Path(folder) / "feedprop" / mutation.file
@@ -148,19 +168,18 @@ def caught(mutation: Mutation) -> str:
         if mutation.old not in text:
             return f"ABSENT: {mutation.file} does not contain {mutation.old!r}"
         file.write_text(text.replace(mutation.old, mutation.new, 1))
-        environment = os.environ | {"PYTHONPATH": f"{folder}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", RUN, str(PROGRAMS)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    return (done.stdout or done.stderr).strip().splitlines()[-1]
+        return _run(Path(folder), "stop", str(PROGRAMS), *known)
 
 
 def main(names: list[str]) -> int:
     """Try the mutations of these names, or all; returns how many were not caught."""
+    known = _run(ROOT / "src", "all", str(PROGRAMS)).split()
+    print(f"without a mutation: {len(known)} of {PROGRAMS} programs fail", flush=True)
     missed = 0
     for mutation in MUTATIONS:
         if names and mutation.name not in names:
             continue
-        answer = caught(mutation)
+        answer = caught(mutation, known)
         missed += not answer.startswith("caught")
         print(f"{mutation.name}: {answer}", flush=True)
     return missed

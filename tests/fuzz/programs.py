@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fuzz.catalogue import PENDING, Template
+from fuzz.catalogue import PENDING, Template, chains
 
 Choose = Callable[[int], int]  # returns a number from 0 to n - 1; hypothesis shrinks it towards 0
 
@@ -123,11 +123,10 @@ class Builder:
 
     Args:
         choose: decides; called with the number of possibilities.
-        templates: to choose lines from.
     """
 
-    def __init__(self, choose: Choose, templates: list[Template]) -> None:
-        self.choose, self.templates = choose, templates
+    def __init__(self, choose: Choose) -> None:
+        self.choose = choose
         self.setup: list[str] = []
         self.lines: list[str] = []
         self.used: list[str] = []
@@ -261,12 +260,12 @@ class Builder:
             return chosen.reference, chosen.from_input
         return (self.buffer(shape), False) if kind == 2 else (self.parameter(shape), False)
 
-    def add(self, template: Template) -> bool:
-        """Add a line by this template, if plain torch runs it; returns whether it did."""
+    def add(self, template: Template, given: str | None = None) -> bool:
+        """Add a line by this template, if plain torch runs it; returns whether it did. `given` is its {a}."""
         before = len(self.setup), len(self.lines), len(self.known), set(self.read), dict(self.shapes), self.seed
         written = False
         try:
-            line, name, from_input = self._line(template)
+            line, name, from_input = self._line(template, given)
             written = template.writes or "_(" in template.source or "inplace" in template.source
             exec(line, self.scope)
             self.lines.append(line)
@@ -292,8 +291,19 @@ class Builder:
             self.latent = True
         return True
 
-    def _line(self, template: Template) -> tuple[str, str | None, bool]:
-        main, from_input = self.operand(template)
+    def add_chain(self, chain: Sequence[str]) -> None:
+        """Add lines of which each takes the result of the one before as {a}; {r0}, {r1}, ... are earlier results."""
+        made: list[str] = []
+        for source in chain:
+            for index, name in enumerate(made):
+                source = source.replace(f"{{r{index}}}", name)
+            if not self.add(Template(source), made[-1] if made else None):
+                return
+            made.append(f"h{len(self.lines) - 1}")
+            self.read.update(made[:-1])
+
+    def _line(self, template: Template, given: str | None = None) -> tuple[str, str | None, bool]:
+        main, from_input = (given, True) if given is not None else self.operand(template)
         shape = tuple(self.value(main).shape)
         chosen: dict[str, str] = {"a": main}
         memory = _memory(self.value(main))
@@ -441,12 +451,17 @@ def _tame(value: Tensor) -> bool:
     )
 
 
-def build(choose: Choose, templates: list[Template], *, most: int = 6) -> Program:
-    """Write a program of at most so many lines, not counting those that change a shape."""
+def build(choose: Choose, groups: Sequence[Sequence[Template]], *, most: int = 6) -> Program:
+    """Write a program of at most so many lines, not counting those that change a shape; groups are equally likely."""
     with plain_torch():
-        builder = Builder(choose, templates)
+        builder = Builder(choose)
+        kept = chains()
         for _ in range(1 + choose(most)):
-            builder.add(templates[choose(len(templates))])
+            if kept and choose(8) == 7:
+                builder.add_chain(kept[choose(len(kept))])
+                continue
+            group = groups[choose(len(groups))]
+            builder.add(group[choose(len(group))])
         return builder.finish()
 
 
@@ -454,7 +469,7 @@ def single(template: Template, choose: Choose) -> Iterator[Program]:
     """Yield programs of one line by a template: of the input, of an activation, of a parameter."""
     with plain_torch():
         for start in ("{a}.clone()", "{a} * {p:(4,)}", "F.linear({a}, {p:(4, 4)}, {p:(4,)})", "{p:s}.clone()"):
-            builder = Builder(choose, [template])
+            builder = Builder(choose)
             builder.add(Template(start))
             if builder.add(template):
                 yield builder.finish()

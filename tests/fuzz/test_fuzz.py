@@ -25,7 +25,7 @@ PARTS = 4  # of 500 programs each, so that a failure names its part
 
 @st.composite
 def programs(draw: st.DrawFn, part: int = 0) -> Program:
-    return build(lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0, catalogue.templates())
+    return build(lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0, catalogue.groups())
 
 
 @pytest.mark.parametrize("part", range(PARTS))
