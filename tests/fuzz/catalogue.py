@@ -786,30 +786,7 @@ NOT_CALLED = """
 """  # operators and upsampling arrive by other names; other devices, coarse numbers; the rest has tests of its own
 PENDING: dict[str, str] = {
     r"add(b|m|bm)m_|addmv_|addr_": "values: in place, computed out of place",
-    r"cosine_similarity": "values: doubled for parameters and constants when conserving; x1= and x2= crash",
-    r"^complex$": "epsilon above 0 crashes at complex sums",
-    rf"\b({'|'.join(NO_HANDLER.split())})_?\b": "no handler",
-    r"torch\.sparse|to_sparse|orthogonal": "no handler",
-    r" % ": "no handler",
-    r"_\(input=": "an in-place function called with input= crashes: its handler reads args[0]",
-    r"\b(log|log2|log10|log1p|a?r?c?(sin|cos|tanh|cosh)|asin|acos|atanh|acosh|logit)_?\(": "arithmetic by secants",
-    r"cl(amp|ip)\w*\(.*\{b\}": "bounds of clamp take no credit",
-    r"addc(mul|div)": "values: recomputed by parts",
-    r"nn\.(GRU|LSTM|RNN)": "values: recomputed by parts",
-    r"max_norm": "Embedding(max_norm) crashes",
-    r"torch\.where\(\{a\} > 0, 1, 0\)": "values: integers become floating",
-    r"complex\(.*(abs|tanh)\(": "slopes of complex activations are not conjugated",
-    r"lp_pool": "sign of a function of weights times its size",
-    r"\{m\}\.double": "a comparison of parameters that becomes a number",
-    r"requires_grad_": "handled as an in-place operation: leaves become activations, gradients are lost",
-    r"^left$": "marks on parameters and buffers that were written to are left behind by detach",
     r"^saved$": "a pre-activation that is written to after its activation was computed crashes in backward",
-    r"^returned$": "a parameter that forward returns as it is gets its plain gradient",
-    r"^moved$": "an activation that is handed on as a clone or a slice loses what was known of it",
-    r"^out_of_place$": "in place, weights and constants pass credit as activations do",
-    r"> 0\.1\).*logical_not_|> 0\.1\).*neg_": "values: a mask is written to before it becomes a number",
-    r"\{p:\(3, 4\)\} [*+].*_\(": "weights that are written to in place pass credit as activations do",
-    r"^steps$": "input + parameter counts as a weight, whose steps pass feedback",
 }
 
 

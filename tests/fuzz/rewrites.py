@@ -51,7 +51,7 @@ def out_of_place(program: Program) -> Program | None:
     scope = program.scope()
     lines = []
     for line in program.lines:
-        rewritten = _rewritten(line)
+        rewritten = None if "requires_grad_" in line else _rewritten(line)
         if WRITES.search(line) and rewritten is None:
             return None
         if rewritten is not None:

@@ -19,7 +19,7 @@ class _Damped(torch.autograd.Function):
         ctx.save_for_backward(z)
         ctx.damping = ctx.rectified = None
         if torch.compiler.is_compiling():
-            return z.clone()  # compiled, what is saved has to be out of reach of what follows
+            return z.clone()  # under torch.compile, what is saved must be out of reach of later writes
         return z.detach()  # the same memory, yet no view: what follows may write in place (see `prepare_write`)
 
     @staticmethod

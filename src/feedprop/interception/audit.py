@@ -22,6 +22,7 @@ from feedprop.operations.registry import HANDLERS
 
 _OURS = ("feedprop", "torch")  # torch's own are part of how it runs a model: checkpoints, DDP, FSDP, compiled regions
 _COMPILED = "torch._functorch"  # where the functions of compiled regions are made, into which the rules were traced
+_OF_VIEWS = ("AsStridedBackward0", "CopySlices")  # made by autograd itself for views of what was written to
 _MOST = 100_000  # objects looked at in search of tensors
 
 
@@ -145,7 +146,8 @@ class Audit:
         """Whether a rule saw how a node was made; raise if it is an autograd function that nobody registered."""
         function = getattr(node, "_forward_cls", None)
         if function is None:
-            return hasattr(node, "variable") or node._sequence_nr() in spans
+            name = type(node).__name__
+            return hasattr(node, "variable") or node._sequence_nr() in spans or name in _OF_VIEWS
         function = vars(function).get("stands_for", function)
         handler = HANDLERS.get(function)
         ours = function.__module__.partition(".")[0] in _OURS

@@ -21,6 +21,8 @@ from feedprop.interception.location import remedy, running_module, spelling
 from feedprop.operations.registry import HANDLERS, Arguments, Function, Handler, Keywords, neutral, ordinary
 from feedprop.rules import Composite, Rule
 
+_LEAF_MAKERS = (Tensor.requires_grad_, Tensor.requires_grad.__set__)  # type: ignore[attr-defined]  # a descriptor
+
 
 class Scopes:
     """The rules of the modules that run in one pass, the innermost last, and the linear layer that ran first."""
@@ -94,7 +96,7 @@ class Propagation(TorchFunctionMode):
             function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
-            if function is Tensor.requires_grad_ and not torch.compiler.is_compiling():
+            if function in _LEAF_MAKERS and not torch.compiler.is_compiling():
                 self.leaves.append(args[0])
             return function(*args, **kwargs)
         if not torch.is_grad_enabled():

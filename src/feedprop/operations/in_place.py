@@ -1,4 +1,4 @@
-"""Treatments of the in-place spellings of functions: the same credit, and the target keeps its identity."""
+"""Handlers of in-place spellings: the same credit, and the target keeps its identity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from feedprop.operations.registry import (
 
 
 def in_place(handler: Handler, out_of_place: Function) -> Handler:
-    """Treat the in-place spelling of a function as `handler` treats the other one; the target keeps its identity."""
+    """Return the handler of the in-place spelling of a function, from that of the other one."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         if not args:
@@ -81,7 +81,7 @@ def _relu_in_place(context: Context, target: Tensor) -> Tensor:
 
 
 def optionally_in_place(handler: Handler, position: int, *, written: Handler) -> Handler:
-    """Treat a function that has an argument `inplace`, at `position`, both ways: by `written` where it is True."""
+    """Return the handler of a function with an argument `inplace` at `position`; `written` handles inplace=True."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         asked = kwargs.get("inplace", args[position] if len(args) > position else False)

@@ -31,7 +31,7 @@ Flow = Callable[..., Tensor]  # of the input and the named arguments: the normal
 
 
 def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat a normalisation or a lookup like `summed`; its output is an activation even if no input carries credit."""
+    """Pass credit as `summed` does; the output is an activation even if no input is one."""
     _, args, kwargs = operands_of(context, args, kwargs)
     return damped(context, function(*args, **kwargs))
 
@@ -128,7 +128,7 @@ def lookup(context: Context, function: Function, args: Arguments, kwargs: Keywor
 
 
 def unit_length(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat normalize(x) = x / |x|."""
+    """Pass normalize(x) = x / |x|."""
     named = dict(zip(("input", "p", "dim", "eps"), args, strict=False)) | kwargs
     x = named["input"]
     if not context.conserving or not is_activation(x):
@@ -138,7 +138,7 @@ def unit_length(context: Context, function: Function, args: Arguments, kwargs: K
 
 
 def cosine_similarity(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat cosine_similarity(a, b) = a b / (|a| |b|)."""
+    """Pass cosine_similarity(a, b) = a b / (|a| |b|)."""
     if not context.conserving:
         return product(context, function, args, kwargs)
     named = {"dim": 1, "eps": 1e-8} | dict(zip(("x1", "x2", "dim", "eps"), args, strict=False)) | kwargs
@@ -149,7 +149,7 @@ def cosine_similarity(context: Context, function: Function, args: Arguments, kwa
 
 
 def rescaled(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat a function that multiplies each x by a factor that depends on its neighbours, the factor as a constant."""
+    """Pass a function that multiplies each x by a factor of its neighbours; conserving, the factor is a constant."""
     x = args[0] if args else kwargs["input"]
     if not context.conserving or not is_activation(x):
         return layer(context, function, args, kwargs)

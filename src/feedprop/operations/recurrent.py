@@ -1,8 +1,8 @@
 """Recurrent layers, step by step: the fused kernels of LSTM, GRU and RNN have a backward that carries no credit.
 
 Each step is written in torch functions that have handlers of their own. A gate's pre-activation W x + U h + b is one
-linear operation on (x, h), to which the rule in force applies; gates multiply, sigmoid and tanh pass by their secants.
-Numbers are those of the fused kernels, which also run where no gradients are wanted.
+linear operation on (x, h), to which the active rule applies; gates multiply, sigmoid and tanh pass by their secants.
+Values are those of the fused kernels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from feedprop import credit
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, flat, without_gradient
+from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, flat
 
 State = tuple[Tensor, ...]  # h, and c of an LSTM
 Weights = Sequence[Tensor]  # w_ih, w_hh, then b_ih, b_hh if there are any, then w_hr if h is projected
@@ -169,7 +169,7 @@ def in_steps(parts: Function) -> Handler:
             return context.decompose(parts, *args, **kwargs)
         draws = any(isinstance(value, float) and value > 0 for value in args)  # dropout
         with torch.random.fork_rng(enabled=draws):
-            fused = function(*without_gradient(args), **without_gradient(kwargs))
+            fused = function(*args, **kwargs)  # with its graph, since torch picks the kernel by it
         passing = context.decompose(parts, *args, **kwargs)
         if isinstance(fused, Tensor):
             return credit.with_values(fused, passing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.operations import autograd_function
 from feedprop.operations.autograd_function import is_autograd_function
-
-if TYPE_CHECKING:  # rules are made of handlers
-    from feedprop.rules.activation import ActivationRule
 
 Function = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -39,6 +36,15 @@ class LinearRule(Protocol):
         self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
     ) -> Tensor:
         """Return operation(inputs, weight, bias) with the rule's backward pass."""
+
+
+class ActivationRule(Protocol):
+    """How activations pass credit, as the handlers see it; `feedprop.rules.ActivationRule` says more."""
+
+    by_values: bool
+
+    def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: Limits | None) -> Tensor:
+        """Return activation(z) with the rule's backward pass."""
 
 
 class Context(Protocol):

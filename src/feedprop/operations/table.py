@@ -122,13 +122,13 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (normalisation.rescaled, "local_response_norm"),
     # --- layers and products
     (products.linear, """
-        linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution conv_tbc
+        linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
     """),
     (products.added_product, "addmm addmv addbmm baddbmm addr"),
     (products.matrix_product, """
         matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot kron _grouped_mm
     """),
-    (products.product, "bilinear multi_dot"),
+    (products.product, "bilinear multi_dot conv_tbc"),
     (self_gated(products.elementwise_product), "mul multiply __mul__ __rmul__ __imul__"),
     (self_gated(products.quotient, divides=True), """
         div divide true_divide __truediv__ __div__ __itruediv__ __idiv__

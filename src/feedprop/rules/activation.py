@@ -13,7 +13,7 @@ from feedprop.rules.settings import Settings
 class ActivationRule(Settings):
     """What `attach(model, activation=...)` takes: returns phi(z) with the backward pass that credit is to have."""
 
-    by_values = False
+    by_values: bool = False
     """Whether z and phi(z) suffice: then x * sigmoid(x), written out, counts as one activation."""
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:

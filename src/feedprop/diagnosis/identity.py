@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from feedprop import rules
-from feedprop.check.facts import TOLERANCE
-from feedprop.check.trial import Change, Run, Trial
+from feedprop.diagnosis.facts import TOLERANCE
+from feedprop.diagnosis.trial import Change, Run, Trial
 from feedprop.interception.audit import nodes_behind
 
 STEP = 1e-6  # of central differences in float64: exact to about 1e-9 where an activation is smooth

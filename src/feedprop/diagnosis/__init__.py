@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from feedprop import rules
-from feedprop.check.conservation import rewards_of_layers
-from feedprop.check.facts import TOLERANCE, Check, LayerCheck, ParameterCheck
-from feedprop.check.identity import errors_of_parameters
-from feedprop.check.trial import Run, Trial
+from feedprop.diagnosis.conservation import rewards_of_layers
+from feedprop.diagnosis.facts import TOLERANCE, Check, LayerCheck, ParameterCheck
+from feedprop.diagnosis.identity import errors_of_parameters
+from feedprop.diagnosis.trial import Run, Trial
 from feedprop.errors import FeedpropError, first_few
 
 __all__ = ["Check", "LayerCheck", "ParameterCheck", "check"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import FeedpropError, attach, attached, detach, discrete, rules, spiking
-from feedprop.check import Check, check
+from feedprop.diagnosis import Check, check
 from support.propagation import Call
 
 INPUTS = (5, 6)

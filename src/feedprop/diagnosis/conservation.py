@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from feedprop import rules
-from feedprop.check.facts import LayerCheck
-from feedprop.check.trial import Trial, mapped, tensors
+from feedprop.diagnosis.facts import LayerCheck
+from feedprop.diagnosis.trial import Trial, mapped, tensors
 from feedprop.rules.composite import LINEAR_LAYERS
 
 
