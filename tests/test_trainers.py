@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import feedprop
-from feedprop import rewards
+from feedprop import FeedpropError, rewards
 from test_examples import OTHERS
 
 lightning = pytest.importorskip("lightning")
