@@ -1,4 +1,4 @@
-"""Treatments of products: of two activations, by a weight, gates, powers, quotients, and products added at once.
+"""Handlers of products: of two activations, by a weight, gates, powers, quotients, and products added at once.
 
 Two handlers, by `context.conserving`. For training every factor has its ordinary backward, as if the others were
 constants. Conserving, the factors that carry reward share it equally, and what divides is a mere scale (Achtibat et al.
