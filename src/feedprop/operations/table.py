@@ -61,7 +61,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         rot90 split split_with_sizes tensor_split swapaxes swapdims take take_along_dim tile unbind unflatten unfold
         vsplit vstack cpu cuda pin_memory unsafe_chunk unsafe_split unsafe_split_with_sizes view_copy narrow_copy
         select_copy slice_copy diagonal_copy expand_copy permute_copy split_copy split_with_sizes_copy squeeze_copy
-        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy detach_copy pad_sequence
+        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy as_strided_copy detach_copy pad_sequence
     """),
     # --- selections, piecewise linear maps, transforms: linear in each input, or smooth, so the gradient is right
     (keeps_sign(ordinary), """
@@ -108,8 +108,8 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     (tracked(summed, multiplies=False), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
     (summed, """
-        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace interpolate upsample upsample_nearest
-        upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
+        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace _sparse_sum interpolate upsample
+        upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
         upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d grid_sample grid_sampler grid_sampler_2d
         grid_sampler_3d index_add scatter_add fold col2im segment_reduce trapezoid trapz cumulative_trapezoid
     """),
