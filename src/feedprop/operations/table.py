@@ -98,7 +98,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
         inv inverse inv_ex pinv pinverse det slogdet logdet cholesky cholesky_ex cholesky_inverse qr svd svdvals eig
         eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr
-        ormqr matrix_power matrix_exp tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
+        ormqr matrix_power matrix_exp matrix_sqrth tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
         atan2 arctan2 angle hypot logaddexp logaddexp2 xlogy xlog1py float_power ldexp frexp polygamma mvlgamma
         multigammaln igamma gammainc igammac gammaincc zeta cross
     """),
