@@ -1,14 +1,18 @@
-"""All raw results of the experiments have one row format."""
+"""All raw results of the experiments have one row format; a run leaves the published files alone."""
 
 import importlib.util
 import json
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-FILES = sorted(FOLDER.rglob("*.jsonl"))
+TRACKED = subprocess.run(["git", "ls-files"], cwd=FOLDER, capture_output=True, text=True, check=True).stdout.split()
+FILES = [FOLDER / name for name in TRACKED if name.endswith(".jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def results():
 
 def test_no_result_is_kept_in_another_format():
     assert FILES
-    assert not list(FOLDER.rglob("*.json"))
+    assert not [name for name in TRACKED if name.endswith((".json", ".csv"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -35,12 +39,14 @@ def test_rows(results, path):
         assert row["seed"] is None or isinstance(row["seed"], int)
 
 
-def test_written_rows_are_read(results, tmp_path):
+def test_written_rows_are_read(results, tmp_path, monkeypatch):
     path = tmp_path / "results.jsonl"
     assert results.read_rows(path) == []
-    results.write_row(path, experiment="a", command="b", seed=1, settings={"lr": 0.1}, figures={"test": 0.9})
+    monkeypatch.setattr(sys, "argv", ["run.py", "--lr", "0.1"])
+    results.write_row(path, experiment="a", seed=1, settings={"lr": 0.1}, figures={"test": 0.9})
     (row,) = results.read_rows(path)
     assert row["torch"] == torch.__version__
+    assert row["command"] == "python run.py --lr 0.1"
     assert results.flat([row]) == [{"lr": 0.1, "seed": 1, "test": 0.9}]
 
 
@@ -49,3 +55,35 @@ def test_other_rows_are_refused(results, tmp_path):
     path.write_text(json.dumps({"lr": 0.1}) + "\n")
     with pytest.raises(ValueError, match="a row has the keys lr"):
         results.read_rows(path)
+
+
+def test_a_run_writes_to_a_file_that_git_ignores_unless_told_otherwise(results, tmp_path):
+    script = FOLDER / "toy/run.py"
+    default = results.parser("", str(script)).parse_args([]).results
+    assert default.parent == script.parent
+    assert subprocess.run(["git", "check-ignore", "-q", str(default)], cwd=FOLDER, check=False).returncode == 0
+    named = results.parser("", str(script)).parse_args(["--results", str(tmp_path)]).results
+    assert named == tmp_path
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_only_reports_read_published_results(script):
+    names = [path.name for path in FILES if path.parent == script.parent]
+    assert script.stem == "report" or not [name for name in names if name in script.read_text()]
+
+
+def test_a_real_run_writes_rows(results, tmp_path, monkeypatch):
+    path = tmp_path / "runs.jsonl"
+    monkeypatch.setattr(sys, "argv", ["run.py", "--results", str(path)])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    main = runpy.run_path(str(FOLDER / "toy/run.py"))["main"]
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    names = main.__globals__
+    names.update(RATES={"lfp": (0.1,), "backprop": (0.1,)}, TUNING_SEEDS=(100,), SEEDS=(0, 1))
+    names["SETS"] = {"blobs": names["SETS"]["blobs"]}
+    main()
+    rows = results.flat(results.read_rows(path))
+    assert [(row["activation"], row["method"]) for row in rows] == [
+        ("ReLU", "lfp"), ("ReLU", "backprop"), ("Step", "lfp"),
+    ]  # fmt: skip
+    assert all(row["mean"] > 0.9 and len(row["tests"]) == 2 for row in rows)

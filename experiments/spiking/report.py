@@ -1,17 +1,13 @@
-"""Prints the tables of comparison.jsonl: python experiments/spiking/report.py"""
+"""Print the tables of the published comparison, or of another one: report.py [--results FILE]."""
 
 import statistics
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, read_rows
+from results import flat, parser, read_rows, shown
 
 GOALS = {"mnist-mlp": ".975", "mnist-cnn": ".985", "fashion-cnn": ".88", "vowels": ".93"}
-
-
-def shown(value: float) -> str:
-    return f"{value:.4f}".lstrip("0") if value < 1 else "1.0000"
 
 
 def setting(row: dict) -> str:
@@ -20,7 +16,8 @@ def setting(row: dict) -> str:
 
 
 def main() -> None:
-    rows = flat(read_rows(Path(__file__).with_name("comparison.jsonl")))
+    path = parser(__doc__, __file__, results="comparison.jsonl").parse_args().results
+    rows = flat(read_rows(path))
     print("| task | feedback | surrogate gradient | goal |\n|---|---|---|---|")
     for task, goal in GOALS.items():
         cells = []

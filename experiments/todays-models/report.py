@@ -1,13 +1,14 @@
-"""Prints the tables of results.jsonl: python experiments/todays-models/report.py"""
+"""Print the tables of the published results, or of others: report.py [--results FILE]."""
 
 import statistics
+import sys
+from pathlib import Path
 
 from compare import rows
 from tasks import TASKS
 
-
-def shown(value: float) -> str:
-    return f"{value:.4f}".removeprefix("0")
+sys.path.append(str(Path(__file__).parents[1]))
+from results import parser, shown
 
 
 def score(row: dict) -> float:
@@ -32,9 +33,10 @@ def name(row: dict) -> str:
 
 
 def main() -> None:
+    path = parser(__doc__, __file__, results="results.jsonl").parse_args().results
     print("| task | measure | method | seeds; slope, rate | backprop | LFP better by |\n|---|---|---|---|---|---|")
     runs: dict[tuple[str, str], list[dict]] = {}
-    for row in sorted(rows(), key=lambda row: list(TASKS).index(row["task"])):
+    for row in sorted(rows(path), key=lambda row: list(TASKS).index(row["task"])):
         runs.setdefault((row["task"], name(row)), []).append(row)
     for task, method in sorted(runs, key=lambda key: key[1] != "LFP, relative"):
         if method == "backprop":
