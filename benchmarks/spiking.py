@@ -4,7 +4,7 @@
 
 The networks of Weber et al. 2023 (784-1000-10 and the LIF CNN, batch 128, 15 steps), the same data and optimizer. A
 step is forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is the
-median over rounds of the ratio within a round, so that a machine that changes speed does not change it.
+median over rounds of the ratio within a round, which hardly depends on how fast the machine is at the moment.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from snntorch import functional
 from torch import Tensor, nn
 
 import feedprop
-from feedprop.spiking import SpikeRateReward, models
+from feedprop.rewards import SpikeRateReward
+from feedprop.spiking import models
 
 BATCH, STEPS = 128, 15
 Step = Callable[[], None]

@@ -15,7 +15,7 @@ from run import load, network
 from torch import Tensor
 
 import feedprop
-from feedprop.spiking import SpikeTargetReward
+from feedprop.rewards import SpikeTargetReward
 from feedprop.spiking.activity import activity
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -19,7 +19,8 @@ from surrogate import checked
 from torch import Tensor, nn
 
 import feedprop
-from feedprop.spiking import LIF, SpikeRateReward, SpikeTargetReward, SpikingSequential, models
+from feedprop.rewards import SpikeRateReward, SpikeTargetReward
+from feedprop.spiking import LIF, SpikingSequential, models
 from feedprop.training.data.time_series import japanese_vowels
 
 sys.path.append(str(Path(__file__).parents[1]))
