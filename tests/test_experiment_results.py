@@ -1,4 +1,4 @@
-"""All raw results of the experiments have one row format; a run leaves the published files alone."""
+"""All raw results of the experiments have one row format; the READMEs show them, and a run leaves them alone."""
 
 import importlib.util
 import json
@@ -21,6 +21,22 @@ def results():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def main_of(monkeypatch):
+    """Return what loads a script with these arguments and returns its main; forget its modules afterwards."""
+
+    def load(path, *arguments):
+        monkeypatch.setattr(sys, "argv", [path.name, *map(str, arguments)])
+        monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+        monkeypatch.syspath_prepend(path.parent)
+        return runpy.run_path(str(path))["main"]
+
+    yield load
+    for name, module in [*sys.modules.items()]:
+        if FOLDER in Path(getattr(module, "__file__", None) or "").parents:
+            del sys.modules[name]
 
 
 def test_no_result_is_kept_in_another_format():
@@ -72,12 +88,9 @@ def test_only_reports_read_published_results(script):
     assert script.stem == "report" or not [name for name in names if name in script.read_text()]
 
 
-def test_a_real_run_writes_rows(results, tmp_path, monkeypatch):
+def test_a_real_run_writes_rows(results, main_of, tmp_path):
     path = tmp_path / "runs.jsonl"
-    monkeypatch.setattr(sys, "argv", ["run.py", "--results", str(path)])
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    main = runpy.run_path(str(FOLDER / "toy/run.py"))["main"]
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    main = main_of(FOLDER / "toy/run.py", "--results", path)
     names = main.__globals__
     names.update(RATES={"lfp": (0.1,), "backprop": (0.1,)}, TUNING_SEEDS=(100,), SEEDS=(0, 1))
     names["SETS"] = {"blobs": names["SETS"]["blobs"]}
@@ -87,3 +100,14 @@ def test_a_real_run_writes_rows(results, tmp_path, monkeypatch):
         ("ReLU", "lfp"), ("ReLU", "backprop"), ("Step", "lfp"),
     ]  # fmt: skip
     assert all(row["mean"] > 0.9 and len(row["tests"]) == 2 for row in rows)
+
+
+@pytest.mark.parametrize("folder", ["nondifferentiable", "rules", "spiking", "todays-models"])
+def test_readme_holds_what_the_report_prints(main_of, folder, tmp_path, capsys):
+    published = tmp_path / "published.jsonl"  # a copy: the report on rules draws beside it
+    published.write_text((FOLDER / folder / f"{'comparison' if folder == 'spiking' else 'results'}.jsonl").read_text())
+    main_of(FOLDER / folder / "report.py", "--results", published)()
+    printed = capsys.readouterr().out.splitlines()
+    text = (FOLDER / folder / "README.md").read_text().splitlines()
+    assert len(printed) > 5
+    assert [line for line in printed if line not in text] == []

@@ -18,19 +18,14 @@ def setting(row: dict) -> str:
 def main() -> None:
     path = parser(__doc__, __file__, results="comparison.jsonl").parse_args().results
     rows = flat(read_rows(path))
-    print("| task | feedback | surrogate gradient | goal |\n|---|---|---|---|")
+    print("| task | method | test accuracy | setting, learning rate | goal |\n|---|---|---|---|---|")
     for task, goal in GOALS.items():
-        cells = []
         for method in ("feedback", "surrogate"):
-            found = [row for row in rows if (row["task"], row["method"], row["test"]) == (task, method, True)]
-            accuracies = [row["accuracy"] for row in found]
-            seeds = ", ".join(map(shown, accuracies))
-            cells.append(
-                f"{shown(statistics.mean(accuracies))} ({seeds}; {setting(found[0])}, {found[0]['lr']:g})"
-                if found
-                else "not run"
-            )
-        print(f"| {task} | {' | '.join(cells)} | {goal} |")
+            if found := [row for row in rows if (row["task"], row["method"], row["test"]) == (task, method, True)]:
+                accuracies = [row["accuracy"] for row in found]
+                seeds = ", ".join(map(shown, accuracies))
+                at = f"{setting(found[0])}, {found[0]['lr']:g}"
+                print(f"| {task} | {method} | {shown(statistics.mean(accuracies))} ({seeds}) | {at} | {goal} |")
     print("\n| task | method | setting | validation accuracy by learning rate |\n|---|---|---|---|")
     tuned: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
