@@ -9,7 +9,7 @@ export CUDA_VISIBLE_DEVICES ?=
 # tests on fetched data read this folder and skip where it is empty
 export FEEDPROP_DATA ?= $(CURDIR)/data
 
-.PHONY: demo test test-minimum lint clean
+.PHONY: demo test test-minimum lint fuzz clean
 
 demo: .venv/demo
 	$(BIN)/feedprop train --data digits --output runs/demo --overwrite
@@ -21,6 +21,10 @@ test: .venv/test lint
 test-minimum: .venv-minimum/test
 	OMP_NUM_THREADS=1 $(MINIMUM_BIN)/pytest -n 2 -rs --ignore=tests/training --ignore=tests/models \
 	  --ignore=tests/test_readme.py --ignore=tests/test_examples.py
+
+# random programs for FEEDPROP_FUZZ_MINUTES (60); failures go to runs/fuzz/failures.txt
+fuzz: .venv/test
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz.hours
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -27,9 +27,10 @@ ORDER: dict[str, set[str]] = {
     "interception": {"errors", "credit", "operations", "rules"},
     "attach": {"errors", "credit", "operations", "rules", "interception"},
     "rewards": {"errors", "credit"},
+    "diagnosis": {"errors", "credit", "operations", "rules", "rewards", "interception", "attach"},
     "discrete": {"errors", "credit", "operations"},
     "spiking": {"errors", "credit", "operations"},
-    "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach"},
+    "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis"},
 }
 EXCEPTIONS = {
     ("attach.py", "feedprop.spiking.snntorch"): "loaded when a model has neurons of snnTorch, which is an extra",

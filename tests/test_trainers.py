@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import feedprop
-from feedprop import rewards
+from feedprop import FeedpropError, rewards
 from test_examples import OTHERS
 
 lightning = pytest.importorskip("lightning")
@@ -161,15 +161,20 @@ class Autoencoder(lightning.LightningModule):
         return self.encoder(x)
 
 
-def test_networks_called_without_their_lightning_module_warn_once() -> None:
+def test_networks_called_without_their_lightning_module_are_refused() -> None:
     module, x = feedprop.attach(Autoencoder()), torch.randn(4, 6)
-    with pytest.warns(UserWarning, match=r"Autoencoder.encoder was called by itself .* attach encoder") as said:
-        module.training_step(x, 0)
-    assert len(said) == 1
+    with pytest.raises(
+        FeedpropError, match=r"encoder.weight, encoder.bias, .* of the attached Autoencoder: used outside"
+    ):
+        module.training_step(x, 0).backward()
     feedprop.detach(module)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        module.training_step(x, 0)
+    module.training_step(x, 0).backward()
+
+
+def test_a_training_step_that_runs_under_rules_is_not_refused() -> None:
+    module, x = feedprop.attach(Autoencoder(), methods=("training_step",)), torch.randn(4, 6)
+    module.training_step(x, 0).backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 def test_networks_called_under_rules_do_not_warn() -> None:

@@ -2,6 +2,7 @@
 
 from feedprop import discrete, rewards, rules
 from feedprop.attach import attach, attached, detach
+from feedprop.diagnosis import check
 from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.interception.activation_checkpointing import recomputation
 
@@ -10,6 +11,7 @@ __all__ = [
     "UnknownOperationError",
     "attach",
     "attached",
+    "check",
     "detach",
     "discrete",
     "recomputation",

@@ -1,8 +1,8 @@
 """Building blocks without a useful derivative: steps, signs, quantisation, hard selection, discrete weights.
 
-Each is a function on tensors and a module; they train as they are in an attached model. Nothing here is needed for
-that: `(z > 0).float()`, `torch.sign(z)`, `torch.where(z > 0, 1.0, -1.0)`, `torch.round(z)` written out do as well.
-Discrete weights over latent real ones are parametrizations:
+Each is a function on tensors and a module, and trains as it is in an attached model. So do `(z > 0).float()`,
+`torch.sign(z)`, `torch.where(z > 0, 1.0, -1.0)` and `torch.round(z)`: these are names for them.
+Discrete weights are parametrizations of real (latent) weights:
 
 >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(2, 1), "weight", BinaryWeight())
 """
@@ -42,7 +42,7 @@ def quantize(z: Tensor, bits: int = 2) -> Tensor:
 def top_one(scores: Tensor) -> Tensor:
     """Return the maximum along the last dimension, one-hot: hard attention, top-1 routing.
 
-    Credit passes as for a step of the margin by which a score exceeds its best rival, so that the losers learn too.
+    Credit passes as through a step of the margin between a score and its best rival, so that the losers learn too.
 
     Args:
         scores: (..., n) with n >= 2.
@@ -66,7 +66,6 @@ class Step(nn.Module):
     """1 where z > 0, else 0."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Apply `step`."""
         return step(z)
 
 
@@ -74,7 +73,6 @@ class Sign(nn.Module):
     """+1 where z > 0, else -1."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Apply `sign`."""
         return sign(z)
 
 
@@ -82,7 +80,6 @@ class Round(nn.Module):
     """The nearest integer."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Apply `torch.round`."""
         return torch.round(z)
 
 
@@ -90,7 +87,7 @@ class Ternary(nn.Module):
     """+1 above `threshold`, -1 below -`threshold`, else 0.
 
     Args:
-        threshold: >= 0, in the unit of pre-activations.
+        threshold: >= 0.
     """
 
     def __init__(self, threshold: float = 0.5) -> None:
@@ -98,11 +95,9 @@ class Ternary(nn.Module):
         self.threshold = non_negative("threshold", threshold)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Apply `ternary`."""
         return ternary(z, self.threshold)
 
     def extra_repr(self) -> str:
-        """Name the threshold."""
         return f"threshold={self.threshold}"
 
 
@@ -118,11 +113,9 @@ class Quantize(nn.Module):
         self.bits = _bits(bits)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Apply `quantize`."""
         return quantize(z, self.bits)
 
     def extra_repr(self) -> str:
-        """Name the bits."""
         return f"bits={self.bits}"
 
 
@@ -130,19 +123,17 @@ class TopOne(nn.Module):
     """The maximum along the last dimension, one-hot."""
 
     def forward(self, scores: Tensor) -> Tensor:
-        """Apply `top_one`."""
         return top_one(scores)
 
 
 class BinaryWeight(nn.Module):
     """Parametrization: sign of the latent weight times their mean size (Rastegari et al. 2016, eq. 6, per layer).
 
-    The latent weight receives the feedback of the binary one; what is rewarded moves away from 0, what is punished
+    The latent weight receives the feedback of the binary one: a rewarded weight moves away from 0, a punished one
     towards the other sign.
     """
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the binary weights."""
         return torch.sign(weight) * weight.detach().abs().mean()
 
 
@@ -158,7 +149,6 @@ class QuantizedWeight(nn.Module):
         self.bits = _bits(bits, least=2)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the quantised weights."""
         largest: int = 2 ** (self.bits - 1) - 1
         width = weight.detach().abs().amax().clamp(min=1e-12) / largest
         return torch.round(weight / width) * width
@@ -166,5 +156,5 @@ class QuantizedWeight(nn.Module):
 
 def _bits(bits: int, *, least: int = 1) -> int:
     if not isinstance(bits, int) or not least <= bits <= 16:
-        raise FeedpropError(f"bits has to be a whole number from {least} to 16, not {bits!r}")
+        raise FeedpropError(f"bits must be a whole number from {least} to 16, not {bits!r}")
     return bits

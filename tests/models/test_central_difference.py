@@ -1,4 +1,4 @@
-"""By narrow chords every activation has its derivative: then the feedback of every listed model is -|w| its gradient.
+"""By narrow central differences every activation has its derivative: then the feedback of every listed model is -|w| its gradient.
 
 That holds for attention, gates, normalisations and activations written out alike, since all but activations have their
 ordinary backward in training.
@@ -17,12 +17,12 @@ from support.model_table import SOURCES
 from support.one_step import REWARD, fill_zeros, propagated
 
 IN_FLOAT32 = {"MixtralForCausalLM"}  # its experts are multiplied by a function that has no float64
-WIDTHS = {"Qwen3NextForCausalLM": 1e-3}  # its delta rule computes in float32, which does not resolve narrower chords
+WIDTHS = {"Qwen3NextForCausalLM": 1e-3}  # its delta rule computes in float32, which does not resolve narrower steps
 LISTED = [listed for models in SOURCES.values() for listed in models if listed.name not in IN_FLOAT32]
 
 
 @pytest.mark.parametrize("listed", LISTED, ids=lambda listed: listed.name)
-def test_feedback_by_narrow_chords_is_magnitude_times_gradient(listed: Listed) -> None:
+def test_feedback_by_narrow_central_differences_is_magnitude_times_gradient(listed: Listed) -> None:
     torch.manual_seed(0)
     model, inputs = listed.in_float64()
     trained = {name: p for name, p in model.train().named_parameters() if p.requires_grad}

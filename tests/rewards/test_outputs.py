@@ -189,7 +189,7 @@ class Holder(nn.Module):
         return checkpoint(block, x, **self.settings) if self.settings else block(x)
 
 
-def test_the_rule_in_force_comes_along() -> None:
+def test_the_active_rule_comes_along() -> None:
     plain, composite = (
         nn.Sequential(randomised(nn.Linear(4, 4)), Holder()),
         rules.Composite(by_name={"1": rules.ZPlus()}),

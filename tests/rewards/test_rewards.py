@@ -34,6 +34,7 @@ BY_HAND = [
     (rewards.RegressionReward(), [[2.0], [-1.0]], [[5.0], [1.0]], [[6.0], [-2.0]]),
     (rewards.GivenReward(), [[2.0, 0.0]], [[1.0, -1.0]], [[1.0, -1.0]]),
 ]  # fmt: skip
+PER_ELEMENT = (rewards.SigmoidReward, rewards.RegressionReward)  # "mean" divides as torch's losses of that shape do
 
 
 @pytest.mark.parametrize(("reward", "outputs", "targets", "expected"), BY_HAND)
@@ -42,14 +43,15 @@ def test_by_hand(reward: rewards.Reward, outputs, targets, expected) -> None:
     torch.testing.assert_close(reward.per_output(outputs, targets), expected, **CLOSE)
     value = reward(outputs.requires_grad_(), targets)
     assert value.shape == ()
-    torch.testing.assert_close(value, -expected.sum() / len(outputs), **CLOSE)
+    size = outputs.numel() if targets.shape == outputs.shape and type(reward) in PER_ELEMENT else len(outputs)
+    torch.testing.assert_close(value, -expected.sum() / size, **CLOSE)
     summed = type(reward)(
         **{k: v for k, v in vars(reward).items() if k in ("lower", "upper", "sign_only")}, reduction="sum"
     )
     torch.testing.assert_close(summed(outputs, targets), -expected.sum(), **CLOSE)
     value.backward()
     divisible = torch.where(outputs == 0, 1.0, outputs).detach()
-    credit = -outputs.grad * len(outputs)
+    credit = -outputs.grad * size
     torch.testing.assert_close((credit * divisible)[outputs != 0], expected[outputs != 0], **CLOSE)
 
 
@@ -110,7 +112,8 @@ def test_dtype_of_the_outputs_is_kept(name: str, dtype: torch.dtype) -> None:
     targets = torch.rand(4, 3) if name in ("regression", "binary") else torch.randint(3, (4,), dtype=torch.int32)
     value = LOOPS[name](outputs, targets)
     value.backward()
-    assert value.dtype == outputs.grad.dtype == LOOPS[name].per_output(outputs, targets).dtype == dtype
+    assert outputs.grad.dtype == LOOPS[name].per_output(outputs, targets).dtype == dtype
+    assert value.dtype == torch.promote_types(dtype, torch.float32)  # as losses under autocast
     assert outputs.grad.isfinite().all()
 
 
@@ -157,9 +160,10 @@ BAD = [
     (rewards.SigmoidReward(), torch.randn(2, 2), torch.tensor([0, -1]), "label -1 is out of range"),
     (rewards.SoftmaxReward(), torch.randn(3, 2), torch.tensor([0, 1]), r"got \(3, 2\) and \(2,\)"),
     (rewards.CorrectnessReward(), torch.randn(3), torch.tensor([0, 1, 1]), "takes outputs"),
-    (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([0.0, 1.0]), "classes as integers, not torch.float"),
+    (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([0.0, 1.0]), "pass targets.long"),
     (rewards.SoftmaxReward(), torch.randn(2, 2), torch.tensor([True, False]), "not torch.bool"),
     (rewards.RegressionReward(), torch.randn(3, 1), torch.randn(3), r"shaped like the outputs, got \(3,\)"),
+    (rewards.ChoiceReward(), torch.randn(3, 2), torch.tensor([0, 1, 2]), "in .0, 1., not classes: pass chosen == cl"),
     (rewards.ChoiceReward(), torch.randn(3, 2), torch.tensor([True]), r"yes/no targets \(batch,\), got \(3, 2\)"),
     (rewards.GivenReward(), torch.randn(3, 2), torch.randn(2, 3), "shaped like the outputs"),
     (rewards.GivenReward(), torch.ones(3, 2, dtype=torch.long), torch.ones(3, 2), "outputs, not torch.int64"),
@@ -184,7 +188,7 @@ def test_bad_settings_are_refused(settings: dict) -> None:
 
 def test_every_reward_is_tried_here() -> None:
     tried = {type(reward) for reward, *_ in BY_HAND}
-    named = {getattr(rewards, name) for name in rewards.__all__} - {rewards.Reward}
+    named = {getattr(rewards, name) for name in rewards.__all__ if name.endswith("Reward")} - {rewards.Reward}
     assert {reward for reward in named if "Spike" not in reward.__name__} == tried
 
 

@@ -1,13 +1,13 @@
-"""Rewards on spikes: published numbers, entry at silent neurons, what is refused, and that they teach."""
+"""Rewards on spikes: published numbers, silent neurons, errors, and learning."""
 
 import pytest
 import torch
 from torch import nn
 
 from feedprop import FeedpropError, attached
-from feedprop.rewards import GivenReward
+from feedprop.rewards import GivenReward, SpikeRateReward, SpikeTargetReward
 from feedprop.rules import Epsilon
-from feedprop.spiking import LIF, SpikeRateReward, SpikeTargetReward, SpikingSequential, lif
+from feedprop.spiking import LIF, SpikingSequential, lif
 from support.published import cases
 
 every_reward = pytest.mark.parametrize("build", [SpikeRateReward, SpikeTargetReward])
@@ -99,6 +99,17 @@ def test_the_mean_is_over_samples_not_steps(build) -> None:
 
 
 @every_reward
+def test_an_ignored_sample_gets_no_reward_and_does_not_count(build) -> None:
+    spikes, targets = (torch.rand(6, 4, 3) < 0.5).float(), torch.tensor([0, 1, 2, 0])
+    kept = targets != 0
+    reward, plain = build(ignore_index=0), build()
+    found = reward.per_output(spikes, targets)
+    assert (found[:, ~kept] == 0).all()
+    torch.testing.assert_close(found[:, kept], plain.per_output(spikes[:, kept], targets[kept]))
+    torch.testing.assert_close(reward(spikes, targets), plain(spikes[:, kept], targets[kept]))
+
+
+@every_reward
 def test_what_is_refused(build) -> None:
     spikes = torch.zeros(6, 4, 3)
     with pytest.raises(FeedpropError, match=r"time-first spikes \(steps, batch, classes\).*got \(4, 6, 3\) and \(4,\)"):
@@ -109,7 +120,7 @@ def test_what_is_refused(build) -> None:
         FeedpropError, match=r"label 3 is out of range: the model has 3 outputs, so labels go from 0 to 2"
     ):
         build()(spikes, torch.tensor([0, 1, 2, 3]))
-    with pytest.raises(FeedpropError, match=r"share has to be in \(0, 1\], got 0"):
+    with pytest.raises(FeedpropError, match=r"share must be in \(0, 1\], got 0"):
         SpikeTargetReward(share=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Chords of activations in the place of secants from 0: against loops, and in every way to run a network."""
+"""Central differences of activations instead of secants from 0: against loops, and in every way to run a network."""
 
 import copy
 import math
@@ -101,7 +101,7 @@ def test_by_hand() -> None:
     )
 
 
-def test_a_narrow_chord_is_the_derivative_and_the_feedback_is_magnitude_times_the_gradient() -> None:
+def test_a_narrow_difference_is_the_derivative_and_the_feedback_is_magnitude_times_the_gradient() -> None:
     model, inputs, targets = _network(nn.GELU()), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
     expected = torch.autograd.grad(F.cross_entropy(model(inputs), targets), list(model.parameters()))
     with attached(model, rules.Composite(activation=rules.CentralDifference(1e-5))):

@@ -39,7 +39,7 @@ def test_readouts() -> None:
 
 def test_what_is_refused() -> None:
     for encode in (encoding.rate, encoding.latency):
-        with pytest.raises(FeedpropError, match=r"have to be in \[0, 1\], got -1 to 2"):
+        with pytest.raises(FeedpropError, match=r"must be in \[0, 1\], got -1 to 2"):
             encode(torch.tensor([-1.0, 2.0]), steps=3)
-        with pytest.raises(FeedpropError, match="steps has to be at least 1, got 0"):
+        with pytest.raises(FeedpropError, match="steps must be at least 1, got 0"):
             encode(torch.tensor([0.5]), steps=0)

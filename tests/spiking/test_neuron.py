@@ -215,12 +215,12 @@ def test_a_copy_and_its_state_dict(build) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"beta": 1.5}, r"beta has to be in \[0, 1\], got 1.5"),
-        ({"beta": float("nan")}, r"beta has to be in \[0, 1\], got nan"),
-        ({"beta": torch.tensor([0.5, -0.1])}, r"beta has to be in \[0, 1\]"),
-        ({"threshold": 0.0}, "threshold has to be > 0, got 0.0"),
-        ({"threshold": -1.0}, "threshold has to be > 0, got -1.0"),
-        ({"reset": "soft"}, "reset has to be one of 'subtract', 'zero', 'refractory', 'none', not 'soft'"),
+        ({"beta": 1.5}, r"beta must be in \[0, 1\], got 1.5"),
+        ({"beta": float("nan")}, r"beta must be in \[0, 1\], got nan"),
+        ({"beta": torch.tensor([0.5, -0.1])}, r"beta must be in \[0, 1\]"),
+        ({"threshold": 0.0}, "threshold must be > 0, got 0.0"),
+        ({"threshold": -1.0}, "threshold must be > 0, got -1.0"),
+        ({"reset": "soft"}, "reset must be one of 'subtract', 'zero', 'refractory', 'none', not 'soft'"),
     ],
 )
 def test_settings_out_of_range(arguments: dict, message: str) -> None:
@@ -255,7 +255,7 @@ def test_inputs_that_cannot_be_run(build, currents: Tensor, message: str) -> Non
 
 
 def test_a_current_that_cannot_decay() -> None:
-    with pytest.raises(FeedpropError, match=r"alpha has to be in \[0, 1\], got 2.0"):
+    with pytest.raises(FeedpropError, match=r"alpha must be in \[0, 1\], got 2.0"):
         leaky_sum(torch.rand(3, 2), alpha=2.0)
     with pytest.raises(FeedpropError, match="at least one step, got T = 0"):
         leaky_sum(torch.rand(0, 2), alpha=0.5)

@@ -129,19 +129,22 @@ def test_scaled_currents_become_thresholds() -> None:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (LIF(0.9), r"layers\.1 cannot be said in NIR: LIF has reset='subtract' and reset_delay=True.*train with reset"),
+        (
+            LIF(0.9),
+            r"layers\.1 cannot be written in NIR: LIF has reset='subtract' and reset_delay=True.*train with reset",
+        ),
         (LIF(0.9, reset="refractory"), "reset='refractory' and reset_delay=True"),
         (LIF(0.9, reset="none"), "reset='none'"),
         (Synaptic(1.0, 0.9, reset="zero"), "alpha = 1, for which tau_syn would be infinite"),
         (Synaptic(0.5, 1.0, reset="zero"), "beta = 1, for which tau would be infinite"),
-        (Recurrent(nn.Linear(4, 4), reset="zero"), "Recurrent has no node there"),
-        (SpikingResidual(nn.Linear(4, 4), LIF(reset="zero")), "SpikingResidual has no node there"),
-        (nn.MaxPool2d(2), "MaxPool2d has no node there; AvgPool2d can"),
+        (Recurrent(nn.Linear(4, 4), reset="zero"), "Recurrent has no node"),
+        (SpikingResidual(nn.Linear(4, 4), LIF(reset="zero")), "SpikingResidual has no node"),
+        (nn.MaxPool2d(2), "MaxPool2d has no node; use AvgPool2d"),
         (nn.BatchNorm2d(3), "fold it into the layer before it"),
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), "pads with reflect"),
-        (nn.Conv2d(2, 2, 3, groups=2), "groups=2, of which NIR's shapes know nothing"),
-        (nn.Conv2d(2, 2, (3, 5)), r"kernel \(3, 5\), but NIR's shapes know square ones only"),
-        (nn.AvgPool2d(2, ceil_mode=True), "settings that NIR has not"),
+        (nn.Conv2d(2, 2, 3, groups=2), "groups=2, which NIR does not support"),
+        (nn.Conv2d(2, 2, (3, 5)), r"kernel \(3, 5\), but NIR supports square ones only"),
+        (nn.AvgPool2d(2, ceil_mode=True), "settings that NIR lacks"),
     ],
 )
 def test_what_nir_cannot_say(layer: nn.Module, reason: str) -> None:

@@ -204,7 +204,7 @@ def test_readout_by_membrane() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(FeedpropError, match="at least one spiking neuron"):
         SpikingSequential(nn.Linear(2, 3))
-    with pytest.raises(FeedpropError, match="steps has to be at least 1, got 0"):
+    with pytest.raises(FeedpropError, match="steps must be at least 1, got 0"):
         SpikingSequential(LIF(), steps=0)
     for shape in ((3,), (4, 3), (4, 1, 2)):
         with pytest.raises(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from feedprop import FeedpropError, attach, attached, detach, rules
-from feedprop.rewards import GivenReward
-from feedprop.spiking import LIF, Recurrent, SpikeTargetReward, SpikingSequential, Synaptic, stacked
+from feedprop.rewards import GivenReward, SpikeTargetReward, stacked
+from feedprop.spiking import LIF, Recurrent, SpikingSequential, Synaptic
 from support.published import cases
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}

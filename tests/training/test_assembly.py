@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from feedprop.training.assembly import assemble
 from feedprop.training.command_line.arguments import parse_train
-from feedprop.training.data.normalisation import Normalisation
+from feedprop.training.data.standardisation import Normalisation
 
 
 def test_named_spiking_networks_take_their_inputs_as_they_are():

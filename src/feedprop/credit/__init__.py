@@ -22,7 +22,8 @@ from feedprop.credit.activations import (
     secant,
     traced_secant,
 )
-from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs
+from feedprop.credit.derivative import derivative
+from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs, with_values
 from feedprop.credit.marks import is_weight
 from feedprop.credit.start import Starts, divided, enter, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
@@ -41,6 +42,7 @@ __all__ = [
     "damped",
     "damped_in_place",
     "damped_relu",
+    "derivative",
     "divided",
     "enter",
     "follows_weights",
@@ -61,4 +63,5 @@ __all__ = [
     "undamped",
     "unit_inputs",
     "weighted",
+    "with_values",
 ]

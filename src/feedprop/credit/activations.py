@@ -1,4 +1,4 @@
-"""Activations: secants in the place of derivatives."""
+"""Activations: secants and differences instead of derivatives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit import marks
+from feedprop.credit.derivative import is_taken
 from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 
@@ -28,7 +29,7 @@ class _Sloped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, activation: Activation, slope_of: _SlopeOf, keeps_output: bool) -> Tensor:
         x = activation(z)
-        ctx.slope_of, ctx.slope = slope_of, None
+        ctx.slope_of, ctx.slope, ctx.activation = slope_of, None, activation
         ctx.save_for_backward(z, *([x] if keeps_output else []))
         return x
 
@@ -39,8 +40,20 @@ class _Sloped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
-        slopes = _Sloped.compute_slope(ctx).mul_(credit) if ctx.slope is None else ctx.slope * credit
-        return slopes, None, None, None
+        if is_taken():
+            return _gradient(ctx.activation, ctx.saved_tensors[0], credit), None, None, None
+        slopes = _Sloped.compute_slope(ctx) if ctx.slope is None else ctx.slope
+        if slopes.is_complex():  # as torch's gradients of complex functions
+            slopes = slopes.conj()
+        fresh = ctx.slope is None and slopes.dtype == credit.dtype
+        return slopes.mul_(credit) if fresh else slopes * credit, None, None, None
+
+
+def _gradient(activation: Activation, z: Tensor, credit: Tensor) -> Tensor:
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        x = activation(z)
+    return torch.autograd.grad(x, z, credit)[0] if x.requires_grad else torch.zeros_like(z)
 
 
 SLOPED_NODES: tuple[Any, ...] = (_Sloped._backward_cls,)
@@ -54,14 +67,33 @@ def _sloped(activation: Activation, z: Tensor, slope_of: _SlopeOf, *, keeps_outp
     return _Sloped.apply(z, activation, slope_of, keeps_output)  # type: ignore[no-any-return]
 
 
-def secant(activation: Activation, z: Tensor) -> Tensor:
+def secant(activation: Activation, z: Tensor, *, smooth: bool = False) -> Tensor:
     """Return activation(z); the credit that comes back is multiplied by the secant activation(z) / z.
 
-    An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so that c_z = r / z = c_x x / z. Needs
-    no derivative.
+    An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so c_z = r / z = c_x x / z. Needs no
+    derivative.
+
+    Args:
+        activation: elementwise, 0 at 0.
+        z: any shape.
+        smooth: at z = 0 take the limit of the secant, the slope there; otherwise 0.
     """
     z, epsilon = (z, 0.0) if transformed() else fusible(z)
+    if smooth and not epsilon:
+        return _sloped(activation, z, lambda z, x: _with_limit(torch.div(x, z), z, activation))
     return _sloped(activation, z, lambda z, x: slope(z, x, epsilon))
+
+
+def _with_limit(slopes: Tensor, z: Tensor, activation: Activation) -> Tensor:
+    """Return `slopes`, at z = 0 the slope of the activation there, as a difference."""
+    zero = z == 0
+    if z.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed() and not zero.any():
+        return slopes
+    kind = torch.float32 if z.dtype in (torch.float16, torch.bfloat16) else z.dtype
+    step = 1e-5 if kind in (torch.float64, torch.complex128) else 2.0**-7
+    one = torch.full_like(z.reshape(-1)[:1] if marks.known_elementwise(activation) else z, step, dtype=kind)
+    limit = (activation(one) - activation(-one)) / (2 * step)
+    return torch.where(zero, limit.to(slopes.dtype), slopes)
 
 
 def offset_secant(
@@ -76,6 +108,8 @@ def offset_secant(
         jump: their difference.
         epsilon: in units of the root mean square of all `z`, so that scaling the weights before changes no reward.
     """
+    if not jump and not epsilon:
+        return _sloped(activation, z, lambda z, x: _with_limit(torch.div(x - middle, z), z, activation))
     return _sloped(activation, z, lambda z, x: _offset_slope(z, x, middle, jump, epsilon))
 
 
@@ -116,7 +150,7 @@ _BLOCK = 2**17  # numbers: their temporary results stay in a core's cache, and t
 def _by_blocks(slope_of: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """Return slope_of(z) of an elementwise function; on a CPU in blocks.
 
-    What is as large as z has to be asked for from the system anew each time, which takes longer than to compute it.
+    Large temporaries are reallocated on every call, which takes longer than computing them.
     """
     small = z.numel() <= _BLOCK or not z.is_contiguous()
     if small or z.device.type != "cpu" or torch.is_grad_enabled() or transformed():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit.activations import slope
+from feedprop.credit.derivative import is_taken, refuse_derivative
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -20,6 +21,7 @@ class _Substituted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Any, ...]:
+        refuse_derivative("a rule of this layer")
         z, *parts = ctx.saved_tensors
         reward = z * credit
         shares = [slope(part, reward * factor, ctx.epsilon) for factor, part in zip(ctx.factors, parts, strict=True)]
@@ -37,6 +39,25 @@ def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: floa
         return rerouted(z, (z, 1.0), *ways)
     factors, parts = zip(*shares, strict=True)
     return _Substituted.apply(z, epsilon, factors, *parts)  # type: ignore[no-any-return]
+
+
+class _WithValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, passing: Tensor) -> Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, credit: Tensor) -> tuple[None, Tensor]:
+        return None, credit
+
+
+def with_values(values: Tensor, passing: Tensor) -> Tensor:
+    """Return `values`, a function's own; credit goes the way of `passing`, the same computed in parts."""
+    if not passing.requires_grad:
+        return values
+    if transformed():
+        return rerouted(values, (passing, 1.0))
+    return _WithValues.apply(values.detach(), passing)  # type: ignore[no-any-return]
 
 
 class _UnitInputs(torch.autograd.Function):
@@ -83,7 +104,7 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
-        return credit * ctx.share, None
+        return credit if is_taken() else credit * ctx.share, None
 
 
 def scaled(x: Tensor, share: float | Tensor) -> Tensor:

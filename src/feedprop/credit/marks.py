@@ -64,7 +64,9 @@ def version(tensor: Tensor) -> int:
 
 
 def mark(tensor: Tensor, kind: str, value: Any) -> None:
-    """Remember `value` about the present values of `tensor`."""
+    """Remember `value` about the present values of `tensor`, unless that is a parameter, which outlives the pass."""
+    if type(tensor) is not Tensor and isinstance(tensor, Parameter):
+        return
     setattr(tensor, kind, (value, version(tensor)))
 
 

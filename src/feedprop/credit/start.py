@@ -225,11 +225,14 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
     edges = list(_behind_moves(outputs))
     if not edges:
         return entered
-    if edges == [(outputs.grad_fn, outputs.output_nr)]:
+    root: Edge = (outputs.grad_fn, outputs.output_nr)
+    while type(root[0]).__name__ == "_DDPSinkBackward":  # its backward pass does more than hand credit on
+        root = root[0].next_functions[root[1]]
+    if edges == [root]:
         arriving: Any = (rewards,)
     else:
         targets = [GradientEdge(*edge) for edge in edges]
-        arriving = torch.autograd.grad(outputs, targets, rewards, retain_graph=True, allow_unused=True)
+        arriving = torch.autograd.grad(GradientEdge(*root), targets, rewards, retain_graph=True, allow_unused=True)
     for (node, number), reward in zip(edges, arriving, strict=True):
         if reward is None:
             continue

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit import marks
+from feedprop.credit.derivative import is_taken
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -18,17 +19,20 @@ class _Damped(torch.autograd.Function):
         ctx.save_for_backward(z)
         ctx.damping = ctx.rectified = None
         if torch.compiler.is_compiling():
-            return z.clone()  # compiled, what is saved has to be out of reach of what follows
+            return z.clone()  # under torch.compile, what is saved must be out of reach of later writes
         return z.detach()  # the same memory, yet no view: what follows may write in place (see `prepare_write`)
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        if is_taken():
+            return credit, None
         if ctx.damping is not None:
             return credit * ctx.damping, None
         if ctx.rectified is not None:
             return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
         (z,) = ctx.saved_tensors
-        return damping_of(z, ctx.epsilon).mul_(credit), None
+        damping = damping_of(z, ctx.epsilon)
+        return damping.mul_(credit) if damping.dtype == credit.dtype else damping * credit, None
 
 
 class _DampedInPlace(_Damped):
@@ -113,6 +117,8 @@ class _DampedReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
+        if is_taken():
+            return credit * (x > 0), None
         return _rectified_damping(x, ctx.epsilon).mul_(credit), None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from feedprop.credit import marks
+from feedprop.credit.derivative import is_taken, refuse_derivative
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -25,16 +25,6 @@ class Magnitude:
 
     floor: float = 0.0
     relative: bool = False
-
-    @property
-    def constant_floor(self) -> float:
-        """The floor as a constant: torch.compile would make a variable of a number that differs between models."""
-        return float(self.text) if torch.compiler.is_compiling() else self.floor
-
-    @functools.cached_property
-    def text(self) -> str:
-        """The floor as text, of which torch.compile makes no variable."""
-        return repr(self.floor)
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the magnitude of each entry of `weight`."""
@@ -63,6 +53,8 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
+        if is_taken():
+            return credit, None, None
         return _feedback(credit, weight, ctx.magnitude), None, None
 
 
@@ -76,6 +68,8 @@ class _BothWeighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor, bias_credit: Tensor) -> tuple[Tensor, Tensor, None, None]:
         weight, bias = ctx.saved_tensors
+        if is_taken():
+            return credit, bias_credit, None, None
         return _feedback(credit, weight, ctx.magnitude), _feedback(bias_credit, bias, ctx.magnitude), None, None
 
 
@@ -87,7 +81,7 @@ def _feedback(credit: Tensor, weight: Tensor, magnitude: Magnitude) -> Tensor:
         return torch.sparse_coo_tensor(
             credit.indices(), values, credit.shape, is_coalesced=True, check_invariants=False
         )
-    return magnitude(weight).mul_(credit)
+    return magnitude(weight) * credit if weight.is_complex() else magnitude(weight).mul_(credit)
 
 
 def weighted(weight: Tensor, magnitude: Magnitude) -> Tensor:
@@ -98,14 +92,14 @@ def weighted(weight: Tensor, magnitude: Magnitude) -> Tensor:
     """
     if transformed():
         return rerouted(weight, (weight, magnitude(weight.detach())))
-    return _Weighted.apply(weight, magnitude.constant_floor, magnitude.relative)  # type: ignore[no-any-return]
+    return _Weighted.apply(weight, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
 def both_weighted(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[Tensor, Tensor]:
     """Return weight and bias of one operation, as `used` does, by a single node of the graph."""
     if transformed():
         return weighted(weight, magnitude), weighted(bias, magnitude)
-    return _BothWeighted.apply(weight, bias, magnitude.constant_floor, magnitude.relative)  # type: ignore[no-any-return]
+    return _BothWeighted.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
 def as_weight(weight: Tensor, magnitude: Magnitude) -> Tensor:
@@ -134,6 +128,7 @@ class _ModifiedWeight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight, modified = ctx.saved_tensors
+        refuse_derivative("a rule of this layer")
         return _flow(weight, modified, ctx.magnitude, ctx.latent).mul_(credit), None, None, None, None
 
 
@@ -162,5 +157,5 @@ def modified_weight(weight: Tensor, modified: Tensor, magnitude: Magnitude, *, l
     if transformed():
         return rerouted(modified, (weight, _flow(weight.detach(), modified.detach(), magnitude, latent)))
     return _ModifiedWeight.apply(  # type: ignore[no-any-return]
-        weight, modified, magnitude.constant_floor, magnitude.relative, latent
+        weight, modified, magnitude.floor, magnitude.relative, latent
     )

@@ -44,13 +44,13 @@ def _contexts() -> Any:
 @contextlib.contextmanager
 def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
     """Recompute within a pass, starting from the rule that was active the first time."""
-    depth = len(propagation.scopes)
-    propagation.scopes.append(rule)
+    depth = len(propagation.scopes.rules)
+    propagation.scopes.rules.append(rule)
     try:
         with propagation:
             yield
     finally:
-        del propagation.scopes[depth:]
+        del propagation.scopes.rules[depth:]
         propagation.starts.finish(())
 
 

@@ -22,6 +22,7 @@ from feedprop.operations.registry import HANDLERS
 
 _OURS = ("feedprop", "torch")  # torch's own are part of how it runs a model: checkpoints, DDP, FSDP, compiled regions
 _COMPILED = "torch._functorch"  # where the functions of compiled regions are made, into which the rules were traced
+_OF_VIEWS = ("AsStridedBackward0", "CopySlices")  # made by autograd itself for views of what was written to
 _MOST = 100_000  # objects looked at in search of tensors
 
 
@@ -145,10 +146,12 @@ class Audit:
         """Whether a rule saw how a node was made; raise if it is an autograd function that nobody registered."""
         function = getattr(node, "_forward_cls", None)
         if function is None:
-            return hasattr(node, "variable") or node._sequence_nr() in spans
+            name = type(node).__name__
+            return hasattr(node, "variable") or node._sequence_nr() in spans or name in _OF_VIEWS
         function = vars(function).get("stands_for", function)
         handler = HANDLERS.get(function)
-        if function.__module__.partition(".")[0] in _OURS or (handler is not None and handler is not elementwise):
+        ours = function.__module__.partition(".")[0] in _OURS
+        if ours or (handler is not None and (handler is not elementwise or hasattr(node, "feedprop"))):
             return True
         name = f"{function.__module__}.{function.__qualname__}"
         if handler is not None:

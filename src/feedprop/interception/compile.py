@@ -6,9 +6,14 @@ import functools
 import sys
 from typing import Any
 
+import torch
 from torch.overrides import get_ignored_functions, get_overridable_functions
 
-from feedprop.operations.registry import HANDLERS, neutral
+from feedprop.operations.registry import HANDLERS, moved, neutral
+
+# What torch.compile calls for the attributes T, mT, H and mH of a tensor.
+for _name in ("numpy_T", "mT", "matrix_H", "mH", "adjoint"):
+    HANDLERS[getattr(torch.ops.aten, _name)] = moved
 
 _KEY: Any = "feedprop"  # our entry in torch's dictionary: namespace -> functions
 

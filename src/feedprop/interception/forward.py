@@ -20,7 +20,7 @@ from feedprop.interception import install
 from feedprop.interception.audit import Audit, sequence_number, tensors_in
 from feedprop.interception.backward import ATTACHED, PASSES
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
-from feedprop.interception.mode import Propagation, running
+from feedprop.interception.mode import Propagation, Scopes, running
 from feedprop.rules import Composite, Rule
 
 
@@ -29,7 +29,7 @@ class Forward:
 
     def __init__(self, model: nn.Module, composite: Composite, *, unknown: str, methods: Sequence[str]) -> None:
         self.model, self.composite, self.unknown = model, composite, unknown
-        self.scopes: list[Rule] = [composite.default]  # of a pass that is compiled
+        self.scopes = Scopes(composite.default)  # of a pass that is compiled
         self.tracing = False
         self.audit = Audit(model)
         self.neurons: list[nn.Module] = []  # of snnTorch, whose forward was replaced
@@ -49,8 +49,12 @@ class Forward:
         tied: set[int] = set()
         if all(reason == "default" for _, reason in assigned.values()):
             return
+        elsewhere = composite.elsewhere(self.model)
         for path, (rule, _) in assigned.items():
-            modules[path].register_forward_pre_hook(_Enter(self, rule))
+            rule = elsewhere.get(path, rule)
+            modules[path].register_forward_pre_hook(
+                _Enter(self, rule, first=composite.first if path in elsewhere else None)
+            )
             modules[path].register_forward_hook(_Leave(self), always_call=True)
             for parameter in modules[path].parameters(recurse=False):
                 if self.owners.setdefault(id(parameter), rule) != rule:
@@ -138,7 +142,7 @@ class Forward:
         return getattr(type(self.model), name)(self.model, *args, **kwargs)
 
     def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
-        self.scopes[:] = [self.composite.default]
+        self.scopes.restart(self.composite.default)
         self.tracing = True
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, scopes=self.scopes)
         swapped = swap_in(self.model, propagation.magnitude)
@@ -163,7 +167,7 @@ class Forward:
             with propagation:
                 result = _finished(self._call(name, args, kwargs), propagation)
             if self.unknown == "error" and not transformed:
-                self.audit.check(result, (args, kwargs), propagation.spans, since=begin)
+                self.audit.check(result, (args, kwargs, propagation.leaves), propagation.spans, since=begin)
             return result
         finally:
             end = sequence_number()
@@ -225,14 +229,19 @@ def _caller(frame: Any) -> nn.Module | None:
 
 
 class _Enter:
-    """Forward pre-hook: from here on, the rule of this module is the active one."""
+    """Forward pre-hook: from here on, the rule of this module is the active one.
 
-    def __init__(self, forward: Forward, rule: Rule) -> None:
-        self.forward, self.rule = forward, rule
+    With `first`, the module gets that rule if it is the first to run among those that could.
+    """
+
+    def __init__(self, forward: Forward, rule: Rule, *, first: Rule | None) -> None:
+        self.forward, self.rule, self.first = forward, rule, first
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         for scopes in _scopes(self.forward):
-            scopes.append(self.rule)
+            if self.first is not None and scopes.first is None:
+                scopes.first = module
+            scopes.rules.append(self.first if self.first is not None and scopes.first is module else self.rule)
 
 
 class _Leave:
@@ -243,11 +252,11 @@ class _Leave:
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         for scopes in _scopes(self.forward):
-            if len(scopes) > 1:
-                scopes.pop()
+            if len(scopes.rules) > 1:
+                scopes.rules.pop()
 
 
-def _scopes(forward: Forward) -> list[list[Rule]]:
+def _scopes(forward: Forward) -> list[Scopes]:
     """Return the rules of the modules that run in the present pass of a model, if there is one."""
     if torch.compiler.is_compiling():
         return [forward.scopes]

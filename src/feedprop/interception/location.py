@@ -22,6 +22,8 @@ _PLACES: dict[str, Any] = {
 
 def spelling(function: Function) -> str:
     """Return a torch function as a user writes it: torch.special.i0, torch.ops.torchvision.roi_align."""
+    if torch.compiler.is_compiling():
+        return getattr(function, "__name__", "a function")
     operator = str(getattr(function, "_qualified_op_name", ""))
     if "::" in operator:
         return f"torch.ops.{operator.replace('::', '.')}"

@@ -21,6 +21,20 @@ from feedprop.interception.location import remedy, running_module, spelling
 from feedprop.operations.registry import HANDLERS, Arguments, Function, Handler, Keywords, neutral, ordinary
 from feedprop.rules import Composite, Rule
 
+_LEAF_MAKERS = (Tensor.requires_grad_, Tensor.requires_grad.__set__)  # type: ignore[attr-defined]  # a descriptor
+
+
+class Scopes:
+    """The rules of the modules that run in one pass, the innermost last, and the linear layer that ran first."""
+
+    def __init__(self, default: Rule) -> None:
+        self.restart(default)
+
+    def restart(self, default: Rule) -> None:
+        """Begin a pass."""
+        self.rules = [default]
+        self.first: nn.Module | None = None
+
 
 class Propagation(TorchFunctionMode):
     """One forward pass of an attached model: sends each torch function to its handler."""
@@ -31,30 +45,34 @@ class Propagation(TorchFunctionMode):
         composite: Composite,
         *,
         unknown: str,
-        scopes: list[Rule] | None = None,
+        scopes: Scopes | None = None,
         owners: dict[int, Rule] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.unknown = model, unknown
         self.activation, self.magnitude = composite.activation, composite.magnitude
         self.conserving = composite.conserving
-        self.scopes = [composite.default] if scopes is None else scopes
+        self.scopes = Scopes(composite.default) if scopes is None else scopes
         self.owners = owners or {}
         self.suspended = False
         self.starts = credit.Starts()
         self.spans = Spans()
+        self.leaves: list[Tensor] = []  # made by the model itself, from which it takes gradients
         self._buffers: set[int] | None = None
 
     def active_rule(self) -> Rule:  # no property: the compiler finds none on a mode begun before it
         """Return the rule of the innermost module that runs."""
-        return self.scopes[-1]
+        return self.scopes.rules[-1]
 
     def rule_of(self, weight: Tensor) -> Rule:
         """Return the rule of the module that `weight` belongs to, else the active one."""
+        active = self.scopes.rules[-1]
         if not self.owners or torch.compiler.is_compiling():
-            return self.scopes[-1]
+            return active
         owner = id(weight) if isinstance(weight, nn.Parameter) else marks.get(weight, marks.WEIGHT)
-        return self.owners.get(owner, self.scopes[-1])
+        if isinstance(self.scopes.first, nn.Module) and any(id(p) == owner for p in self.scopes.first.parameters()):
+            return active  # the layer that runs first has a rule of its own
+        return self.owners.get(owner, active)
 
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
@@ -78,6 +96,8 @@ class Propagation(TorchFunctionMode):
             function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
+            if function in _LEAF_MAKERS and not torch.compiler.is_compiling():
+                self.leaves.append(args[0])
             return function(*args, **kwargs)
         if not torch.is_grad_enabled():
             _refuse_reentrant_checkpoint()
@@ -134,7 +154,7 @@ _METHODS: dict[str, Function] = {
 
 
 def _decomposed() -> Iterator[tuple[Function, Function]]:
-    """Yield Python functions of torch that call others, each with a copy that does not hand itself to the mode again."""
+    """Yield Python functions of torch that call others, each with a copy that does not call the mode for itself."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     places = {"torch.nn.functional": nn.functional, "torch.functional": torch.functional, "torch._tensor": Tensor}
     for module, place in places.items():

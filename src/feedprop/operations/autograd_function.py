@@ -18,7 +18,7 @@ from torch.overrides import handle_torch_function
 from feedprop.operations.dispatch import listened_to
 
 REGISTERED: dict[type[Any], Callable[[Any], None]] = {}  # -> what is to be done with the apply that a mode sees
-_changed: dict[type[Any], Any] = {}  # -> its own `apply` before, None if it inherited that
+_changed: dict[type[Any], dict[str, Any]] = {}  # -> what it defined itself, before
 _installed = False
 
 
@@ -46,11 +46,17 @@ def undo() -> None:
     _installed = False
     for function, own in _changed.items():
         function.__class__ = FunctionMeta
-        if own is None:
-            del function.apply
-        else:
-            function.apply = own
+        for name in ("apply", "forward", "backward"):
+            if name in own:
+                setattr(function, name, own[name])
+            elif name in vars(function):
+                delattr(function, name)
     _changed.clear()
+
+
+def sees_stored_apply(function: type[Any]) -> bool:
+    """Whether calls of an `apply` that was stored before the function was registered pass credit too."""
+    return function in _changed and isinstance(vars(function).get("forward"), _Relayed)
 
 
 def add(function: type[Any], register: Callable[[Any], None]) -> None:
@@ -61,7 +67,9 @@ def add(function: type[Any], register: Callable[[Any], None]) -> None:
 
 
 def _make_visible(function: type[Any]) -> Any:
-    _changed[function] = vars(function).get("apply")
+    _changed[function] = {
+        name: vars(function)[name] for name in ("apply", "forward", "backward") if name in vars(function)
+    }
     inherited = inspect.getattr_static(function, "apply")
     made: Any = FunctionMeta  # torch has no types there
     plain = made(function.__name__, (function,), {"__module__": function.__module__, "apply": inherited})
@@ -82,4 +90,44 @@ def _make_visible(function: type[Any]) -> Any:
     function.apply = classmethod(of_class)
     function.__class__ = _Visible
     plain.stands_for = function
+    own = _changed[function]
+    static = all(isinstance(own.get(name), staticmethod) for name in ("forward", "backward"))
+    if static and function.setup_context is torch.autograd.Function.setup_context:
+        _relay(function, own["forward"].__func__, own["backward"].__func__, apply)
     return apply
+
+
+class _Relayed(staticmethod):  # type: ignore[type-arg]
+    """A forward or backward that `_relay` made."""
+
+
+def _relay(function: type[Any], forward: Any, backward: Any, apply: Any) -> None:
+    """Let calls of `f = Function.apply`, stored before it was registered, pass credit by its handler.
+
+    torch makes such a call where no mode sees it, but it calls the function's forward: in a pass, that hands the call
+    to the mode, on inputs of its own, and backward sends credit through what came of it.
+    """
+
+    def seen(ctx: Any, *args: Any) -> Any:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        if torch.compiler.is_compiling() or not listened_to(*tensors):
+            return forward(ctx, *args)
+        if any(isinstance(value, torch.nn.Parameter) for value in args):
+            return forward(ctx, *args)
+        with torch.enable_grad():
+            own = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in args]
+            ctx.feedprop = own, handle_torch_function(apply, tensors, *own)
+        output = ctx.feedprop[1]
+        return output.detach() if isinstance(output, Tensor) else tuple(part.detach() for part in output)
+
+    def back(ctx: Any, *credits: Any) -> Any:
+        if not hasattr(ctx, "feedprop"):
+            return backward(ctx, *credits)
+        own, output = ctx.feedprop
+        leaves = [x for x in own if isinstance(x, Tensor) and x.requires_grad]
+        outputs = (output,) if isinstance(output, Tensor) else output
+        found = iter(torch.autograd.grad(outputs, leaves, credits, allow_unused=True))
+        return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in own)
+
+    function.forward = _Relayed(seen)
+    function.backward = _Relayed(back)

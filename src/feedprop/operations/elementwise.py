@@ -61,16 +61,34 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
         if limits and not further:
             marks.mark_elementwise(phi)
         if credit.is_weight(z):
-            return _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
-        if function in PARTIAL and not context.activation.by_values:
-            return _answered(context, credit.secant(phi, z), z)
-        return _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
+            output = _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
+            if function in PIECEWISE_CONSTANT:
+                self_gated.selects(output, self_gated.sources_of(z))
+            return output
+        output = _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
+        if function in PIECEWISE_CONSTANT:
+            self_gated.selects(output, self_gated.sources_of(z))
+        return output
+
+    return handle
+
+
+def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> Handler:
+    """Return the handler of arithmetic of one number: the ordinary backward; conserving, that of an activation."""
+    conserving = activation(limits, non_negative=non_negative)
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if context.conserving:
+            return conserving(context, function, args, kwargs)
+        output = ordinary(context, function, args, kwargs)
+        if non_negative:
+            marks.mark_non_negative(output)
+        return output
 
     return handle
 
 
 elementwise = activation(None)  # what users register for an activation of their own
-PARTIAL: set[Function] = set()  # not defined for all numbers, so their values beside z may not exist
 PIECEWISE_CONSTANT: set[Function] = set()  # their derivative is 0, so latent weights would not learn
 
 
@@ -127,10 +145,11 @@ def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tens
         return torch.where(compare(values, 0), yes, no).to(value.dtype)
 
     if credit.is_weight(z):
-        return _of_weight(context, phi, z, constant_in_pieces=True)
-    rising = compare in (operator.gt, operator.ge)
-    output = context.activation(phi, z, at_zero=(no, yes) if rising else (yes, no))
-    output = _answered(context, output, z, non_negative=min(yes, no) >= 0)
+        output = _of_weight(context, phi, z, constant_in_pieces=True)
+    else:
+        rising = compare in (operator.gt, operator.ge)
+        output = context.activation(phi, z, at_zero=(no, yes) if rising else (yes, no))
+        output = _answered(context, output, z, non_negative=min(yes, no) >= 0)
     self_gated.selects(output, sources)
     return output
 

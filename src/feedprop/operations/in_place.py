@@ -1,4 +1,4 @@
-"""Treatments of the in-place spellings of functions: the same credit, and the target keeps its identity."""
+"""Handlers of in-place spellings: the same credit, and the target keeps its identity."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from feedprop.operations.registry import (
 
 
 def in_place(handler: Handler, out_of_place: Function) -> Handler:
-    """Treat the in-place spelling of a function as `handler` treats the other one; the target keeps its identity."""
+    """Return the handler of the in-place spelling of a function, from that of the other one."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if not args:
+            args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
         target = args[0]
         weight = marks.get(target, marks.WEIGHT)
         if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
-            before = self_gated.copied(target, args[1:])
+            copy = self_gated.copied(target, args[1:])
             marks.forget(target)
-            return _written(context, target, (before, *args[1:]), kwargs)
+            return _written(context, target, (copy, *args[1:]), kwargs)
         if handler is relu and target.requires_grad:
             return _relu_in_place(context, target)
         before = self_gated.copied(target, args[1:]) if handler not in (ordinary, moved, summed) else None
@@ -79,7 +81,7 @@ def _relu_in_place(context: Context, target: Tensor) -> Tensor:
 
 
 def optionally_in_place(handler: Handler, position: int, *, written: Handler) -> Handler:
-    """Treat a function that has an argument `inplace`, at `position`, both ways: by `written` where it is True."""
+    """Return the handler of a function with an argument `inplace` at `position`; `written` handles inplace=True."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         asked = kwargs.get("inplace", args[position] if len(args) > position else False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from feedprop import credit
 from feedprop.operations.products import product, quotient
@@ -30,7 +31,7 @@ Flow = Callable[..., Tensor]  # of the input and the named arguments: the normal
 
 
 def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat a normalisation or a lookup like `summed`; its output is an activation even if no input carries credit."""
+    """Pass credit as `summed` does; the output is an activation even if no input is one."""
     _, args, kwargs = operands_of(context, args, kwargs)
     return damped(context, function(*args, **kwargs))
 
@@ -41,7 +42,11 @@ def normalisation(names: str, flow: Flow) -> Handler:
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         named = dict(zip(names.split(), args, strict=False)) | kwargs
         x, weight = named["input"], named.get("weight")
-        if not context.conserving or not is_activation(x) or not named.get("training", True):
+        if (
+            not context.conserving
+            or not is_activation(x)
+            or not named.get("training", named.get("use_input_stats", True))
+        ):
             return layer(context, function, args, kwargs)
         _, _, operands = operands_of(context, (), named)
         output = function(**operands | {"input": x.detach()})
@@ -89,17 +94,41 @@ def _over_batch(x: Tensor, *, eps: float = 1e-5, **_: Any) -> Tensor:
 
 
 _RUNNING = "input running_mean running_var weight bias"
-NORMALISATIONS: dict[str, Handler] = {
-    "layer_norm": normalisation("input normalized_shape weight bias eps", _over_last),
+_NAMES: dict[str, Handler] = {
+    "layer_norm": normalisation("input normalized_shape weight bias eps cudnn_enable", _over_last),
     "rms_norm": normalisation("input normalized_shape weight eps", _root_mean_square),
-    "group_norm": normalisation("input num_groups weight bias eps", _over_groups),
+    "group_norm": normalisation("input num_groups weight bias eps cudnn_enabled", _over_groups),
     "instance_norm": normalisation(f"{_RUNNING} use_input_stats momentum eps", _over_positions),
     "batch_norm": normalisation(f"{_RUNNING} training momentum eps", _over_batch),
 }
 
+_AS_TORCH = "input weight bias running_mean running_var"  # torch's own order of the arguments
+NORMALISATIONS: dict[Function, Handler] = {
+    **{getattr(functional, name): handler for name, handler in _NAMES.items()},
+    **{getattr(torch, name): handler for name, handler in _NAMES.items()},
+    torch.instance_norm: normalisation(f"{_AS_TORCH} use_input_stats momentum eps cudnn_enabled", _over_positions),
+    torch.batch_norm: normalisation(f"{_AS_TORCH} training momentum eps cudnn_enabled", _over_batch),
+    torch.native_layer_norm: layer,
+    torch.native_group_norm: layer,
+}
+
+
+def lookup(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Look up embeddings; `max_norm` changes the table itself, as it does without rules, before it is used."""
+    max_norm = kwargs.get("max_norm")
+    weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+    if max_norm is not None and isinstance(weight, Tensor):
+        indices = args[0] if args else kwargs["input"]
+        with torch.no_grad():
+            torch.embedding_renorm_(
+                weight.detach(), indices.contiguous().view(-1), max_norm, kwargs.get("norm_type", 2.0)
+            )
+        kwargs = kwargs | {"max_norm": None}
+    return layer(context, function, args, kwargs)
+
 
 def unit_length(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat normalize(x) = x / |x|."""
+    """Pass normalize(x) = x / |x|."""
     named = dict(zip(("input", "p", "dim", "eps"), args, strict=False)) | kwargs
     x = named["input"]
     if not context.conserving or not is_activation(x):
@@ -109,18 +138,18 @@ def unit_length(context: Context, function: Function, args: Arguments, kwargs: K
 
 
 def cosine_similarity(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat cosine_similarity(a, b) = a b / (|a| |b|)."""
+    """Pass cosine_similarity(a, b) = a b / (|a| |b|)."""
     if not context.conserving:
         return product(context, function, args, kwargs)
-    a, b, *rest = args
-    dim = rest[0] if rest else kwargs.get("dim", 1)
-    eps = rest[1] if len(rest) > 1 else kwargs.get("eps", 1e-8)
+    named = {"dim": 1, "eps": 1e-8} | dict(zip(("x1", "x2", "dim", "eps"), args, strict=False)) | kwargs
+    a, b, dim, eps = (named[name] for name in ("x1", "x2", "dim", "eps"))
+    a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]  # torch has no types there
     size = [x.detach().norm(dim=dim, keepdim=True).clamp_min(eps) for x in (a, b)]
     return product(context, lambda a, b: (a / size[0] * (b / size[1])).sum(dim), (a, b), {})
 
 
 def rescaled(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat a function that multiplies each x by a factor that depends on its neighbours, the factor as a constant."""
+    """Pass a function that multiplies each x by a factor of its neighbours; conserving, the factor is a constant."""
     x = args[0] if args else kwargs["input"]
     if not context.conserving or not is_activation(x):
         return layer(context, function, args, kwargs)

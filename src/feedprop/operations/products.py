@@ -26,6 +26,7 @@ from feedprop.operations.registry import (
     ordinary,
     shared,
     summed,
+    without_gradient,
 )
 
 
@@ -73,6 +74,8 @@ def power(context: Context, function: Function, args: Arguments, kwargs: Keyword
         if function.__name__ in ("square", "sqrt", "rsqrt"):
             marks.mark_non_negative(output)
         return output
+    if isinstance(exponent, Tensor) and exponent.numel() == 1 and not exponent.requires_grad:
+        exponent = exponent.item()
     if isinstance(exponent, Tensor) and exponent.requires_grad:
         return elementwise_product(context, function, args, kwargs)
     if not isinstance(exponent, Tensor) and exponent <= 0:
@@ -84,7 +87,7 @@ EXPONENTS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
 
 
 def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Apply the rule in force to function(input, weight, bias, ...); a computed weight shares as a factor."""
+    """Apply the weight's rule to function(input, weight, bias, ...); a weight computed from activations is a factor."""
     if len(args) >= 3:
         inputs, weight, bias, *rest = args
         named = kwargs
@@ -107,7 +110,7 @@ _ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "ve
 
 
 def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
+    """Pass function(bias, input, weight) = bias + input @ weight (addmm and its like) as a linear operation."""
     named = [kwargs[name] for name in _ADDED if name in kwargs]
     bias, inputs, weight, *rest = *args, *named
     kwargs = {name: value for name, value in kwargs.items() if name not in _ADDED}
@@ -119,7 +122,7 @@ def added_product(context: Context, function: Function, args: Arguments, kwargs:
 
 
 def matrix_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat a product of two, of which one is a weight or a constant, as the linear layer that it is; see `product`."""
+    """Pass a product with one weight or constant as the linear layer that it is; see `product`."""
     tensors = [value for value in flat([*args, *kwargs.values()]) if _is_factor(value)]
     weights = [value for value in tensors if credit.is_weight(value)] or [
         value for value in tensors if not value.requires_grad
@@ -127,6 +130,8 @@ def matrix_product(context: Context, function: Function, args: Arguments, kwargs
     if len(tensors) != 2 or len(weights) != 1 or not any(value.requires_grad for value in tensors):
         return product(context, function, args, kwargs)
     (weight,) = weights
+    if not weight.requires_grad and (weight.is_complex() or weight.layout is not torch.strided):
+        return product(context, function, args, kwargs)  # a constant that no rule can modify
     inputs = tensors[0] if tensors[1] is weight else tensors[1]
 
     def operation(by_inputs: Tensor, by_weight: Tensor, _: None) -> Any:
@@ -160,28 +165,41 @@ def product_of_elements(context: Context, function: Function, args: Arguments, k
     return credit.scaled(output, 1 / factors)
 
 
+def interpolated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Pass lerp(a, b, w) as a sum; conserving and with a gate w, as a + w (b - a), sums and a product."""
+    a, b, gate = (*args, *(kwargs[name] for name in ("input", "end", "weight")[len(args) :]))
+    if not context.conserving or not is_activation(gate):
+        return summed(context, function, args, kwargs)
+    passing = context.decompose(lambda: a + gate * (b - a))
+    return credit.with_values(function(a.detach(), b.detach(), gate.detach()), passing)
+
+
 def gated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat glu(x) = a * sigmoid(b), the halves of x, as the product that it is."""
+    """Pass glu(x) = a * sigmoid(b), the halves of x, as the product that it is."""
     x = args[0] if args else kwargs["input"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
     if not x.requires_grad or credit.is_weight(x):
         return ordinary(context, function, args, kwargs)
     value, gate = x.chunk(2, dim)
     opened = context.activation(torch.sigmoid, gate, at_zero=(0.5, 0.5))
-    return elementwise_product(context, torch.mul, (value, opened), {})
+    passing = elementwise_product(context, torch.mul, (value, opened), {})
+    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
 
 
 def summed_with_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat addcmul(x, a, b, value=v) = x + v a b as a product and a sum."""
+    """Pass addcmul(x, a, b, value=v) = x + v a b as a product and a sum."""
     x, a, b = _three(args, kwargs)
     part = elementwise_product(context, torch.mul, (a, b), {})
-    return summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+    passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
 
 
 def summed_with_quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Treat addcdiv(x, a, b, value=v) = x + v a / b as a quotient and a sum."""
+    """Pass addcdiv(x, a, b, value=v) = x + v a / b as a quotient and a sum."""
     x, a, b = _three(args, kwargs)
-    return summed(context, torch.add, (x, quotient(context, torch.div, (a, b), {})), {"alpha": kwargs.get("value", 1)})
+    part = quotient(context, torch.div, (a, b), {})
+    passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
 
 
 def _three(args: Arguments, kwargs: Keywords) -> list[Any]:

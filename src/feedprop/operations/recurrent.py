@@ -1,8 +1,8 @@
 """Recurrent layers, step by step: the fused kernels of LSTM, GRU and RNN have a backward that carries no credit.
 
 Each step is written in torch functions that have handlers of their own. A gate's pre-activation W x + U h + b is one
-linear operation on (x, h), to which the rule in force applies; gates multiply, sigmoid and tanh pass by their secants.
-Numbers are those of the fused kernels, which also run where no gradients are wanted.
+linear operation on (x, h), to which the active rule applies; gates multiply, sigmoid and tanh pass by their secants.
+Values are those of the fused kernels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from feedprop import credit
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, flat
 
 State = tuple[Tensor, ...]  # h, and c of an LSTM
@@ -155,13 +156,24 @@ def _single(name: str) -> Function:
 
 
 def in_steps(parts: Function) -> Handler:
-    """Return the handler that runs `parts` in the place of a fused kernel, wherever something carries credit."""
+    """Return the handler that sends credit through `parts`, step by step, wherever something carries credit.
+
+    The values are those of the fused kernel. With dropout between layers, both draw the same random numbers.
+    """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         values = flat([*args, *kwargs.values()])
         if not any(isinstance(value, Tensor) and value.requires_grad for value in values):
             return function(*args, **kwargs)
-        return context.decompose(parts, *args, **kwargs)
+        if torch.compiler.is_compiling() or credit.transformed():
+            return context.decompose(parts, *args, **kwargs)
+        draws = any(isinstance(value, float) and value > 0 for value in args)  # dropout
+        with torch.random.fork_rng(enabled=draws):
+            fused = function(*args, **kwargs)  # with its graph, since torch picks the kernel by it
+        passing = context.decompose(parts, *args, **kwargs)
+        if isinstance(fused, Tensor):
+            return credit.with_values(fused, passing)
+        return tuple(credit.with_values(*both) for both in zip(fused, passing, strict=True))
 
     return handle
 

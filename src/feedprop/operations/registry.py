@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.errors import FeedpropError
 from feedprop.operations import autograd_function
 from feedprop.operations.autograd_function import is_autograd_function
-
-if TYPE_CHECKING:  # rules are made of handlers
-    from feedprop.rules.activation import ActivationRule
 
 Function = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -37,6 +36,15 @@ class LinearRule(Protocol):
         self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
     ) -> Tensor:
         """Return operation(inputs, weight, bias) with the rule's backward pass."""
+
+
+class ActivationRule(Protocol):
+    """How activations pass credit, as the handlers see it; `feedprop.rules.ActivationRule` says more."""
+
+    by_values: bool
+
+    def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: Limits | None) -> Tensor:
+        """Return activation(z) with the rule's backward pass."""
 
 
 class Context(Protocol):
@@ -74,7 +82,7 @@ HANDLERS: dict[Function, Handler] = {}
 def register(torch_function: Function) -> Callable[[Handler], Handler]:
     """Say how credit passes `torch_function`, in every model and for the life of the process.
 
-    Call it, `register(torch.special.i0)(elementwise)`, or use it as a decorator of your own handler. The ready handlers:
+    Call it, `register(torch.special.i0)(elementwise)`, or decorate a handler of your own with it. The ready handlers:
     `ordinary` (the gradient is right: linear in each input, or selecting), `summed` (the same, and contributions are
     added up), `elementwise` (an activation) and `product` (inputs are multiplied).
 
@@ -175,7 +183,38 @@ def moved(context: Context, function: Function, args: Arguments, kwargs: Keyword
     return output
 
 
-def sign_preserving(handler: Handler) -> Handler:
+def gradient_inside(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Take a gradient inside of the model, torch.autograd.grad: an ordinary one, that carries no credit itself."""
+    if kwargs.get("create_graph") or (len(args) > 4 and args[4]):
+        raise FeedpropError(
+            "torch.autograd.grad(..., create_graph=True) inside of an attached model: no rule says how credit passes a "
+            "derivative; take it without create_graph, or outside of the model"
+        )
+    with credit.derivative():
+        return function(*args, **kwargs)
+
+
+HANDLERS[torch.autograd.grad] = gradient_inside
+
+
+def refused(reason: str) -> Handler:
+    """Return the handler of a function that cannot pass credit."""
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if not any(isinstance(value, Tensor) and value.requires_grad for value in flat((*args, *kwargs.values()))):
+            return function(*args, **kwargs)
+        raise FeedpropError(f"no credit passes {getattr(function, '__name__', function)}: {reason}")
+
+    return handle
+
+
+def based_on(handler: Handler, wrapped: Handler) -> Handler:
+    """Note which handler another one adds to: in-place spellings use that."""
+    wrapped.base = getattr(handler, "base", handler)  # type: ignore[attr-defined]
+    return wrapped
+
+
+def keeps_sign(handler: Handler) -> Handler:
     """Return a handler that also knows: from inputs of which none is negative comes no negative output."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -186,7 +225,7 @@ def sign_preserving(handler: Handler) -> Handler:
             marks.mark_non_negative(output)  # spares some rules half of their work
         return output
 
-    return handle
+    return based_on(handler, handle)
 
 
 def summed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -223,6 +262,15 @@ def flat(values: Any) -> Iterator[Any]:
             yield from flat(value)
         else:
             yield value
+
+
+def without_gradient(values: Any) -> Any:
+    """Return arguments (a tuple or dictionary of them) with every tensor detached."""
+    if isinstance(values, dict):
+        return {name: without_gradient(value) for name, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)([without_gradient(value) for value in values])
+    return values.detach() if isinstance(values, Tensor) else values
 
 
 def is_activation(value: Any) -> bool:

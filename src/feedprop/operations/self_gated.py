@@ -17,7 +17,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, is_activation
+from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
 FARTHEST = 4  # sources that a result remembers, the nearest first
 Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
@@ -40,11 +40,11 @@ def tracked(handler: Handler, *, multiplies: bool) -> Handler:
             _remember(output, [(x, False) for x, _, _ in common])
         return output
 
-    return handle
+    return based_on(handler, handle)
 
 
-def self_gated(handler: Handler) -> Handler:
-    """Return the handler of a product or quotient that recognises x g(x), and x times a mask compared from x."""
+def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
+    """Return the handler of a product (or quotient) that recognises x g(x), and x times a mask compared from x."""
     plain = tracked(handler, multiplies=True)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -57,17 +57,15 @@ def self_gated(handler: Handler) -> Handler:
         if any(masks):
             factors = tuple(x.detach() if mask else x for x, mask in zip(args, masks, strict=True))
             for x in factors:
-                if not x.requires_grad and not is_activation(args[0]):
+                if not x.requires_grad and credit.is_weight(args[0]):
                     marks.mark_weight(x)  # a mask of weights, made from weights
             return plain(context, function, factors, kwargs)
-        if not context.activation.by_values or not all(map(is_activation, args)):
+        x, first, second = common[0]
+        gated = first != second and (first or not divides) and x.shape == args[0].shape
+        if not gated or not context.activation.by_values or not all(map(is_activation, args)):
             return plain(context, function, args, kwargs)
-        if common[0][1] == common[0][2] or common[0][0].shape != args[0].shape:
-            return plain(context, function, args, kwargs)
-        x = common[0][0]
-        with torch.no_grad():
-            values = function(*args)
-        output = credit.secant(lambda _: values, x)
+        # y = x g(x): c_x = c_y y / x = c_y g(x), as if g(x) were a constant
+        output = handler(context, function, (args[0], args[1].detach()) if first else (args[0].detach(), args[1]), {})
         context.starts.remember(output, x)
         _remember(output, [(x, False) for x, _, _ in common])
         return output

@@ -1,133 +1,169 @@
-"""One table: torch function -> how credit passes it.
+"""The table: torch function -> handler. Names only; each stands once, for all of its spellings (see `spellings`).
 
-Every spelling of a function counts (`torch.tanh`, `Tensor.tanh`, `F.tanh`, `Tensor.tanh_`); the names below are looked
-up in all of torch's name spaces. To add an operation, add its name to the line of its handler.
+To add a function, add its name to the row of its handler; an activation also says its limits at 0.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from feedprop.operations import attention, elementwise, normalisation, products, recurrent, registry, self_gated
+from feedprop.operations import elementwise, normalisation, products, recurrent
+from feedprop.operations.attention import scaled_dot_product_attention
+from feedprop.operations.elementwise import activation, arithmetic, compared, converted, relu, selected
 from feedprop.operations.in_place import in_place, optionally_in_place
-from feedprop.operations.registry import HANDLERS, Function, Handler, Limits
+from feedprop.operations.registry import (
+    HANDLERS,
+    Handler,
+    Limits,
+    keeps_sign,
+    moved,
+    neutral,
+    ordinary,
+    refused,
+    summed,
+)
+from feedprop.operations.self_gated import self_gated, tracked
+from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
 
-# Shapes, selections, piecewise linear maps through 0, transforms, what must be differentiated: as in autograd.
-ORDINARY = """
-    adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack
-    concat concatenate contiguous copy_ cpu cuda diag diag_embed diagonal dsplit dstack expand expand_as flatten flip
-    fliplr flipud gather hsplit hstack index_copy index_fill index_put index_select masked_fill
-    masked_scatter masked_select movedim moveaxis mH mT T H narrow neg negative permute pin_memory ravel
-    pixel_shuffle pixel_unshuffle channel_shuffle real repeat repeat_interleave reshape reshape_as resolve_conj
-    resolve_neg roll rot90 scatter select slice_scatter select_scatter split split_with_sizes squeeze stack swapaxes
-    swapdims t take take_along_dim tensor_split tile transpose tril triu unbind unflatten unfold unsqueeze view view_as
-    vsplit vstack view_as_complex view_as_real complex
-    __getitem__ __setitem__ pad zero_ fill_ chain_matmul block_diag nan_to_num positive resize meshgrid
-    max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d
-    adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
-    fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median mode sort topk
-    kthvalue msort cummax cummin aminmax dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
-    feature_alpha_dropout
-    leaky_relu rrelu prelu softmax log_softmax softmin gumbel_softmax
-    matrix_exp
-    var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm
-    fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft fftshift ifftshift
-    cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss
-"""
-# Of the above: they only move values.
-MOVING = """
-    as_strided broadcast_to cat chunk clone column_stack concat concatenate contiguous diagonal dsplit dstack expand
-    expand_as flatten flip fliplr flipud gather hsplit hstack index_select movedim moveaxis mH mT T H narrow permute
-    ravel pixel_shuffle pixel_unshuffle channel_shuffle repeat reshape reshape_as roll select split split_with_sizes
-    squeeze stack swapaxes swapdims t take_along_dim tensor_split tile transpose unbind unflatten unfold unsqueeze view
-    view_as vsplit vstack __getitem__ cpu cuda
-"""
-# Contributions are added up: the ordinary backward, damped.
-SUMMED = """
-    add sub subtract __rsub__ rsub __iadd__ __isub__ sum mean nansum nanmean cumsum logcumsumexp logsumexp trace
-    lerp
-    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
-    interpolate upsample upsample_nearest upsample_bilinear grid_sample index_add scatter_add fold segment_reduce
-"""
-# Normalisations and lookups: the same, and the output is an activation whatever went in.
-LAYER = """
-    batch_norm layer_norm group_norm instance_norm rms_norm native_layer_norm native_group_norm
-    embedding embedding_bag
-"""
-# Elementwise, with phi(0) = 0 from both sides (or no limit there, where the paper's secant is all there is).
-THROUGH_ZERO = """
-    tanh elu selu celu gelu silu mish softsign tanhshrink softshrink hardshrink hardswish abs absolute expm1 log log1p
-    log2 log10 erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh acosh arccosh round trunc fix frac
-    logit
-"""
-# The other activations, with what their further arguments make of their limits at 0.
-AT_ZERO: dict[str, Callable[..., Limits]] = {
-    "sigmoid expit hardsigmoid": lambda **_: (0.5, 0.5),
-    "softplus": lambda beta=1.0, threshold=20.0: (math.log(2) / beta,) * 2,
-    "logsigmoid": lambda: (-math.log(2),) * 2,
-    "exp exp2 cos cosh erfc sinc i0": lambda: (1.0, 1.0),
-    "acos arccos": lambda: (math.pi / 2,) * 2,
-    "sign sgn": lambda: (-1.0, 1.0),
-    "heaviside": lambda values: (0.0, 1.0),
-    "floor": lambda: (-1.0, 0.0),
-    "ceil": lambda: (0.0, 1.0),
-    "hardtanh": lambda min_val=-1.0, max_val=1.0: (min(max(0.0, min_val), max_val),) * 2,
-    "relu6": lambda: (0.0, 0.0),
-    "clamp clip": lambda min=None, max=None: _clamped(min, max),
-    "clamp_min": lambda min: _clamped(min, None),
-    "clamp_max": lambda max: _clamped(None, max),
-    "threshold _threshold": lambda threshold, value: (
-        (value,) * 2 if threshold > 0 else (value if threshold == 0 else 0.0, 0.0)
-    ),
-}
-NON_NEGATIVE = "sigmoid expit hardsigmoid softplus exp exp2 abs absolute heaviside relu6"
-PARTIAL = "log log1p log2 log10 logit asin arcsin acos arccos atanh arctanh acosh arccosh"
-PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"
-COMPARISON = "gt ge lt le greater greater_equal less less_equal"
-CONVERSION = "float double half bfloat16 int long to type type_as"
-# Of the above: no negative input, no negative output.
-SIGN_PRESERVING = """
-    cat concat stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t contiguous clone expand
-    chunk narrow select index_select gather __getitem__ max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d dropout dropout1d dropout2d dropout3d mean sum repeat
-"""
-# Elementwise: a result that is multiplied by its own input makes an activation, x sigmoid(x). The first are multiples.
-MULTIPLES = "mul multiply __mul__ __rmul__ __imul__ div divide true_divide __truediv__ __itruediv__ __idiv__"
-RECTIFIERS = "relu leaky_relu rrelu prelu"
-SCALED = "clone contiguous neg negative float double half bfloat16 to type_as"
-SHIFTED = "add __add__ __radd__ sub subtract rsub __rsub__"
-LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
-ADDED_PRODUCT = "addmm addmv addbmm baddbmm addr"
-MATRIX_PRODUCT = "matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot _grouped_mm"
-PRODUCT = "bilinear multi_dot"
-ELEMENTWISE_PRODUCT = "mul multiply __mul__ __rmul__ __imul__"
-PRODUCT_OF_ELEMENTS = "prod cumprod"
-POWER = "square sqrt rsqrt reciprocal pow __pow__"
-SOLUTION = "solve solve_triangular"
-QUOTIENT = "div divide true_divide __truediv__ __div__ __itruediv__ __idiv__"
-# Questions about a tensor, and what makes constants.
-NEUTRAL = """
-    size dim ndim numel stride storage_offset is_contiguous is_floating_point is_complex element_size data_ptr detach
-    requires_grad_ register_hook retain_grad backward item tolist numpy storage untyped_storage new_zeros new_ones
-    new_full new_empty new_tensor zeros_like ones_like empty_like full_like rand_like randn_like randint_like bernoulli
-    is_same_size eq ne equal argmax argmin argsort isnan isinf isfinite any all nonzero allclose isclose __len__
-    __bool__ is_nonzero one_hot names get_device __repr__ __format__ __hash__ __contains__ multinomial
-    unique unique_consecutive
-"""
-VIEWS = "H T mH mT real imag"  # attributes that are values
+VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values
+
+# handler -> names
+ROWS: tuple[tuple[Handler, str], ...] = (
+    # --- questions about a tensor, and what makes constants: no credit passes
+    (neutral, """
+        size dim ndim numel nelement stride storage_offset is_contiguous is_floating_point is_complex is_conj is_neg
+        is_signed is_pinned is_coalesced is_inference is_set_to is_same_size element_size data_ptr const_data_ptr
+        get_device typename detach requires_grad_ register_hook retain_grad backward item tolist numpy storage
+        untyped_storage new new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like ones_like
+        empty_like full_like rand_like randn_like randint_like bernoulli multinomial poisson normal binomial eq ne
+        not_equal equal argmax argmin argsort argwhere isnan isinf isposinf isneginf isfinite isreal isin isclose
+        allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
+        logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
+        floor_divide gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
+        tril_indices triu_indices combinations matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
+        __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__ __floordiv__
+        __rfloordiv__ __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
+        record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
+    """),
+    # --- they only move values: views, selections by position, copies
+    (keeps_sign(moved), """
+        cat concat concatenate stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t expand
+        expand_as chunk narrow select index_select gather __getitem__ repeat
+    """),
+    (tracked(keeps_sign(moved), multiplies=True), "clone contiguous alias_copy"),
+    (moved, """
+        as_strided broadcast_to column_stack row_stack diagonal dsplit dstack flip fliplr flipud hsplit hstack movedim
+        moveaxis H T mH mT adjoint pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle reshape_as roll
+        rot90 split split_with_sizes tensor_split swapaxes swapdims take take_along_dim tile unbind unflatten unfold
+        vsplit vstack cpu cuda pin_memory unsafe_chunk unsafe_split unsafe_split_with_sizes view_copy narrow_copy
+        select_copy slice_copy diagonal_copy expand_copy permute_copy split_copy split_with_sizes_copy squeeze_copy
+        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy detach_copy pad_sequence
+    """),
+    # --- selections, piecewise linear maps, transforms: linear in each input, or smooth, so the gradient is right
+    (keeps_sign(ordinary), """
+        max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d dropout dropout1d
+        dropout2d dropout3d native_dropout
+    """),
+    (ordinary, """
+        atleast_1d atleast_2d atleast_3d broadcast_tensors copy_ diag diag_embed diagflat index_copy index_fill
+        index_put masked_fill masked_scatter masked_select repeat_interleave resolve_conj resolve_neg conj
+        conj_physical scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter slice_inverse tril triu
+        view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__ pad
+        constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+        replication_pad3d zero_ fill_ fill fill_diagonal_ chain_matmul block_diag nan_to_num positive resize meshgrid
+        cartesian_prod put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc
+        to_padded_tensor coalesce values sparse_mask values_copy im2col
+        max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices
+        adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d
+        fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median nanmedian mode
+        quantile nanquantile sort topk kthvalue msort cummax cummin aminmax scatter_reduce index_reduce
+        alpha_dropout feature_dropout feature_alpha_dropout softmax log_softmax softmin gumbel_softmax
+        fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft hfft2 ihfft2 hfftn ihfftn
+        fftshift ifftshift stft istft diff gradient affine_grid affine_grid_generator cov corrcoef
+        _pack_padded_sequence _pad_packed_sequence fmod remainder __mod__ __rmod__ __imod__ copysign
+    """),
+    (tracked(ordinary, multiplies=False), "leaky_relu rrelu prelu"),
+    (tracked(ordinary, multiplies=True), "neg negative"),
+    # --- norms, losses, linear algebra, special functions: smooth arithmetic has its ordinary backward
+    (ordinary, """
+        var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm nuclear_norm
+        frobenius_norm dist renorm cdist pdist pairwise_distance
+        cross_entropy nll_loss nll_loss2d poisson_nll_loss gaussian_nll_loss kl_div ctc_loss binary_cross_entropy
+        binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss
+        hinge_embedding_loss margin_ranking_loss multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss
+        triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
+        inv inverse inv_ex pinv pinverse det slogdet logdet cholesky cholesky_ex cholesky_inverse qr svd svdvals eig
+        eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr
+        ormqr matrix_power matrix_exp tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
+        atan2 arctan2 angle hypot logaddexp logaddexp2 xlogy xlog1py float_power ldexp frexp polygamma mvlgamma
+        multigammaln igamma gammainc igammac gammaincc zeta cross
+    """),
+    # --- contributions are added up: the ordinary backward, damped
+    (keeps_sign(summed), """
+        sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    """),
+    (tracked(summed, multiplies=False), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
+    (summed, """
+        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace interpolate upsample upsample_nearest
+        upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
+        upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d grid_sample grid_sampler grid_sampler_2d
+        grid_sampler_3d index_add scatter_add fold col2im segment_reduce trapezoid trapz cumulative_trapezoid
+    """),
+    (products.interpolated, "lerp"),
+    # --- normalisations and lookups
+    (normalisation.layer, "native_batch_norm"),
+    (normalisation.lookup, "embedding embedding_bag"),
+    (normalisation.unit_length, "normalize"),
+    (normalisation.cosine_similarity, "cosine_similarity"),
+    (normalisation.rescaled, "local_response_norm"),
+    # --- layers and products
+    (products.linear, """
+        linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
+    """),
+    (products.added_product, "addmm addmv addbmm baddbmm addr"),
+    (products.matrix_product, """
+        matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot kron _grouped_mm
+    """),
+    (products.product, "bilinear multi_dot conv_tbc"),
+    (self_gated(products.elementwise_product), "mul multiply __mul__ __rmul__ __imul__"),
+    (self_gated(products.quotient, divides=True), """
+        div divide true_divide __truediv__ __div__ __itruediv__ __idiv__
+    """),
+    (products.product_of_elements, "prod cumprod"),
+    (tracked(products.power, multiplies=False), "square sqrt rsqrt reciprocal pow __pow__"),
+    (products.solution, """
+        solve solve_triangular triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve
+    """),
+    (products.gated, "glu"),
+    (products.summed_with_product, "addcmul"),
+    (products.summed_with_quotient, "addcdiv"),
+    (scaled_dot_product_attention, "scaled_dot_product_attention"),
+    # --- comparisons and what is made of them
+    (compared, "gt ge lt le greater greater_equal less less_equal"),
+    (tracked(converted, multiplies=True), "float double half bfloat16 to type type_as"),
+    (converted, "int long cfloat cdouble chalf"),
+    (selected, "where"),
+    (tracked(relu, multiplies=False), "relu"),
+    # --- refused, with a reason
+    (refused("it calls Python for each number, so no rule sees it; write it in torch functions"), "apply_ map_ map2_"),
+    (refused("quantised numbers have no credit; feedprop.discrete rounds numbers that have"), """
+        quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine
+        fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
+    """),
+)  # fmt: skip
 
 
-def _clamped(low: float | Tensor | None, high: float | Tensor | None) -> Limits:
+def at(below: float, above: float | None = None) -> Callable[..., Limits]:
+    """Return limits at 0 that do not depend on the further arguments of an activation."""
+    limits = below, below if above is None else above
+    return lambda *_, **__: limits
+
+
+def _clamped(low: Any = None, high: Any = None) -> Limits:
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         return 0.0, 0.0  # bounds that vary: the paper's secant
     value = max(0.0, low or 0.0) if low is not None else 0.0
@@ -135,121 +171,68 @@ def _clamped(low: float | Tensor | None, high: float | Tensor | None) -> Limits:
     return value, value
 
 
-def _spellings(name: str) -> Iterator[Function]:
-    places: list[Any] = [
-        torch,
-        Tensor,
-        torch._C.TensorBase,
-        functional,
-        torch.special,
-        torch.linalg,
-        torch.fft,
-        torch._C._nn,
-    ]
-    for place in places:
-        found = getattr(place, name, None)
-        if found is None or isinstance(found, ModuleType):
-            continue
-        if not callable(found):  # a property: its getter is what a mode sees
-            found = getattr(found, "__get__", None)
-        if callable(found):
-            yield found
+# Activation functions: names -> limits at 0, from below and from above.
+ACTIVATIONS: dict[str, Callable[..., Limits]] = {
+    "tanh elu selu celu gelu silu mish softsign tanhshrink softshrink hardshrink hardswish relu6": at(0.0),
+    "round trunc fix frac": at(0.0),
+    "sigmoid expit hardsigmoid": at(0.5),
+    "softplus": lambda beta=1.0, threshold=20.0: (math.log(2) / beta,) * 2,
+    "sign sgn": at(-1.0, 1.0),
+    "heaviside": at(0.0, 1.0),
+    "floor": at(-1.0, 0.0),
+    "ceil": at(0.0, 1.0),
+    "hardtanh": lambda min_val=-1.0, max_val=1.0: (min(max(0.0, min_val), max_val),) * 2,
+    "clamp clip": lambda min=None, max=None: _clamped(min, max),
+    "clamp_min": lambda min: _clamped(min, None),
+    "clamp_max": lambda max: _clamped(None, max),
+    "threshold _threshold": lambda threshold, value: (
+        (value,) * 2 if threshold > 0 else (value if threshold == 0 else 0.0, 0.0)
+    ),
+}
+# Arithmetic of one number: the ordinary backward in training; conserving, an activation with these limits at 0.
+ARITHMETIC: dict[str, Callable[..., Limits]] = {
+    "abs absolute expm1 log1p erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh": at(0.0),
+    "log log2 log10 logit acosh arccosh erfinv": at(0.0),  # no limit there, or none other than 0
+    "exp exp2 cos cosh erfc sinc i0 i0e erfcx": at(1.0),
+    "acos arccos": at(math.pi / 2),
+    "logsigmoid": at(-math.log(2)),
+    "deg2rad rad2deg i1 i1e lgamma gammaln digamma psi entr ndtr ndtri log_ndtr": at(0.0),
+    "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_i0 modified_bessel_i1 modified_bessel_k0": at(0.0),
+    "modified_bessel_k1 scaled_modified_bessel_k0 scaled_modified_bessel_k1 spherical_bessel_j0 airy_ai": at(0.0),
+}
+NON_NEGATIVE = frozenset(
+    ("sigmoid", "expit", "hardsigmoid", "softplus", "heaviside", "relu6", "exp", "exp2", "abs", "absolute")
+)
+PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"  # latent weights learn through them
 
 
-def _attributes() -> Iterator[Function]:
-    """Reading and setting what a tensor carries beside its values: concerns a parameter itself, not a use of it."""
-    for name, attribute in inspect.getmembers(torch._C.TensorBase, inspect.isgetsetdescriptor):
-        if name not in VIEWS.split():
-            yield from (attribute.__get__, attribute.__set__, attribute.__delete__)
-
-
-def _options(function: Function) -> list[str]:
-    try:
-        return list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return []
-
-
-def _following(name: str, handler: Handler) -> Handler:
-    """The handler of a name, with what its results are to remember."""
-    if name in SIGN_PRESERVING.split():
-        handler = registry.sign_preserving(handler)
-    if name in MULTIPLES.split():
-        return self_gated.self_gated(handler)
-    if name in f"{SCALED} {SHIFTED} {POWER} {RECTIFIERS}".split() or name in _activations():
-        return self_gated.tracked(handler, multiplies=name in SCALED.split())
-    return handler
-
-
-def _register(names: str, handler: Handler) -> None:
-    for name in names.split():
-        kept = _following(name, handler)
-        for function in _spellings(name):
-            options = _options(function)
-            HANDLERS[function] = kept
-            if "inplace" in options:
-                written = handler if handler in (registry.ordinary, elementwise.relu) else kept
-                HANDLERS[function] = optionally_in_place(kept, options.index("inplace"), written=written)
-        _register_in_place(name, kept if name in MULTIPLES.split() else handler)
-
-
-def _register_in_place(name: str, handler: Handler) -> None:
-    operator = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-    if operator:  # has no other spelling, or the other spelling is this name without the i
-        plain = getattr(Tensor, name.replace("__i", "__", 1), None) or getattr(Tensor, name)
-        for function in _spellings(name):
-            HANDLERS[function] = in_place(handler, plain)
-    elif handler is not registry.neutral:
-        out_of_place = next(_spellings(name), None)
-        for function in _spellings(f"{name}_"):
-            assert out_of_place is not None
-            HANDLERS[function] = in_place(handler, out_of_place)
-
-
-def _activations() -> dict[str, Callable[..., Limits]]:
-    through_zero = dict.fromkeys(THROUGH_ZERO.split(), lambda *_, **__: (0.0, 0.0))
-    return through_zero | {name: limits for names, limits in AT_ZERO.items() for name in names.split()}
+def handlers() -> dict[str, Handler]:
+    """Return name -> handler, the whole table."""
+    found = {name: handler for handler, names in ROWS for name in names.split()}
+    for limits_of, make in ((ACTIVATIONS, activation), (ARITHMETIC, arithmetic)):
+        for names, limits in limits_of.items():
+            for name in names.split():
+                found[name] = tracked(make(limits, non_negative=name in NON_NEGATIVE), multiplies=False)
+    return found
 
 
 def _fill() -> None:
-    for names, handler in (
-        (NEUTRAL, registry.neutral),
-        (ORDINARY, registry.ordinary),
-        (SUMMED, registry.summed),
-        (LAYER, normalisation.layer),
-        ("relu", elementwise.relu),
-        ("where", elementwise.selected),
-        (MOVING, registry.moved),
-        (COMPARISON, elementwise.compared),
-        (CONVERSION, elementwise.converted),
-        (LINEAR, products.linear),
-        (ADDED_PRODUCT, products.added_product),
-        (MATRIX_PRODUCT, products.matrix_product),
-        (PRODUCT, products.product),
-        (ELEMENTWISE_PRODUCT, products.elementwise_product),
-        (POWER, products.power),
-        (PRODUCT_OF_ELEMENTS, products.product_of_elements),
-        (QUOTIENT, products.quotient),
-        (SOLUTION, products.solution),
-        ("scaled_dot_product_attention", attention.scaled_dot_product_attention),
-        ("normalize", normalisation.unit_length),
-        ("cosine_similarity", normalisation.cosine_similarity),
-        ("local_response_norm", normalisation.rescaled),
-        ("glu", products.gated),
-        ("addcmul", products.summed_with_product),
-        ("addcdiv", products.summed_with_quotient),
-    ):
-        _register(names, handler)
-    HANDLERS.update({getattr(functional, name): t for name, t in normalisation.NORMALISATIONS.items()})
+    HANDLERS.update(dict.fromkeys(attributes(but=VALUES), neutral))
+    for name, handler in handlers().items():
+        base: Handler = getattr(handler, "base", handler)
+        for function in spellings(name):
+            position = position_of_inplace(function)
+            HANDLERS[function] = handler
+            if position is not None:
+                written = base if base in (ordinary, relu) else handler
+                HANDLERS[function] = optionally_in_place(handler, position, written=written)
+        if handler is not neutral:
+            for function, plain in in_place_spellings(name):
+                HANDLERS[function] = in_place(base, plain)
+    HANDLERS.update(normalisation.NORMALISATIONS)
     HANDLERS.update(recurrent.RECURRENT)
-    for name, limits in _activations().items():
-        _register(name, elementwise.activation(limits, non_negative=name in NON_NEGATIVE.split()))
-    HANDLERS.update(dict.fromkeys(_attributes(), registry.neutral))
-    for names, functions in (
-        (PIECEWISE_CONSTANT, elementwise.PIECEWISE_CONSTANT),
-        (PARTIAL, elementwise.PARTIAL),
-    ):
-        functions.update(function for name in names.split() for function in _spellings(name))
+    for name in PIECEWISE_CONSTANT.split():
+        elementwise.PIECEWISE_CONSTANT.update(spellings(name))
 
 
 _fill()

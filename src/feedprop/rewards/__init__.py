@@ -1,4 +1,4 @@
-"""Rewards: what (outputs, targets) are worth, in the place of a loss.
+"""Rewards: what outputs are worth, given targets. They are used instead of losses.
 
 A reward is called like a loss, `reward(outputs, targets).backward()`. The scalar is minus the mean reward; its backward
 pass starts the propagation with the credit c_o = r_o / o at the outputs.
@@ -16,9 +16,10 @@ from feedprop.rewards.classes import (
     SigmoidReward,
     SoftmaxReward,
 )
-from feedprop.rewards.given import ChoiceReward, GivenReward, RegressionReward
+from feedprop.rewards.given import ChoiceReward, GivenReward
+from feedprop.rewards.regression import RegressionReward
 from feedprop.rewards.reward import Reward
-from feedprop.rewards.spikes import SpikeRateReward, SpikeTargetReward
+from feedprop.rewards.spikes import SpikeRateReward, SpikeTargetReward, stacked
 
 __all__ = [
     "BoundedSoftmaxReward",
@@ -34,4 +35,5 @@ __all__ = [
     "SoftmaxReward",
     "SpikeRateReward",
     "SpikeTargetReward",
+    "stacked",
 ]

@@ -7,21 +7,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from feedprop import credit
 from feedprop.errors import FeedpropError
-from feedprop.rewards.reward import Reward
+from feedprop.rewards.reward import Reward, check_range
 
 
 class Labels(NamedTuple):
-    """Targets that were checked: classes, their one-hot form, and 1 where they count, else 0 (None: all count)."""
+    """Checked targets; an ignored target has weight 0."""
 
-    index: Any
-    onehot: Tensor
-    kept: Tensor | None
+    classes: Tensor  # (batch, 1, ...), the true class; 0 where ignored
+    weight: Tensor  # (batch, 1, ...), of the target
+    onehot: Tensor  # shaped like the outputs: the weight at the true class, else 0
+    size: int | Tensor  # what "mean" divides by
 
 
-def _counted(values: Tensor, kept: Tensor | None) -> Tensor:
-    return values if kept is None else values * kept
+def class_dimension(outputs: Tensor) -> int:
+    """Return the dimension of the classes: 1, or 0 for a single sample (classes,)."""
+    if outputs.ndim == 0:
+        raise FeedpropError("a class reward takes outputs (batch, classes, ...), got a single number")
+    return min(1, outputs.ndim - 1)
 
 
 def _signs(values: Tensor) -> Tensor:
@@ -29,79 +32,147 @@ def _signs(values: Tensor) -> Tensor:
     return torch.where(values < 0, -1.0, 1.0).to(values.dtype)
 
 
-class _ClassReward(Reward):
-    """Targets are classes: shape (batch,) for outputs (batch, classes), (batch, ...) for (batch, classes, ...).
+class ClassReward(Reward):
+    """Targets are classes: (batch, ...) for outputs (batch, classes, ...), or () for a single sample (classes,).
 
     Args:
-        ignore_index: a target of this value gets no reward and does not count in the mean, as in nn.CrossEntropyLoss.
+        weight: of each class, (classes,): its targets' rewards are multiplied by it. "mean" divides by the sum of the
+            targets' weights, as nn.CrossEntropyLoss does.
+        ignore_index: a target of this value gets no reward and does not count in the mean.
         reduction: see `Reward`.
     """
 
-    def __init__(self, *, ignore_index: int = -100, reduction: str = "mean") -> None:
+    weight: Tensor | None
+
+    def __init__(
+        self, *, weight: Tensor | list[float] | None = None, ignore_index: int = -100, reduction: str = "mean"
+    ) -> None:
         super().__init__(reduction=reduction)
+        self.register_buffer("weight", None if weight is None else torch.as_tensor(weight))
         self.ignore_index = ignore_index
 
-    def prepare(self, outputs: Tensor, targets: Tensor | Labels) -> Labels:
-        """Return the targets checked and one-hot."""
-        if isinstance(targets, Labels):
-            return targets
+    def prepare(self, outputs: Tensor, targets: Any) -> Labels:
+        """Return the targets as `Labels`."""
+        return targets if isinstance(targets, Labels) else self.labels(outputs, targets, self.class_weights(outputs))
+
+    def labels(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Labels:
+        """Check classes; `weights` is that of each class, (classes, 1, ...)."""
+        dim = class_dimension(outputs)
         self._check(outputs, targets)
-        index, onehot = targets.unsqueeze(1).long(), torch.zeros_like(outputs)
-        if outputs.device.type == "cpu" and not (torch.compiler.is_compiling() or credit.transformed()):
-            try:
-                return Labels(index, onehot.scatter_(1, index, 1.0), None)
-            except RuntimeError:  # a label is out of range: wrong, or to be ignored
-                self._check_range(targets, outputs.shape[1])
-        kept = (index != self.ignore_index).to(outputs.dtype)
-        index = index.where(index != self.ignore_index, 0)
-        return Labels(index, torch.zeros_like(outputs).scatter(1, index, 1.0) * kept, kept)
+        index = targets.unsqueeze(dim).long()
+        kept = index != self.ignore_index
+        index = index.where(kept, 0)
+        check_range(index, outputs.shape[dim])
+        weight = kept.to(outputs.dtype)
+        if weights is not None:
+            weight = weight * weights.flatten()[index]
+        onehot = outputs.new_zeros(()).expand(outputs.shape).scatter(dim, index, weight)
+        size = (kept if weights is None else weight).sum()
+        return Labels(index, weight, onehot, size + (size == 0))
+
+    def class_weights(self, outputs: Tensor) -> Tensor | None:
+        """Return the weight of each class, shaped to multiply the outputs."""
+        if self.weight is None:
+            return None
+        dim = class_dimension(outputs)
+        if self.weight.shape != outputs.shape[dim : dim + 1]:
+            raise FeedpropError(
+                f"weight must have one number for each of {outputs.shape[dim]} classes, "
+                f"got shape {tuple(self.weight.shape)}"
+            )
+        return self.weight.to(outputs).view(-1, *[1] * (outputs.ndim - 1 - dim))
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
-        expected = outputs.shape[:1] + outputs.shape[2:]
-        if outputs.ndim < 2 or targets.shape != expected:
+        dim = class_dimension(outputs)
+        if targets.shape != outputs.shape[:dim] + outputs.shape[dim + 1 :]:
             raise FeedpropError(
                 f"{type(self).__name__} takes outputs (batch, classes, ...) and targets (batch, ...), "
                 f"got {tuple(outputs.shape)} and {tuple(targets.shape)}"
             )
         if targets.is_floating_point() or targets.dtype is torch.bool:
-            raise FeedpropError(f"{type(self).__name__} takes classes as integers, not {targets.dtype}")
-
-    def _check_range(self, targets: Tensor, classes: int) -> None:
-        wrong = targets[(targets != self.ignore_index) & ((targets < 0) | (targets >= classes))]
-        if wrong.numel():
             raise FeedpropError(
-                f"label {int(wrong[0])} is out of range: the model has {classes} outputs, "
-                f"so labels go from 0 to {classes - 1}"
+                f"{type(self).__name__} takes classes as integers, not {targets.dtype}: pass targets.long()"
             )
 
-    def samples(self, outputs: Tensor, targets: Tensor | Labels) -> int | Tensor:
-        """Return the number of targets that are not ignored."""
-        labels = self.prepare(outputs, targets)
-        return labels.index.numel() if labels.kept is None else labels.kept.sum().clamp(min=1)
+    def samples(self, outputs: Tensor, targets: Any) -> int | Tensor:
+        """Return the sum of the weights of the targets, 1 each by default; ignored ones do not count."""
+        return self.prepare(outputs, targets).size
 
 
-class SoftmaxReward(_ClassReward):
-    """r = o (onehot - softmax(o)): classification, in the place of nn.CrossEntropyLoss.
+class SoftmaxReward(ClassReward):
+    """r = o (onehot - softmax(o)): classification, instead of nn.CrossEntropyLoss.
+
+    Takes what nn.CrossEntropyLoss takes, and its credit is minus the gradient of that loss. Targets are classes, or
+    probabilities shaped like the outputs (mixup, distillation); these need not sum to 1, so a row times a number is a
+    sample of that weight. Where all targets are ignored, the reward is 0 (the loss is nan).
+
+    Args:
+        weight: of each class, (classes,).
+        ignore_index: a class that gets no reward and does not count in the mean.
+        label_smoothing: in [0, 1], the share of each target that goes to all classes alike (Szegedy et al. 2016).
+        reduction: "mean" divides by the sum of the targets' weights; for probabilities by the number of targets.
 
     >>> SoftmaxReward().per_output(torch.zeros(1, 2), torch.tensor([1]))
     tensor([[-0., 0.]])
     """
 
-    def credit(self, outputs: Tensor, targets: Tensor | Labels) -> Tensor:
-        """Return onehot - softmax(o)."""
+    def __init__(
+        self,
+        *,
+        weight: Tensor | list[float] | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
+        if not 0 <= label_smoothing <= 1:
+            raise FeedpropError(f"label_smoothing must be in [0, 1], got {label_smoothing!r}")
+        self.label_smoothing = label_smoothing
+
+    def credit(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return onehot - softmax(o), for weighted or soft targets q - softmax(o) sum(q)."""
         labels = self.prepare(outputs, targets)
-        return labels.onehot - _counted(outputs.detach().softmax(1), labels.kept)
+        return torch.addcmul(labels.onehot, labels.weight, outputs.detach().softmax(class_dimension(outputs)), value=-1)
+
+    def prepare(self, outputs: Tensor, targets: Any) -> Labels:
+        """Return the targets as `Labels`, in which `onehot` may be any q and `weight` is its sum over the classes."""
+        if isinstance(targets, Labels):
+            return targets
+        weights, dim = self.class_weights(outputs), class_dimension(outputs)
+        each: Tensor | float = 1.0 if weights is None else weights
+        smooth = self.label_smoothing
+        if targets.shape == outputs.shape and targets.is_floating_point():
+            if self.ignore_index >= 0:
+                raise FeedpropError(
+                    f"ignore_index={self.ignore_index} needs classes as targets, not probabilities: "
+                    f"give a target to be ignored probabilities of 0"
+                )
+            q = (targets.detach().to(outputs.dtype) * (1 - smooth) + smooth / outputs.shape[dim]) * each
+            return Labels(q, q.sum(dim, keepdim=True), q, outputs.numel() // outputs.shape[dim])
+        labels = self.labels(outputs, targets, weights)
+        if not smooth:
+            return labels
+        kept = (targets != self.ignore_index).unsqueeze(dim).to(outputs.dtype)
+        q = labels.onehot * (1 - smooth) + kept * each * (smooth / outputs.shape[dim])
+        return labels._replace(onehot=q, weight=q.sum(dim, keepdim=True))
+
+    def _check(self, outputs: Tensor, targets: Tensor) -> None:
+        if targets.is_floating_point() and targets.shape != outputs.shape:
+            raise FeedpropError(
+                f"SoftmaxReward takes classes as integers or probabilities shaped like the outputs "
+                f"{tuple(outputs.shape)}, not {targets.dtype} {tuple(targets.shape)}: pass targets.long() for classes"
+            )
+        super()._check(outputs, targets)
 
 
-class BoundedSoftmaxReward(_ClassReward):
-    """r = o (onehot - p), p = softmax(o), set to 1 above `upper` and to 0 below `lower`: what is sure is left alone.
+class BoundedSoftmaxReward(ClassReward):
+    """r = o (onehot - p), p = softmax(o), set to 1 above `upper` and to 0 below `lower`: sure outputs are left alone.
 
     Args:
         lower: probability in [0, 1].
         upper: probability in [0, 1].
-        sign_only: sign(o) in the place of o.
-        ignore_index: see SoftmaxReward.
-        reduction: see `Reward`.
+        sign_only: sign(o) instead of o.
+        weight: see `ClassReward`; so are `ignore_index` and `reduction`.
     """
 
     def __init__(
@@ -110,58 +181,54 @@ class BoundedSoftmaxReward(_ClassReward):
         lower: float = 0.0,
         upper: float = 1.0,
         sign_only: bool = False,
+        weight: Tensor | list[float] | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
     ) -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
         if not 0 <= lower <= upper <= 1:
-            raise FeedpropError(f"0 <= lower <= upper <= 1 has to hold, got lower={lower!r} and upper={upper!r}")
+            raise FeedpropError(f"0 <= lower <= upper <= 1 must hold, got lower={lower!r} and upper={upper!r}")
         self.lower, self.upper, self.sign_only = lower, upper, sign_only
 
-    def per_output(self, outputs: Tensor, targets: Tensor | Labels) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
+    def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         outputs = outputs.detach()
-        p = outputs.softmax(1)
+        p = outputs.softmax(class_dimension(outputs))
         p = torch.where(p > self.upper, 1.0, torch.where(p < self.lower, 0.0, p)).to(outputs.dtype)
         labels = self.prepare(outputs, targets)
-        share = labels.onehot - _counted(p, labels.kept)
-        return (_signs(outputs) if self.sign_only else outputs) * share
+        return (_signs(outputs) if self.sign_only else outputs) * (labels.onehot - labels.weight * p)
 
 
-class CorrectnessReward(_ClassReward):
+class CorrectnessReward(ClassReward):
     """r_y = sign(o_y) if the true class has the largest output, else nothing: yes/no feedback."""
 
-    def per_output(self, outputs: Tensor, targets: Tensor | Labels) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
+    def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         outputs = outputs.detach()
         labels = self.prepare(outputs, targets)
-        correct: Tensor = outputs.argmax(1, keepdim=True) == labels.index
+        correct: Tensor = outputs.argmax(class_dimension(outputs), keepdim=True) == labels.classes
         return labels.onehot * _signs(outputs) * correct
 
 
-class MisclassificationReward(_ClassReward):
+class MisclassificationReward(ClassReward):
     """r_k = -sign(o_k) at every class k whose output exceeds that of the true class: only mistakes are answered.
 
-    Where nothing but mistakes is answered, give the model centred outputs (o - o.mean(1, keepdim=True)), else they run
-    to minus infinity together; `rules.Epsilon(0.1)`, since the credit sign(o) / o is unbounded near 0; and a
-    `magnitude_floor`. Then training hardly depends on the learning rate (experiments/discrete-rewards).
+    With this reward, give the model centred outputs (o - o.mean(1, keepdim=True)), or they all run to minus infinity;
+    use `rules.Epsilon(0.1)`, since the credit sign(o) / o is unbounded near 0; and a `magnitude_floor`. Training then
+    hardly depends on the learning rate (experiments/discrete-rewards).
     """
 
-    def per_output(self, outputs: Tensor, targets: Tensor | Labels) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
+    def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         outputs = outputs.detach()
         labels = self.prepare(outputs, targets)
-        wrong: Tensor = outputs > outputs.gather(1, labels.index)
-        return _counted(-_signs(outputs) * wrong, labels.kept)
+        wrong: Tensor = outputs > outputs.gather(class_dimension(outputs), labels.classes)
+        return -_signs(outputs) * wrong * labels.weight
 
 
-class MaximizeReward(_ClassReward):
+class MaximizeReward(ClassReward):
     """r = sign(o) (1 - sigmoid(o)) at the output that the target names: make it large."""
 
     direction = 1.0
 
-    def per_output(self, outputs: Tensor, targets: Tensor | Labels) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
+    def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         outputs = outputs.detach()
         return self.direction * self.prepare(outputs, targets).onehot * _signs(outputs) * (1 - outputs.sigmoid())
 
@@ -172,24 +239,56 @@ class MinimizeReward(MaximizeReward):
     direction = -1.0
 
 
-class SigmoidReward(_ClassReward):
-    """r = o (y - sigmoid(o)), each output on its own, in the place of nn.BCEWithLogitsLoss.
+class SigmoidReward(ClassReward):
+    """r = o (y - sigmoid(o)), each output on its own, instead of nn.BCEWithLogitsLoss.
 
-    Targets are classes (made one-hot), or y itself in [0, 1], shaped like `outputs` (several labels, or one yes/no).
+    Targets are y in [0, 1], shaped like `outputs` (several labels, or one yes/no), and the credit is minus the gradient
+    of nn.BCEWithLogitsLoss; or classes, which are made one-hot.
+
+    Args:
+        weight: of each element, broadcast to the outputs; not a weight of classes.
+        pos_weight: of positive targets, broadcast to the outputs: y (1 - sigmoid(o)) is multiplied by it.
+        ignore_index: a class that gets no reward and does not count in the mean.
+        reduction: "mean" divides by the number of outputs; for classes by the number of targets.
     """
 
-    def credit(self, outputs: Tensor, targets: Tensor | Labels) -> Tensor:
-        """Return y - sigmoid(o)."""
-        labels = self.prepare(outputs, targets)
-        return labels.onehot - _counted(outputs.detach().sigmoid(), labels.kept)
+    pos_weight: Tensor | None
 
-    def prepare(self, outputs: Tensor, targets: Tensor | Labels) -> Labels:
-        """Return the classes one-hot, or the targets themselves where they are shaped like the outputs."""
-        if isinstance(targets, Tensor) and targets.shape == outputs.shape:
-            return Labels(None, targets.to(outputs.dtype), None)
-        return super().prepare(outputs, targets)
+    def __init__(
+        self,
+        *,
+        weight: Tensor | list[float] | None = None,
+        pos_weight: Tensor | list[float] | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
+        self.register_buffer("pos_weight", None if pos_weight is None else torch.as_tensor(pos_weight))
 
-    def samples(self, outputs: Tensor, targets: Tensor | Labels) -> int | Tensor:
-        """Return the batch size, or the number of classes that are not ignored."""
-        labels = self.prepare(outputs, targets)
-        return outputs.shape[0] if labels.index is None else super().samples(outputs, labels)
+    def credit(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return y - sigmoid(o), weighted."""
+        labels, p = self.prepare(outputs, targets), outputs.detach().sigmoid()
+        y = labels.onehot
+        if self.pos_weight is None:
+            credits = y - labels.weight * p
+        else:
+            positive = self._spread("pos_weight", self.pos_weight, outputs)
+            credits = positive * y * (1 - p) - (labels.weight - y) * p
+        return credits if self.weight is None else credits * self._spread("weight", self.weight, outputs)
+
+    def prepare(self, outputs: Tensor, targets: Any) -> Labels:
+        """Return classes one-hot, or targets as they are where they are shaped like the outputs."""
+        if isinstance(targets, Labels):
+            return targets
+        if targets.shape == outputs.shape:
+            y = targets.detach().to(outputs.dtype)
+            return Labels(y, y.new_ones(()), y, outputs.numel())
+        return self.labels(outputs, targets)
+
+    def _spread(self, name: str, weight: Tensor, outputs: Tensor) -> Tensor:
+        try:
+            return weight.to(outputs).expand(outputs.shape)
+        except RuntimeError:
+            raise FeedpropError(
+                f"{name} of shape {tuple(weight.shape)} must broadcast to the outputs {tuple(outputs.shape)}"
+            ) from None

@@ -1,4 +1,4 @@
-"""What every reward does: to enter at the outputs, and to be divided by the batch size."""
+"""The contract of a reward: it enters at the outputs, divided by their number or not."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Reward(nn.Module):
     """What outputs are worth. A subclass defines `per_output`, or `credit` where no division by the output is needed.
 
     Args:
-        reduction: "mean" divides by the batch size, so that the learning rate does not depend on it; "sum" does not
-            (the published implementation).
+        reduction: "mean" divides as torch's loss of the same shape does, where there is one, else by the batch size;
+            "sum" does not divide (the published implementation).
     """
 
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
-            raise FeedpropError(f'reduction has to be "mean" or "sum", not {reduction!r}')
+            raise FeedpropError(f'reduction must be "mean" or "sum", not {reduction!r}')
         self.reduction = reduction
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Reward(nn.Module):
             targets: see the class.
         """
         check_outputs(outputs)
-        values = outputs.detach()
+        values = in_single_precision(outputs.detach())
         targets = self.prepare(values, targets)
         if type(self).credit is not Reward.credit:
             return self._started(outputs, targets, self.credit(values, targets))
@@ -57,7 +57,7 @@ class Reward(nn.Module):
         return start
 
     def prepare(self, outputs: Tensor, targets: Any) -> Any:
-        """Return the targets as `credit`, `per_output` and `samples` may take them too, checked once."""
+        """Check the targets once; `credit`, `per_output` and `samples` take what this returns as well as targets."""
         return targets
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
@@ -81,23 +81,53 @@ class Reward(nn.Module):
         return outputs.shape[0] if outputs.ndim else 1
 
     def extra_repr(self) -> str:
-        """Name the reduction."""
         return f"reduction={self.reduction!r}"
 
 
 def _warn_of_lost(lost: int, total: int) -> None:
     warnings.warn(
-        f"{lost} of {total} outputs are rewarded but exactly 0, and their rewards cannot enter: what they were computed "
-        f"from is 0 too, or is not known since they were summed, multiplied or computed outside of an attached model; "
-        f"reward the outputs as the attached model returns them",
+        f"{lost} of {total} outputs are rewarded but exactly 0, and their rewards cannot enter: what they were "
+        f"computed from is 0 too, or is not known since they were summed, multiplied or computed outside of an "
+        f"attached model; reward the outputs as the attached model returns them",
         stacklevel=4,
     )
+
+
+def in_single_precision(values: Tensor) -> Tensor:
+    """Return half precision as float32, as autocast does for losses: a mean over many targets needs its range."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def check_outputs(outputs: Tensor) -> None:
     """Raise if outputs cannot be rewarded."""
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise FeedpropError(f"a reward needs floating-point outputs, not {kind}")
+        raise FeedpropError(f"a reward needs floating-point outputs, not {kind}: pass the tensor the model returned")
     if outputs.numel() == 0:
         raise FeedpropError(f"a reward needs at least one output, got shape {tuple(outputs.shape)}")
+
+
+def check_same_shape(reward: Reward, outputs: Tensor, targets: Tensor) -> None:
+    """Raise if targets are not shaped like the outputs."""
+    if targets.shape != outputs.shape:
+        raise FeedpropError(
+            f"{type(reward).__name__} takes targets shaped like the outputs, got {tuple(targets.shape)} "
+            f"for outputs {tuple(outputs.shape)}: pass targets.view_as(outputs)"
+        )
+
+
+def can_look(values: Tensor) -> bool:
+    """Whether Python may read values: elsewhere that makes the device wait, or is impossible."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling() and not credit.transformed()
+
+
+def check_range(classes: Tensor, number: int) -> None:
+    """Raise if a class is not below `number`, where values can be read."""
+    if not can_look(classes):
+        return
+    low, high = (int(bound) for bound in torch.aminmax(classes))
+    if low < 0 or high >= number:
+        raise FeedpropError(
+            f"label {low if low < 0 else high} is out of range: the model has {number} outputs, "
+            f"so labels go from 0 to {number - 1}"
+        )

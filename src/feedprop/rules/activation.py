@@ -1,4 +1,4 @@
-"""How an activation phi passes credit: by a secant or a chord of phi in the place of its derivative."""
+"""How an activation phi passes credit: by a secant or a central difference of phi instead of its derivative."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from feedprop.rules.settings import Settings
 class ActivationRule(Settings):
     """What `attach(model, activation=...)` takes: returns phi(z) with the backward pass that credit is to have."""
 
-    by_values = False
-    """Whether z and phi(z) are all that is needed: then x * sigmoid(x), written out, is taken as one activation."""
+    by_values: bool = False
+    """Whether z and phi(z) suffice: then x * sigmoid(x), written out, counts as one activation."""
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z).
@@ -49,7 +49,7 @@ class Secant(ActivationRule):
 
     @classmethod
     def published(cls) -> Secant:
-        """Return the paper's handler: phi(z) / z, stabilised by the epsilon of the linear rule alone."""
+        """Return the paper's way: phi(z) / z, stabilised by the epsilon of the linear rule alone."""
         return cls(epsilon=0.0, offset=False)
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
@@ -58,7 +58,7 @@ class Secant(ActivationRule):
             return credit.traced_secant(activation, z, offset=self.offset, epsilon=self.epsilon)
         below, above = credit.limits_at_zero(activation, z) if at_zero is None else at_zero
         if below == above == 0 or (not self.offset and not self.epsilon):
-            return credit.secant(activation, z)
+            return credit.secant(activation, z, smooth=self.offset and below == above)
         if not self.offset:
             return credit.offset_secant(activation, z, middle=0.0, epsilon=self.epsilon)
         jump = above - below
@@ -69,15 +69,15 @@ class Secant(ActivationRule):
 class CentralDifference(ActivationRule):
     """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d), d being the step.
 
-    That is what a disturbance of z by up to d changes, and the mean of the derivative between, which need not exist.
-    The secant from 0 asks instead what the whole of z has contributed, and is far from that where phi bends: GELU at -1
-    has the secant .16, and falls. Networks of GELU or SiLU train better by chords (experiments/todays-models); ReLU and
-    what else is made of two lines through 0 keeps its secant, which is its derivative.
+    This is the mean slope over the interval from z - d to z + d; no derivative need exist. A secant from 0 describes
+    instead what all of z has contributed, which differs where phi bends: at -1, GELU falls but has the secant .16.
+    Networks of GELU or SiLU train better by central differences (experiments/todays-models). ReLU, which is made of two
+    lines through 0, keeps its secant; that is its derivative.
 
-    An activation that is written out, x * sigmoid(x), is a product here, each of whose factors has its own backward.
+    An activation that is written out, x * sigmoid(x), is a product here; each factor has its own backward.
 
     Args:
-        step: > 0, in the unit of z. Functions that not all numbers have (log, asin) keep their secant.
+        step: > 0, in the unit of z. Functions that are not defined everywhere keep their secant.
     """
 
     def __init__(self, step: float = 0.5) -> None:
@@ -87,4 +87,6 @@ class CentralDifference(ActivationRule):
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass."""
+        if z.is_complex():  # a difference along one direction would tell half of it
+            return credit.secant(activation, z, smooth=True)
         return credit.central_difference(activation, z, self.step)

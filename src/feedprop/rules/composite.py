@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 
 from feedprop import credit
@@ -36,14 +37,14 @@ class Composite:
         default: for what no pattern matches, and for what runs outside any module.
         by_type: module type, or tuple of types, to rule; subclasses match.
         by_name: glob over module paths as in `named_modules()`, "features.*", to rule; a match holds for all inside it.
-        first: for the first linear or convolution layer, in the order of `named_modules()`.
-        last: for the last one.
+        first: for the linear or convolution layer that runs first; `describe` assumes the order of `named_modules()`.
+        last: for the last one, in the order of `named_modules()`.
         activation: how activations pass credit; `rules.Secant()` if not given.
         relative_magnitude: scale the feedback of a weight by |w| / rms(w) instead of |w|, where rms(w) is the root mean
             square of its parameter. Feedback then has about the norm of the gradient, so learning rates and clipping
             thresholds carry over from backprop.
-        magnitude_floor: smallest magnitude used in the feedback of a weight, >= 0, in the unit of the weights (of rms(w)
-            with `relative_magnitude`). With 0, as published, parameters that are 0 never move.
+        magnitude_floor: smallest magnitude used in the feedback of a weight, >= 0, in the unit of the weights (or of
+            rms(w), with `relative_magnitude`). With 0, as published, parameters that are 0 never move.
         conserving: whether products, quotients and normalisations of activations conserve reward. False, for training,
             uses their ordinary backward; True, for explaining, shares the reward of a product equally among its factors
             and treats what a normalisation divides by as a constant (Achtibat et al. 2024, AttnLRP).
@@ -85,6 +86,7 @@ class Composite:
             raise TypeError(f"relative_magnitude must be True or False, not {relative_magnitude!r}")
         self.relative_magnitude = relative_magnitude
         self.magnitude_floor = non_negative("magnitude_floor", magnitude_floor)
+        self._floor = repr(self.magnitude_floor)  # torch.compile makes a variable of a number that changes, not of text
 
     @classmethod
     def of(cls, rule: Rule | Composite | None) -> Composite:
@@ -97,12 +99,14 @@ class Composite:
         >>> Composite(magnitude_floor=0.1).replace(magnitude_floor=0.0).magnitude_floor
         0.0
         """
-        return Composite(**(vars(self) | changes))
+        settings = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return Composite(**(settings | changes))
 
     @property
     def magnitude(self) -> credit.Magnitude:
         """What the credit of a weight is multiplied by to give its feedback."""
-        return credit.Magnitude(self.magnitude_floor, self.relative_magnitude)
+        floor = float(self._floor) if torch.compiler.is_compiling() else self.magnitude_floor
+        return credit.Magnitude(floor, self.relative_magnitude)
 
     def assign(self, model: nn.Module) -> dict[str, tuple[Rule, str]]:
         """Return path -> (rule, the pattern that matched) for every module that holds parameters or matches a pattern.
@@ -121,6 +125,15 @@ class Composite:
             if own or any(True for _ in module.parameters(recurse=False)):
                 found[path] = every[path]
         return found
+
+    def elsewhere(self, model: nn.Module) -> dict[str, Rule]:
+        """Return path -> the rule of a linear layer if another layer runs first; those matched by name are left out."""
+        if self.first is None:
+            return {}
+        other = self.replace(first=None, allow_unmatched=True)
+        named = {repr(glob) for glob in self.by_name}
+        found = other.assign(model)
+        return {path: found[path][0] for path in _linear_layers(model) if found[path][1] not in named}
 
     def _match(self, path: str, module: nn.Module, linear: list[str]) -> tuple[Rule, str] | None:
         for glob, rule in self.by_name.items():
@@ -164,7 +177,7 @@ class Composite:
         )
 
     def __repr__(self) -> str:
-        shown = {name: value for name, value in vars(self).items() if value and value != Secant()}
+        shown = {name: value for name, value in vars(self).items() if value and value != Secant() and name[0] != "_"}
         return f"Composite({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 

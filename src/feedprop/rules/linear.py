@@ -51,6 +51,11 @@ class Rule(Settings):
             bias: likewise, or None.
             magnitude: what the credit of a weight is multiplied by to give its feedback.
         """
+        if weight.is_complex() or weight.layout is not torch.strided:
+            raise FeedpropError(
+                f"{type(self).__name__} needs real, dense weights, but got {weight.dtype} ({weight.layout}); give this "
+                f'layer Epsilon(), as by Composite(..., by_name={{"layer": Epsilon()}})'
+            )
         own = self.update == "rule"
         with torch.set_grad_enabled(not own):
             z = operation(inputs.detach(), *credit.as_weights(weight, bias, magnitude))
@@ -206,8 +211,9 @@ class _FirstLayer(Rule):
         """Return operation(inputs, weight, bias); the inputs receive reward / input."""
         if credit.follows_weights(inputs):
             raise FeedpropError(
-                f"{type(self).__name__} shares rewards regardless of the inputs, which is defined for first layers "
-                f"only; give it to the first layer, Composite(default, first={type(self).__name__}())"
+                f"{type(self).__name__} shares rewards regardless of the inputs, which is defined for the first layer "
+                f"only, but a layer whose weight is {tuple(weight.shape)} got it; Composite(default, "
+                f"first={type(self).__name__}()) gives it to the first layer that runs"
             )
         return super().__call__(operation, inputs, weight, bias, magnitude)
 

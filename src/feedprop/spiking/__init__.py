@@ -1,6 +1,5 @@
-"""Spiking networks that train by feedback: no surrogate derivative."""
+"""Spiking networks that train by feedback, without a surrogate derivative; their rewards are in `feedprop.rewards`."""
 
-from feedprop.rewards.spikes import SpikeRateReward, SpikeTargetReward, stacked
 from feedprop.spiking import encoding
 from feedprop.spiking.lif import lif
 from feedprop.spiking.neuron import IF, LIF, LeakyIntegrator, Neuron, State
@@ -14,8 +13,6 @@ __all__ = [
     "LeakyIntegrator",
     "Neuron",
     "Recurrent",
-    "SpikeRateReward",
-    "SpikeTargetReward",
     "SpikingResidual",
     "SpikingSequential",
     "State",
@@ -23,5 +20,4 @@ __all__ = [
     "encoding",
     "leaky_sum",
     "lif",
-    "stacked",
 ]

@@ -1,4 +1,4 @@
-"""What neuromorphic hardware pays for: spikes per layer, and synaptic operations per inference."""
+"""Counts what neuromorphic hardware pays for: spikes per layer, and synaptic operations per inference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Activity(NamedTuple):
     `spikes` is how often its neurons fired, over all steps; `rate` the share of neurons and steps with a spike;
     `operations` how many additions of a weight its incoming spikes cause (0 for a neuron); `dense` how many all inputs
     would cause; `passes` how often the layer ran: 1 if its input was constant, else once per step (0 for a neuron);
-    `size` is its number of neurons times steps (0 for what is no neuron).
+    `size` its number of neurons times steps (0 if it is no neuron).
     """
 
     layer: str
@@ -42,8 +42,8 @@ def fires(module: nn.Module) -> bool:
 def activity(network: nn.Module, inputs: Tensor) -> list[Activity]:
     """Run `network` once without gradients and return what its neurons, linear layers and convolutions did, in order.
 
-    Neurons may be feedprop's, which run all steps at once, or snnTorch's, called once per step. A synaptic operation is
-    one weight that is added because its input is not 0; a constant input is counted once.
+    Neurons may be feedprop's, which run all steps at once, or snnTorch's, called once per step. A synaptic operation
+    adds one weight whose input is not 0; a constant input is counted once.
     """
     counted = _watched(network, inputs)
     samples = next((counts.samples for counts in counted.values() if counts.samples), 1)
@@ -56,7 +56,7 @@ class _Counts:
     def __init__(self) -> None:
         self.spikes = self.operations = self.dense = 0.0
         self.cells = 0  # neurons times steps times samples
-        self.samples = 0  # known to neurons alone: to them, time comes first or does not come at all
+        self.samples = 0  # only neurons know whether the first dimension is time
         self.leading: list[torch.Size] = []  # of each output of a layer with weights: (B,), (T B,), (T, B)
 
     def hook(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Any) -> None:

@@ -1,4 +1,4 @@
-"""What makes a spiking neuron, apart from its decay."""
+"""The settings of a spiking neuron except its decay."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RESETS = ("subtract", "zero", "refractory", "none")
 
 
 class Dynamics(NamedTuple):
-    """What makes a neuron, apart from its decay.
+    """The settings of a neuron except its decay.
 
     `reset` is "subtract" (threshold taken off), "zero" (the membrane is emptied before new current comes in, k = 0),
     "refractory" (the step after a spike stays empty, u = 0, new current is lost) or "none". `epsilon` stabilises D;
-    with 0, what has no contribution passes no credit. `steps` is given if the current is the same at each of so many
-    steps. `fires` is False for a neuron that only integrates.
+    with epsilon 0, no credit passes where D is 0. `steps` is the number of steps of a constant current, else None.
+    `fires` is False for a neuron that only integrates.
     """
 
     threshold: Number
@@ -31,7 +31,7 @@ class Dynamics(NamedTuple):
 
     @property
     def empties_at_once(self) -> bool:
-        """Whether u_t says nothing of v_t after a spike, so that v_t has to be kept."""
+        """Whether a spike erases v_t from u_t, so that v_t must be kept."""
         return self.fires and not self.reset_delay and self.reset in ("zero", "refractory")
 
     def fired(self, membrane: Tensor) -> Tensor:
@@ -40,14 +40,14 @@ class Dynamics(NamedTuple):
 
 
 def check_settings(*, threshold: Number = 1.0, reset: str = "none", **decays: Number) -> None:
-    """Raise FeedpropError for settings that no neuron has; tensors are checked where neurons are made."""
+    """Raise FeedpropError for settings out of range; tensors are checked by `Neuron`."""
     if reset not in RESETS:
-        raise FeedpropError(f"reset has to be one of {', '.join(map(repr, RESETS))}, not {reset!r}")
+        raise FeedpropError(f"reset must be one of {', '.join(map(repr, RESETS))}, not {reset!r}")
     if not isinstance(threshold, Tensor) and not threshold > 0:
-        raise FeedpropError(f"threshold has to be > 0, got {threshold!r}")
+        raise FeedpropError(f"threshold must be > 0, got {threshold!r}")
     for name, decay in decays.items():
         if not isinstance(decay, Tensor) and not 0 <= decay <= 1:
-            raise FeedpropError(f"{name} has to be in [0, 1], got {decay!r}")
+            raise FeedpropError(f"{name} must be in [0, 1], got {decay!r}")
 
 
 def subtract(membrane: Tensor, fired: Tensor, threshold: Number, sign: float = 1.0) -> None:

@@ -29,27 +29,27 @@ def latency(values: Tensor, *, steps: int) -> Tensor:
 
 
 def spike_count(spikes: Tensor) -> Tensor:
-    """How often each output fired: (T, B, ...) to (B, ...)."""
+    """Return how often each output fired: (T, B, ...) to (B, ...)."""
     return spikes.sum(0)
 
 
 def highest_membrane(membranes: Tensor) -> Tensor:
-    """The highest membrane of each output over time: (T, B, ...) to (B, ...)."""
+    """Return the highest membrane of each output over time: (T, B, ...) to (B, ...)."""
     return membranes.amax(0)
 
 
 def mean_membrane(membranes: Tensor) -> Tensor:
-    """The mean membrane of each output over time: (T, B, ...) to (B, ...)."""
+    """Return the mean membrane of each output over time: (T, B, ...) to (B, ...)."""
     return membranes.mean(0)
 
 
 def _checked(steps: int) -> int:
     if steps < 1:
-        raise FeedpropError(f"steps has to be at least 1, got {steps!r}")
+        raise FeedpropError(f"steps must be at least 1, got {steps!r}")
     return steps
 
 
 def _check_unit(values: Tensor) -> None:
     low, high = torch.aminmax(values)
     if not (low >= 0 and high <= 1):
-        raise FeedpropError(f"values to encode have to be in [0, 1], got {float(low):g} to {float(high):g}")
+        raise FeedpropError(f"values to encode must be in [0, 1], got {float(low):g} to {float(high):g}")

@@ -35,14 +35,14 @@ def lif(
 
     Args:
         currents: I, (T, B, ...); with `steps`, (B, ...): the same current at each of so many steps.
-        start: membranes u_0, (B, ...); at rest if not given.
+        start: membranes u_0, (B, ...); default: at rest.
         beta: decay per step in [0, 1], a number or a tensor that broadcasts to (B, ...).
         threshold: > 0, a number or a tensor that broadcasts to (B, ...).
         reset: "subtract", "zero", "refractory" or "none", see `Dynamics`.
         reset_delay: reset one step after the spike; otherwise in the same step.
         steps: how often a constant current is shown.
         fires: False for neurons that only integrate; their spikes are 0.
-        epsilon: stabiliser of D; under `feedprop.attach` that of the rule in force.
+        epsilon: stabiliser of D; under `feedprop.attach` that of the active rule.
 
     >>> lif(torch.ones(4, 1, 1), beta=0.5)[0].flatten()
     tensor([0., 1., 0., 1.])
@@ -60,9 +60,9 @@ def lif(
 
 @register(lif)
 def _with_credit(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> tuple[Tensor, Tensor]:
-    """Run `lif` with the epsilon of the rule in force.
+    """Run `lif` with the epsilon of the active rule.
 
-    D is stabilised already and q_t is the credit at I_t as it is: the linear layer that made I_t is not damped again.
+    D contains epsilon already, so q_t is the credit at I_t and the linear layer that made I_t is not damped again.
     """
     currents, start = args
     settings = kwargs | {"epsilon": context.active_rule().damping}
@@ -89,7 +89,7 @@ def _scan(
 
 
 def check_currents(currents: Tensor, steps: int | None) -> None:
-    """Raise FeedpropError for currents that no neuron can be run on."""
+    """Raise FeedpropError for currents of a wrong dtype or shape."""
     if not currents.is_floating_point():
         raise FeedpropError(f"a spiking neuron takes floating-point currents, not {currents.dtype}")
     if steps is None and currents.ndim < 2:
@@ -102,7 +102,7 @@ def check_currents(currents: Tensor, steps: int | None) -> None:
 
 
 def _check_finite(membranes: Tensor) -> None:
-    """Look at the last step alone: what is not finite stays so. Skipped where it would make the device wait."""
+    """Check the last step alone, since NaN and infinity stay; skipped where the check would make the device wait."""
     if membranes.device.type != "cpu" or torch.compiler.is_compiling() or membranes.detach().sum().isfinite():
         return
     wrong = int((~membranes.detach().isfinite()).sum())

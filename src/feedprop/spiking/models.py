@@ -49,8 +49,9 @@ def lif_cnn5(
 ) -> SpikingSequential:
     """Return five 3x3 convolutions of 30, 150, 250, 200 and 100 channels and a linear layer, without biases.
 
-    LIF neurons after each, maximum pooling after the first four (Weber et al. 2023: CIFAR-10, 25 steps). Weights begin
-    as He et al. 2015 have them: as torch has them, no spike reaches the last layers, and what is silent learns nothing.
+    LIF neurons after each, maximum pooling after the first four (Weber et al. 2023: CIFAR-10, 25 steps). Weights are
+    initialised as in He et al. 2015: with torch's default no spike reaches the last layers, and silent layers do not
+    learn.
     """
     layers: list[nn.Module] = []
     height, width = _sides(size)

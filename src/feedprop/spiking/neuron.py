@@ -1,4 +1,4 @@
-"""Spiking neurons over time-first tensors (T, B, ...): a pure function, and thin modules that hold its settings."""
+"""Spiking neurons over time-first tensors (T, B, ...): modules that hold the settings of `lif`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from feedprop.spiking.lif import check_currents, lif
 
 @dataclass(frozen=True)
 class State:
-    """What a neuron or a network carries from one call to the next; `State()` starts from rest.
+    """What a neuron or a network remembers from one call to the next; `State()` starts from rest.
 
-    `state.detach()` cuts the propagation there, so that a sequence of any length runs in bounded memory.
+    `state.detach()` cuts the propagation, so that a sequence of any length runs in bounded memory.
     """
 
     tensors: tuple[Tensor, ...] = ()
     parts: tuple[State, ...] = ()
 
     def detach(self) -> State:
-        """Return the same state, through which no credit passes back."""
         tensors = tuple(tensor.detach().clone() for tensor in self.tensors)  # a view would keep all steps in memory
         return State(tensors, tuple(part.detach() for part in self.parts))
 
@@ -57,7 +56,7 @@ class Neuron(nn.Module):
         fine = (tensor > above if above is not None else tensor >= 0) & (tensor <= highest)
         if not fine.all():
             bounds = "> 0" if above is not None else f"in [0, {highest:g}]"
-            raise FeedpropError(f"{name} has to be {bounds}, got {value!r}")
+            raise FeedpropError(f"{name} must be {bounds}, got {value!r}")
         if learn:
             return nn.Parameter(tensor)
         if isinstance(value, Tensor):
@@ -66,7 +65,7 @@ class Neuron(nn.Module):
         return float(value)
 
     def decay(self, value: Number) -> Number:
-        """Return a decay as it is used: a parameter is kept in [0, 1]."""
+        """Return a decay; a parameter is clamped to [0, 1]."""
         return value.clamp(0, 1) if isinstance(value, nn.Parameter) else value
 
     @overload
@@ -102,7 +101,6 @@ class Neuron(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        """Name the settings."""
         numbers = f"beta={_shown(self.beta)}, threshold={_shown(self.threshold)}"
         return f"{numbers}, reset={self.reset!r}, reset_delay={self.reset_delay}"
 
@@ -122,7 +120,7 @@ class LIF(Neuron):
         reset: "subtract" (take the threshold off), "zero" (empty the membrane before new current comes in),
             "refractory" (the step after a spike stays empty) or "none".
         reset_delay: reset in the step after the spike, otherwise in the same step.
-        learn_beta: make beta a parameter; it is kept in [0, 1] in use.
+        learn_beta: make beta a parameter; it is clamped to [0, 1].
 
     >>> LIF(beta=0.5)(torch.ones(4, 1, 1)).flatten()
     tensor([0., 1., 0., 1.])
@@ -142,7 +140,6 @@ class LIF(Neuron):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last membrane,))."""
         spikes, membranes = self.scan(currents, *start, steps=steps)
         return spikes, (membranes[-1],)
 
@@ -181,6 +178,5 @@ class LeakyIntegrator(LIF):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (membranes, (last membrane,))."""
         _, membranes = self.scan(currents, *start, steps=steps)
         return membranes, (membranes[-1],)

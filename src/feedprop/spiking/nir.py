@@ -1,13 +1,13 @@
 """To and from the Neuromorphic Intermediate Representation (Pedersen et al. 2024); the only file that imports nir.
 
 NIR's neurons live in continuous time, tau dv/dt = -v + R I, and are set to 0 when they fire. One step of length dt
-(forward Euler) is v_t = (1 - dt/tau) v_(t-1) + (dt/tau) R I_t, so that with dt = 1e-4, as snnTorch's exporter has it,
+(forward Euler) is v_t = (1 - dt/tau) v_(t-1) + (dt/tau) R I_t, so that with dt = 1e-4, as in snnTorch's exporter,
 
     nir.LIF, nir.LI    tau = dt / (1 - beta), R = 1 / (1 - beta)                   LIF, LeakyIntegrator
     nir.CubaLIF        tau_syn = dt / (1 - alpha), w_in = 1 / (1 - alpha), too     Synaptic
     nir.IF             R = 1                                                       LIF with beta = 1
 
-are step by step the same. How often a constant input is shown is no part of a graph.
+are the same step by step. A graph does not say how often a constant input is shown.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def to_nir(network: SpikingSequential, shape: tuple[int, ...], *, dt: float = DT
         dt: seconds per step.
 
     Raises:
-        FeedpropError: NIR has no word for a layer or its settings.
+        FeedpropError: NIR has no node for a layer or its settings.
     """
     nodes: list[Any] = [nir.Input(input_type=np.array(shape))]
     values = torch.zeros(1, *shape)
@@ -62,7 +62,7 @@ def _layers(network: SpikingSequential, path: str = "layers") -> Iterator[tuple[
 
 
 def _refused(path: str, layer: nn.Module, reason: str) -> FeedpropError:
-    return FeedpropError(f"{path} cannot be said in NIR: {type(layer).__name__} {reason}")
+    return FeedpropError(f"{path} cannot be written in NIR: {type(layer).__name__} {reason}")
 
 
 def _layer(path: str, layer: nn.Module, shape: tuple[int, ...]) -> Any:
@@ -74,20 +74,18 @@ def _layer(path: str, layer: nn.Module, shape: tuple[int, ...]) -> Any:
         if layer.padding_mode != "zeros":
             raise _refused(path, layer, f"pads with {layer.padding_mode}, but NIR with zeros")
         if layer.groups != 1:
-            raise _refused(path, layer, f"has groups={layer.groups}, of which NIR's shapes know nothing")
+            raise _refused(path, layer, f"has groups={layer.groups}, which NIR does not support")
         if len(set(layer.kernel_size)) != 1:
-            raise _refused(path, layer, f"has the kernel {layer.kernel_size}, but NIR's shapes know square ones only")
+            raise _refused(path, layer, f"has the kernel {layer.kernel_size}, but NIR supports square ones only")
         return _convolution(layer, shape)
     if isinstance(layer, nn.AvgPool2d):
         if layer.ceil_mode or not layer.count_include_pad or layer.divisor_override:
-            raise _refused(
-                path, layer, "has settings that NIR has not; only kernel_size, stride and padding can be given"
-            )
+            raise _refused(path, layer, "has settings that NIR lacks; give only kernel_size, stride and padding")
         return nir.AvgPool2d(*(np.array(_pair(size)) for size in (layer.kernel_size, layer.stride, layer.padding)))
     if isinstance(layer, nn.Flatten):
         return nir.Flatten(np.array(shape), *(d - 1 if d > 0 else d for d in (layer.start_dim, layer.end_dim)))
-    hint = {"MaxPool2d": "; AvgPool2d can", "BatchNorm2d": "; fold it into the layer before it"}
-    raise _refused(path, layer, f"has no node there{hint.get(type(layer).__name__, '')}")
+    hint = {"MaxPool2d": "; use AvgPool2d", "BatchNorm2d": "; fold it into the layer before it"}
+    raise _refused(path, layer, f"has no node{hint.get(type(layer).__name__, '')}")
 
 
 def _convolution(layer: nn.Conv1d | nn.Conv2d, shape: tuple[int, ...]) -> Any:
@@ -105,9 +103,8 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _neuron(path: str, neuron: Neuron, shape: tuple[int, ...], dt: float) -> Any:
-    """Return the node of neurons of this shape."""
     if type(neuron) not in (LIF, IF, Synaptic, LeakyIntegrator):
-        raise _refused(path, neuron, "has no node there")
+        raise _refused(path, neuron, "has no node")
     emptied = neuron.reset == "zero" or (neuron.reset == "refractory" and not neuron.reset_delay)
     if neuron.fires and not emptied:
         raise _refused(
@@ -120,7 +117,7 @@ def _neuron(path: str, neuron: Neuron, shape: tuple[int, ...], dt: float) -> Any
     if (beta == 1).all() and type(neuron) in (LIF, IF):
         return nir.IF(r=np.ones(shape), v_threshold=threshold, v_reset=np.zeros(shape))
     if (beta == 1).any():
-        raise _refused(path, neuron, "has beta = 1, for which tau would be infinite; LIF with beta = 1 can be said")
+        raise _refused(path, neuron, "has beta = 1, for which tau would be infinite; use LIF with beta = 1")
     common = {"r": 1 / (1 - beta), "v_leak": np.zeros(shape)}
     if isinstance(neuron, LeakyIntegrator):
         return nir.LI(tau=dt / (1 - beta), **common)
@@ -190,7 +187,7 @@ def _module(name: str, node: Any, dt: float) -> nn.Module:
 
 
 def _numbers(values: Any) -> Any:
-    """Whole numbers as torch takes them: one, or a tuple."""
+    """Return one int or a tuple of ints, as torch takes them."""
     return tuple(int(value) for value in values) if np.ndim(values) else int(values)
 
 
@@ -201,7 +198,7 @@ def _loaded(layer: nn.Module, node: Any) -> nn.Module:
 
 
 def _neurons(name: str, node: Any, dt: float) -> nn.Module:
-    """Return the neurons of a node; where currents are scaled, the threshold is instead."""
+    """Return the neurons of a node; a scale of the currents is divided out of the threshold."""
     if not isinstance(node, nir.IF | nir.LIF | nir.CubaLIF | nir.LI):
         raise FeedpropError(f"feedprop has no layer for the NIR node {name}, a {type(node).__name__}")
     for key in ("v_leak", "v_reset"):

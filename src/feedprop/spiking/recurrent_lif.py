@@ -1,4 +1,4 @@
-"""Spiking neurons whose spikes come back to them."""
+"""Spiking neurons with a recurrent connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feedprop.spiking.neuron import LIF
 
 
 class Recurrent(LIF):
-    """LIF neurons whose spikes come back as current in the next step through `connection` (snnTorch `RLeaky`).
+    """LIF neurons whose spikes return as current in the next step through `connection` (snnTorch `RLeaky`).
 
     I_t = input_t + connection(s_(t-1)) is shared out like any sum, and the connection like any layer.
 
@@ -28,7 +28,6 @@ class Recurrent(LIF):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last spikes, last membrane))."""
         inflow = (currents,) * steps if steps is not None else currents.unbind(0)
         spike, membrane = start or (torch.zeros_like(inflow[0]), None)
         fired = []

@@ -9,12 +9,14 @@ With current I_t, membrane u_t, spike s_t = [u_t > threshold] and what the reset
     q_t = R_t / (D_t + epsilon)                         = credit at I_t
 
 (Weber et al. 2023, arXiv 2308.12053, spiking networks; denominators as in its published code.) No derivative of a
-spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is reset at t already;
-with "subtract", u_t and v_t are then the values after that reset, as published.
+spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is reset at t; with
+"subtract", u_t and v_t are then the values after that reset, as published.
 """
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,22 +26,28 @@ from torch.autograd.function import once_differentiable
 
 from feedprop.credit.start import NEURONS
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
-from feedprop.spiking.scan_backward import Backwards
+from feedprop.spiking.scan_backward import ScanBackward
 
 BLOCK = 2**16  # elements of one step
+LOST = (
+    "nothing arrived: credit reached the spikes of neurons that never fired, and a silent neuron passes none on; "
+    "reward spiking outputs by feedprop.rewards.SpikeRateReward or SpikeTargetReward, which reach silent neurons too, "
+    "and give silent hidden neurons larger weights or a lower threshold"
+)
+looks = itertools.count()  # each look at an accelerator's memory makes the host wait
+rewarded = False  # whether a reward on spikes was ever used
 
 
 class Scan(torch.autograd.Function):
-    """(currents, start, beta) -> (spikes, membranes, entries); currents (T, B, ...), or (B, ...) if constant.
+    """(currents, start, beta) -> (spikes, membranes, reward starts); currents (T, B, ...), or (B, ...) if constant.
 
-    `entries` are zeros shaped like the spikes: what comes back to them is taken as a reward, not as a credit.
+    Reward starts are zeros shaped like the spikes: what comes back to them is a reward, not a credit.
     """
 
     @staticmethod
     def forward(
         ctx: Any, currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the neuron over all steps."""
         run = _forward_compiled if torch.compiler.is_compiling() else _forward
         spikes, membranes, before = run(currents, start, beta, dynamics)
         ctx.dynamics = dynamics
@@ -53,9 +61,11 @@ class Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
-        """Pass credit at spikes and membranes, and reward at entries, on to currents, start and beta."""
+        """Pass credit at spikes and membranes, and reward at reward starts, on to currents, start and beta."""
         spikes, before, start, beta = ctx.saved_tensors
         arriving = (*arriving[:2], _added(arriving[2], ctx.__dict__.pop("reward_on_silent", None)))
+        if not ctx.needs_input_grad[1]:  # the sequence begins here, so all that was to come back has come
+            _warn_if_lost(spikes, before, ctx.beta if beta is None else beta, *arriving)
         constant = ctx.dynamics.steps is not None
         apart = torch.compiler.is_compiling() and not constant  # as in `_forward_compiled`; there is one block then
         fresh = [torch.empty_like(row) for row in before.unbind(0)] if apart else []
@@ -63,7 +73,7 @@ class Scan(torch.autograd.Function):
         at_start = torch.empty_like(start) if ctx.needs_input_grad[1] else None
         at_beta = torch.zeros_like(beta) if ctx.needs_input_grad[2] else None
         for block in _blocks(before):
-            back = Backwards(
+            back = ScanBackward(
                 ctx.dynamics,
                 ctx.beta if beta is None else beta,
                 spikes[:, block].unbind(0),
@@ -78,6 +88,28 @@ class Scan(torch.autograd.Function):
         return torch.stack(fresh) if apart else credits, at_start, at_beta, None
 
 
+def _warn_if_lost(
+    spikes: Tensor,
+    before: Tensor,
+    beta: Number,
+    at_spikes: Tensor | None,
+    at_membranes: Tensor | None,
+    at_starts: Tensor | None,
+) -> None:
+    """Warn if credit came to spikes and all of it was lost, since no neuron ever fired."""
+    global rewarded
+    if torch.compiler.is_compiling():
+        return
+    rewarded = rewarded or at_starts is not None
+    if rewarded or at_spikes is None or (spikes.device.type != "cpu" and next(looks) >= 100):
+        return
+    if spikes[-1].any() or spikes.any() or not at_spikes.any() or (at_membranes is not None and at_membranes.any()):
+        return
+    # a model that runs step by step brings later credit by the membrane, unless that is cut there
+    if len(spikes) > 1 or bool((before * beta != 0).all()):
+        warnings.warn(LOST, stacklevel=2)
+
+
 def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a if b is None else b if a is None else a + b
 
@@ -86,7 +118,7 @@ NEURONS.append(Scan._backward_cls)
 
 
 def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics) -> tuple[Tensor, Tensor, Tensor]:
-    """Return spikes, membranes u and v; v is the same memory as u where it can be."""
+    """Return spikes, membranes u and v; v shares the memory of u unless a spike erases it."""
     constant, steps = dynamics.steps is not None, dynamics.steps or len(currents)
     membranes = _with_steps(currents, steps) if constant else torch.empty_like(currents)
     spikes = torch.empty_like(membranes) if dynamics.fires else currents.new_zeros(()).expand(membranes.shape)
@@ -102,7 +134,7 @@ def _forward(currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dyn
 def _forward_compiled(
     currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with memory of its own for each step: a write into a part would be compiled to a copy of the whole."""
+    """Do the same with separate memory for each step: compiled, a write into a part copies the whole."""
     rows = currents.unbind(0) if dynamics.steps is None else (currents,) * dynamics.steps
     membranes = [torch.empty_like(row) for row in rows]
     spikes = [torch.empty_like(row) if dynamics.fires else torch.zeros_like(row) for row in rows]
@@ -113,13 +145,13 @@ def _forward_compiled(
 
 
 def _with_steps(currents: Tensor, steps: int) -> Tensor:
-    """An empty tensor (steps, B, ...), each step laid out in memory as `currents` is."""
+    """Return an empty tensor (steps, B, ...), each step laid out in memory like `currents`."""
     strides = torch.empty_like(currents, device="meta").stride()
     return currents.new_empty_strided((steps, *currents.shape), (currents.numel(), *strides))
 
 
 def _blocks(values: Tensor) -> Iterator[slice]:
-    """Parts of the batch of (T, B, ...) small enough for all their steps to be run in the processor's cache."""
+    """Split the batch of (T, B, ...) into parts whose steps fit the processor's cache."""
     batch = values.shape[1]
     rows = batch
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -135,7 +167,7 @@ def _rows(values: Tensor | None, block: slice, steps: int) -> Sequence[Tensor | 
 def _run(
     rows: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]], start: Tensor | None, beta: Number, dynamics: Dynamics
 ) -> None:
-    """Fill spikes, membranes u and v from the currents, row by row; v is the same memory as u where it can be."""
+    """Fill spikes, membranes u and v from the currents, row by row; v may share the memory of u."""
     last, fired = start, None if start is None or not dynamics.fires else dynamics.fired(start)
     for current, spike, membrane, v in rows:
         _advance(current, last, fired, beta, dynamics, out=v)

@@ -1,4 +1,4 @@
-"""The reward of spiking neurons, backwards in time; the formulas stand in `feedprop.spiking.scan`."""
+"""The reward of spiking neurons, backwards in time; for the formulas see `feedprop.spiking.scan`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
 
 
-class Backwards:
-    """One pass backwards in time; the work is done in place, in as few passes over a step as there are terms."""
+class ScanBackward:
+    """One pass backwards in time, in place, with one pass over a step per term of the formulas."""
 
     def __init__(
         self,
@@ -32,20 +32,20 @@ class Backwards:
         self,
         at_spikes: Sequence[Tensor | None],
         at_membranes: Sequence[Tensor | None],
-        at_entries: Sequence[Tensor | None],
+        at_starts: Sequence[Tensor | None],
         *,
         out: Tensor | Sequence[Tensor],
     ) -> None:
         """Write the credit at the currents to `out`: at each step to one of T tensors (B, ...), or all to one tensor.
 
-        Spikes and membranes bring credit, entries the reward itself: it reaches silent neurons at rest too.
+        Spikes and membranes bring credit, reward starts the reward itself, so that it reaches silent neurons too.
         """
         steps, total = len(self.before), out if isinstance(out, Tensor) else None
         rows = [torch.empty_like(self.denominator) for _ in range(2)] if isinstance(out, Tensor) else out
         for t in reversed(range(steps)):
             reward = rows[t % len(rows)]
             self._reward(t, at_spikes[t], at_membranes[t], out=reward)
-            self._share(t, reward, entering=at_entries[t])
+            self._share(t, reward, started=at_starts[t])
             if total is not None and t == steps - 1:
                 total.copy_(reward)
             elif total is not None:
@@ -56,20 +56,20 @@ class Backwards:
             return self.start
         return self.before[t] * (1 - self.spikes[t]) if self.dynamics.empties_at_once else self.before[t]
 
-    def _with_a_cause(self, entering: Tensor) -> Tensor:
-        """Leave out reward for what nothing moved: where D is 0, and where a refractory neuron sat the step out."""
+    def _with_a_cause(self, started: Tensor) -> Tensor:
+        """Drop reward where nothing moved the membrane: where D is 0, and in the empty step of a refractory neuron."""
         if self.left is not None and self.dynamics.reset == "refractory":
-            entering = entering * self.left
-        return entering if self.dynamics.epsilon else entering.masked_fill(self.denominator == 0, 0.0)
+            started = started * self.left
+        return started if self.dynamics.epsilon else started.masked_fill(self.denominator == 0, 0.0)
 
     def carried(self) -> Tensor:
-        """beta q_(t+1), the credit at u_t."""
+        """Return beta q_(t+1), the credit at u_t."""
         assert self.credit is not None
         carried = self.credit * self.beta
         return carried if self.left is None else carried.mul_(self.left)
 
     def _reward(self, t: int, at_spike: Tensor | None, at_membrane: Tensor | None, *, out: Tensor) -> None:
-        """R_t."""
+        """Write R_t to `out`."""
         membrane = self._membrane(t)
         assert membrane is not None
         if at_spike is not None:
@@ -86,14 +86,14 @@ class Backwards:
             out.addcmul_(membrane, self.credit, value=self.beta)
 
     def _fired(self, t: int) -> Tensor | None:
-        """Which neurons begin step t with a reset."""
+        """Return which neurons begin step t with a reset."""
         last = self._membrane(t - 1)
         if last is None or not self.dynamics.fires:
             return None
         return self.spikes[t - 1] if t > 0 and self.dynamics.reset_delay else self.dynamics.fired(last)
 
-    def _share(self, t: int, reward: Tensor, *, entering: Tensor | None) -> None:
-        """q_t = R_t / (D_t + epsilon), in the place of R_t; `entering` is reward that is still to be added."""
+    def _share(self, t: int, reward: Tensor, *, started: Tensor | None) -> None:
+        """Overwrite R_t by q_t = R_t / (D_t + epsilon); `started` is reward that is still to be added."""
         kept, fired, dynamics = self._membrane(t - 1), self._fired(t), self.dynamics
         self.left = 1 - fired if fired is not None and dynamics.reset in ("zero", "refractory") else None
         if kept is None:
@@ -106,8 +106,8 @@ class Backwards:
                 subtract(self.denominator, fired, dynamics.threshold, sign=-1.0)
             torch.abs(kept, out=self.scratch)
             self.denominator.abs_().add_(self.scratch)
-        if entering is not None:
-            reward.add_(self._with_a_cause(entering))
+        if started is not None:
+            reward.add_(self._with_a_cause(started))
         # where D is 0 so is R, and stays 0: the least number changes no other denominator
         reward.div_(self.denominator.add_(dynamics.epsilon or torch.finfo(reward.dtype).tiny))
         if self.at_beta is not None and kept is not None:

@@ -1,4 +1,4 @@
-"""Spiking networks as a sequence of layers: what has no time sees all steps as one batch."""
+"""Spiking networks as a sequence of layers; layers without time see all steps as one batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from feedprop.spiking.neuron import Neuron, State
 class SpikingSequential(nn.Module):
     """Layers in a row over time-first tensors (T, B, ...); layers without time run once on T * B rows.
 
-    With `steps`, inputs are (B, ...) without time, shown as a constant current at each of so many steps: what comes
-    before the first neuron is computed once only.
+    With `steps`, inputs are (B, ...) without time, shown as a constant current at each of so many steps; the layers
+    before the first neuron run once only.
 
     Args:
         layers: neurons, spiking networks, and modules without time such as Linear, Conv2d, BatchNorm2d.
-        steps: how often a constant input is shown; not given, inputs are (T, B, ...).
+        steps: how often a constant input is shown; if None, inputs are (T, B, ...).
 
     >>> from feedprop.spiking import LIF
     >>> net = SpikingSequential(nn.Linear(3, 4), LIF(), nn.Linear(4, 2), LIF(), steps=5)
@@ -32,7 +32,7 @@ class SpikingSequential(nn.Module):
     def __init__(self, *layers: nn.Module, steps: int | None = None) -> None:
         super().__init__()
         if steps is not None and steps < 1:
-            raise FeedpropError(f"steps has to be at least 1, got {steps!r}")
+            raise FeedpropError(f"steps must be at least 1, got {steps!r}")
         self.steps = steps
         self.layers = nn.ModuleList(layers)
         if not any(isinstance(layer, TIMED) for layer in layers):
@@ -88,7 +88,7 @@ class SpikingSequential(nn.Module):
 
 
 class SpikingResidual(SpikingSequential):
-    """The same with a connection around it: layers(x) + x, or layers(x) + shortcut(x).
+    """SpikingSequential with a connection around it: layers(x) + x, or layers(x) + shortcut(x).
 
     Args:
         layers: as for SpikingSequential.
@@ -124,7 +124,7 @@ def at_every_step(layer: nn.Module, values: Tensor) -> Tensor:
     if isinstance(layer, nn.Flatten) and rows.ndim == 4 and rows.device.type == "cpu":
         rows = _ChannelsFirst.apply(rows)
     outputs = layer(rows)
-    behind, epsilon = credit.undamped(outputs)  # a neuron takes the current before its damping, also through this view
+    behind, epsilon = credit.undamped(outputs)  # a neuron takes the current before its damping
     return credit.damped(behind.view(steps, batch, *behind.shape[1:]), epsilon)
 
 
@@ -132,7 +132,7 @@ RANKS: dict[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
 
 
 def _check_shape(layer: nn.Module, values: Tensor, *, steps: int | None) -> None:
-    """Raise FeedpropError if a layer cannot take these values, most often since time is missing or comes elsewhere."""
+    """Raise FeedpropError if a layer cannot take these values, mostly because time is missing or not first."""
     rank = RANKS.get(type(layer))
     least = rank or (2 if isinstance(layer, nn.Linear | nn.Flatten) else 1)
     found = values.ndim - (steps is None)
@@ -148,18 +148,18 @@ def _check_shape(layer: nn.Module, values: Tensor, *, steps: int | None) -> None
 
 
 def channels_last(values: Tensor, *, time: bool) -> Tensor:
-    """Lay images out as the processor's convolutions and poolings are fastest; values and shape stay as they are."""
+    """Return images in the memory layout in which a CPU's convolutions and poolings are fastest."""
     if values.device.type != "cpu" or values.ndim != 4 + time or torch.compiler.is_compiling():
         return values
     laid = values.movedim(-3, -1).contiguous().movedim(-1, -3)
     if laid.shape[-3] > 1:
         return laid
-    strides = laid.stride()  # one channel is in either order; the strides tell the convolution which one to go on with
+    strides = laid.stride()  # one channel is in either layout; its strides tell the convolution which to use
     return laid.as_strided(laid.shape, (*strides[:-3], 1, *strides[-2:]))
 
 
 class _ChannelsFirst(torch.autograd.Function):
-    """Values in the usual layout; the credit goes back in that of `channels_last`, which a pooling would else copy."""
+    """Values in the usual layout; the credit returns in that of `channels_last`, so that a pooling need not copy it."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Lets an attached model be built from snnTorch's neurons; the only file that imports snntorch.
+"""Support for snnTorch's neurons; the only file that imports snntorch.
 
 `attach` gives each `Leaky`, `RLeaky`, `Synaptic` and `Lapicque` a forward that does the same steps by
-`feedprop.spiking.lif` while an attached model runs with gradients enabled, and is the neuron's own otherwise.
+`feedprop.spiking.lif` while an attached model runs with gradients enabled; otherwise it calls the neuron's own.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Outputs = tuple[Tensor, ...]
 
 
 def replace(neurons: Iterable[nn.Module]) -> list[nn.Module]:
-    """Let snnTorch's neurons pass credit while an attached model runs; return those that did not already.
+    """Let snnTorch's neurons pass credit while an attached model runs; return those that were changed.
 
     Raises:
-        FeedpropError: a neuron, or a setting of it, is none that feedprop knows; no neuron is touched then.
+        FeedpropError: feedprop does not know a neuron or one of its settings; then none is changed.
     """
     new = [neuron for neuron in neurons if not isinstance(neuron.__dict__.get("forward"), _NeuronForward)]
     for neuron in new:
@@ -53,7 +53,9 @@ def _check(neuron: Any) -> None:
     }
     for setting, used in settings.items():
         if used:
-            raise FeedpropError(f"no rule says how credit passes a {name} with {setting}: leave that at its default")
+            raise FeedpropError(
+                f"no rule says how credit passes a {name} with {setting}: leave {setting} at its default"
+            )
 
 
 class _NeuronForward:
@@ -79,7 +81,7 @@ def _it_does(context: Context, function: Function, args: Arguments, kwargs: Keyw
 
 
 def _step(neuron: Any, input_: Tensor, given: dict[str, Tensor | None]) -> Any:
-    """Do one step as the neuron's forward does: from the state given or its own to a new one, kept and returned."""
+    """Do one step as the neuron's forward does, from the given state or its own; keep and return the new state."""
     kind = type(neuron)
     if neuron.init_hidden and any(value is not None for value in given.values()):
         raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
@@ -107,7 +109,7 @@ def _fire(neuron: Any, current: Tensor, *, beta: Number, zero: str) -> Outputs:
 
 
 def _number(value: Tensor) -> Number:
-    """A buffer that all neurons share as a float; a parameter or one value per neuron as it is."""
+    """Return a buffer of one value as a float, anything else as it is."""
     return value if isinstance(value, nn.Parameter) or value.numel() != 1 else value.item()
 
 

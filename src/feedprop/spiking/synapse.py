@@ -1,7 +1,7 @@
-"""A current that decays, i_t = alpha i_(t-1) + I_t, over all steps at once, and the neuron that is driven by it.
+"""A current that decays, i_t = alpha i_(t-1) + I_t, and the neuron that it drives.
 
-The current is a plain sum, so that credit passes it as a gradient does: p_t = credit at i_t + alpha p_(t+1) is the
-credit at I_t.
+The current is a plain sum, so credit passes as a gradient does: the credit at I_t is
+p_t = credit at i_t + alpha p_(t+1).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def leaky_sum(currents: Tensor, start: Tensor | None = None, *, alpha: Number, s
 
 @register(leaky_sum)
 def _with_credit(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Tensor:
-    """Run `leaky_sum`; an alpha that is learned takes part as a weight."""
+    """Run `leaky_sum` with a learned alpha as a weight."""
     if isinstance(kwargs["alpha"], Tensor):
         kwargs = kwargs | {"alpha": credit.as_weight(kwargs["alpha"], context.magnitude)}
     return leaky_sum(*args, **kwargs)
@@ -87,7 +87,7 @@ def _add_scaled(target: Tensor, values: Tensor, scale: Number) -> None:
 class Synaptic(LIF):
     """Second-order neurons: the current decays too (snnTorch `Synaptic`).
 
-    i_t = alpha i_(t-1) + I_t is shared out like any sum; u_t and s_t follow from i_t as in LIF.
+    i_t = alpha i_(t-1) + I_t; u_t and s_t follow from i_t as in LIF.
 
     Args:
         alpha: decay of the synaptic current per step in [0, 1].
@@ -114,7 +114,6 @@ class Synaptic(LIF):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (spikes, (last synaptic current, last membrane))."""
         synaptic, membrane = start or (None, None)
         flowing = leaky_sum(currents, synaptic, alpha=self.decay(self.alpha), steps=steps)
         spikes, membranes = self.scan(flowing, membrane)

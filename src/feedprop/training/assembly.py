@@ -14,8 +14,8 @@ from feedprop.errors import FeedpropError
 from feedprop.rules import Composite
 from feedprop.spiking import Neuron
 from feedprop.training.command_line.config import Config
-from feedprop.training.data.normalisation import Normalisation
 from feedprop.training.data.splits import Splits, load, loader
+from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.data.tensors import SequenceData
 from feedprop.training.evaluation import Objective
 from feedprop.training.models.shapes import check_fit

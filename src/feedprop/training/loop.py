@@ -21,7 +21,7 @@ from feedprop.training.evaluation import Evaluation, near_zero_share, scores
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
-from feedprop.training.report.spiking import measure
+from feedprop.training.report.spiking_section import measure
 from feedprop.training.run import Run, prepare
 
 _SHOWN_EVERY_SECONDS = 0.2

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from feedprop.training.command_line.components import Component
-from feedprop.training.data.normalisation import Normalisation
 from feedprop.training.data.splits import load, loader
+from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.data.tensors import TensorData
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
-from feedprop.training.data.normalisation import Normalisation
 from feedprop.training.data.splits import Splits
+from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.data.tensors import TensorData
 from feedprop.training.models.spiking import lif_mlp
-from feedprop.training.report.spiking import measure, pictures
+from feedprop.training.report.spiking_section import measure, pictures
 
 from ..conftest import SERIES
 

@@ -14,8 +14,8 @@ from feedprop.training import loop
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import RunFolder
 from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
-from feedprop.training.data.normalisation import Normalisation
 from feedprop.training.data.splits import loader
+from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.devices import make_accelerator
 from feedprop.training.evaluation import Evaluation, evaluate, near_zero_share
 

@@ -14,8 +14,8 @@ from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import Component
 from feedprop.training.data.checks import usable
 from feedprop.training.data.images import torchvision_source
-from feedprop.training.data.normalisation import Normalisation, NormalisedData, measure
 from feedprop.training.data.source import Source, split_off
+from feedprop.training.data.standardisation import Normalisation, NormalisedData, measure
 from feedprop.training.data.tensors import TensorData
 
 

@@ -15,7 +15,7 @@ from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import Splits
 from feedprop.training.data.tensors import SequenceData, TensorData
 from feedprop.training.report import charts
-from feedprop.training.report import spiking as spiking_report
+from feedprop.training.report import spiking_section as spiking_report
 
 Rows = Sequence[Mapping[str, Any]]
 

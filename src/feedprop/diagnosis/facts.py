@@ -1,0 +1,116 @@
+"""What `check` found, and how it is printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TOLERANCE = 1e-3  # relative; models that compute a part in float32 come to 1e-4
+
+
+@dataclass(frozen=True)
+class ParameterCheck:
+    """What was found about a trainable parameter.
+
+    Args:
+        name: as in `named_parameters()`.
+        rule: of its module, as `Composite.describe` gives it.
+        zeros: share of its entries that are 0.
+        feedback: norm of its feedback, or None if it got none.
+        error: largest |F - |w| * gradient|, relative to the largest |w| * gradient; None if that was not compared.
+    """
+
+    name: str
+    rule: str
+    zeros: float
+    feedback: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """What was found about a module that holds no others.
+
+    Args:
+        name: as in `named_modules()`.
+        kind: name of its type.
+        silent: whether all its outputs are 0.
+        out: reward that arrives at its outputs, conserving.
+        into: reward that it passes to its inputs.
+        biases: reward that its biases take.
+        lost: |out - into - biases|, relative to the rewards at its outputs.
+        linear: whether nothing may be lost.
+    """
+
+    name: str
+    kind: str
+    silent: bool
+    out: float
+    into: float
+    biases: float
+    lost: float
+    linear: bool
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found. `print` it, or ask `ok` and `problems`.
+
+    Args:
+        difference: largest difference between the answers with rules and without; 0 only if they are equal bit for bit.
+        silent: how many outputs are exactly 0.
+        blocked: how many of them a reward cannot enter, if there are no targets.
+        parameters: one entry for each trainable parameter.
+        layers: one entry for each module that holds no others and ran.
+        incomparable: what the identity cannot hold for, and where.
+        problems: sentences, each with its remedy.
+    """
+
+    difference: float = 0.0
+    silent: int = 0
+    blocked: int = 0
+    parameters: tuple[ParameterCheck, ...] = ()
+    layers: tuple[LayerCheck, ...] = ()
+    incomparable: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no problems."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        reached = sum(parameter.feedback is not None for parameter in self.parameters)
+        errors = [parameter.error for parameter in self.parameters if parameter.error is not None]
+        linear = [layer for layer in self.layers if layer.linear]
+        facts: list[tuple[str, ...]] = [
+            ("answers", "equal bit for bit" if not self.difference else f"differ by up to {self.difference:.1e}"),
+            ("parameters", f"{reached} of {len(self.parameters)} get feedback"),
+            ("identity", f"F = -|w| * gradient to {max(errors):.1e}" if errors else "not compared"),
+            ("reward", f"{sum(layer.lost < TOLERANCE for layer in linear)} of {len(linear)} linear layers conserve it"),
+            ("outputs", f"{self.silent} are exactly 0" + (", where rewards cannot enter" if self.blocked else "")),
+            *(("not compared", excuse) for excuse in self.incomparable),
+        ]
+        parameters: list[tuple[str, ...]] = [
+            ("parameter", "rule", "zeros", "feedback", "identity"),
+            *((p.name, p.rule, f"{p.zeros:.0%}", _number(p.feedback), _number(p.error)) for p in self.parameters),
+        ]
+        layers: list[tuple[str, ...]] = [
+            ("layer", "type", "reward out", "in", "biases"),
+            *(
+                (y.name, y.kind, "all 0" if y.silent else _number(y.out), _number(y.into), _number(y.biases))
+                for y in self.layers
+            ),
+        ]
+        verdict = "\n".join(f"- {problem}" for problem in self.problems) or "No problems found."
+        tables = [facts, parameters, layers] if self.parameters else []
+        return "\n\n".join([*map(_table, tables), verdict])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

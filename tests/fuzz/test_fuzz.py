@@ -1,0 +1,67 @@
+"""Small random programs, run plain and attached: the same values bit for bit, and feedback that is |w| * gradient.
+
+`make fuzz` runs as many as an hour takes; these are the same ones at every run.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
+
+import feedprop  # noqa: F401  fills the table
+from feedprop.operations.registry import HANDLERS, neutral
+from fuzz import catalogue
+from fuzz.differential import check
+from fuzz.programs import Program, build, plain_torch, single
+
+ALWAYS_THE_SAME = hypothesis.settings(
+    max_examples=500, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+PARTS = 4  # of 500 programs each, so that a failure names its part
+
+
+@st.composite
+def programs(draw: st.DrawFn, part: int = 0) -> Program:
+    return build(lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0, catalogue.groups())
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_programs(part: int) -> None:
+    compared = []
+
+    @hypothesis.seed(part)
+    @ALWAYS_THE_SAME
+    @hypothesis.given(programs())
+    def run(program: Program) -> None:
+        compared.append(check(program))
+
+    run()
+    assert compared.count("holds") > 400
+
+
+class Recorder(TorchFunctionMode):
+    """Notes the names of the functions that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.names.add(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_every_function_with_a_handler_is_called() -> None:
+    recorder = Recorder()
+    for group in catalogue.GROUPS.values():
+        for template in group:
+            for program in single(template, lambda n: 0):
+                with plain_torch(), recorder:
+                    program.model()(program.inputs())
+                break
+    handled = {function.__name__ for function, handler in HANDLERS.items() if handler is not neutral}
+    assert sorted(handled - recorder.names - set(catalogue.NOT_CALLED.split())) == []
+    assert sorted(set(catalogue.NOT_CALLED.split()) & recorder.names) == []

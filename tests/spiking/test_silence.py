@@ -1,0 +1,126 @@
+"""Credit that only silent neurons receive is lost, and that is said."""
+
+import pytest
+import snntorch as snn
+import torch
+from snntorch import functional
+from torch import Tensor, nn
+
+from feedprop import attached, rewards
+from feedprop.spiking import LIF, LeakyIntegrator, Recurrent, SpikingSequential, Synaptic
+from support.stepped import Stepped
+
+
+@pytest.fixture(autouse=True)
+def no_reward_so_far(monkeypatch) -> None:
+    monkeypatch.setattr("feedprop.spiking.scan.rewarded", False)
+
+
+STEPS, LABELS = 6, torch.tensor([0, 1, 1, 0])
+
+
+def layer(inner: int, outer: int, weight: float, bias: float = 0.01) -> nn.Linear:
+    linear = nn.Linear(inner, outer)
+    nn.init.constant_(linear.weight, weight)
+    nn.init.constant_(linear.bias, bias)
+    return linear
+
+
+def stepped(last: nn.Linear) -> nn.Module:
+    return Stepped(layer(3, 4, 1.0), snn.Leaky(beta=0.9), last, snn.Leaky(beta=0.9))
+
+
+def at_once(last: nn.Linear) -> nn.Module:
+    return SpikingSequential(layer(3, 4, 1.0), LIF(), last, LIF())
+
+
+def backward(model: nn.Module, objective) -> None:
+    with attached(model):
+        objective(model(torch.ones(STEPS, 4, 3)), LABELS).backward()
+
+
+def counted(spikes: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(spikes.sum(0), labels)
+
+
+BUILDS = pytest.mark.parametrize("build", [stepped, at_once])
+
+
+@BUILDS
+@pytest.mark.parametrize(
+    "objective", [counted, functional.ce_rate_loss(), lambda s, y: rewards.SoftmaxReward()(s.sum(0), y)]
+)
+def test_a_loss_on_silent_outputs_says_that_nothing_arrived(build, objective) -> None:
+    model = build(layer(4, 2, 1e-3))
+    with pytest.warns(UserWarning, match=r"nothing arrived: .* feedprop\.rewards\.SpikeRateReward"):
+        backward(model, objective)
+    assert all((p.grad == 0).all() for p in model.parameters())
+
+
+@BUILDS
+@pytest.mark.parametrize("reward", [rewards.SpikeRateReward(), rewards.SpikeTargetReward()])
+def test_a_reward_on_spikes_arrives(build, reward) -> None:
+    model = build(layer(4, 2, 1e-3))
+    backward(model, reward)  # a warning would be an error
+    assert all((p.grad != 0).any() for p in model.parameters())
+
+
+@BUILDS
+@pytest.mark.parametrize("weight", [0.06, 0.5])  # fires in the last steps only, and in most
+def test_a_loss_on_outputs_that_fire_is_fine(build, weight: float) -> None:
+    model = build(layer(4, 2, weight))
+    with torch.no_grad():
+        spikes = model(torch.ones(STEPS, 4, 3))
+    assert spikes.any()
+    assert weight > 0.1 or not spikes[:2].any()
+    backward(model, counted)
+
+
+def test_silent_hidden_neurons_are_named_too() -> None:
+    model = SpikingSequential(layer(3, 4, 1e-3), LIF(), nn.Linear(4, 2), LeakyIntegrator())
+    with pytest.warns(UserWarning, match="give silent hidden neurons larger weights"):
+        backward(model, counted)
+
+
+def test_a_reward_on_spikes_is_not_disturbed_by_silent_hidden_neurons() -> None:
+    model = SpikingSequential(layer(3, 4, 1e-3), LIF(), layer(4, 2, 1.0), LIF())
+    backward(model, rewards.SpikeRateReward())  # a warning would be an error
+
+
+class OneLayer(nn.Module):
+    """One layer of snnTorch's neurons, step by step."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__()
+        self.linear, self.neuron = layer(3, 2, 1.0), snn.Leaky(**settings)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        membrane, spikes = self.neuron.reset_mem(), []
+        for values in inputs:
+            spike, membrane = self.neuron(self.linear(values), membrane)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+MODELS = {
+    "memoryless": lambda: SpikingSequential(layer(3, 2, 1.0), LIF(0.0)),
+    "zero": lambda: SpikingSequential(layer(3, 2, 1.0), LIF(0.9, reset="zero")),
+    "synaptic": lambda: SpikingSequential(layer(3, 2, 0.8), Synaptic(0.1, 0.1)),
+    "recurrent": lambda: SpikingSequential(layer(3, 2, 1.0), Recurrent(layer(2, 2, 0.1), beta=0.0)),
+    "stepped": lambda: OneLayer(beta=0.5),
+    "stepped, memoryless": lambda: OneLayer(beta=0.0),
+    "stepped, zero": lambda: OneLayer(beta=0.5, reset_mechanism="zero"),
+}
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("first", [0.0, 0.1])
+def test_steps_before_the_first_spike_are_not_silence(build, first: float) -> None:
+    """A current that grows fires in the last steps alone."""
+    model = build()
+    inputs = torch.linspace(first, 0.4, STEPS).view(STEPS, 1, 1).expand(STEPS, 4, 3)
+    with attached(model):
+        spikes = model(inputs)
+        assert not spikes[:2].any()
+        assert spikes[-2:].any()
+        counted(spikes, LABELS).backward()  # a warning would be an error
