@@ -21,7 +21,7 @@ def parser(description: str, script: str, *, results: str = "runs.jsonl") -> arg
     """Return a parser with the options of all scripts. `results` is a file beside the script."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = Path(os.environ.get("FEEDPROP_DATA", "data"))
-    made.add_argument("--data", type=Path, default=data, help="of the data sets; default: $FEEDPROP_DATA or data")
+    made.add_argument("--data", type=Path, default=data, help="folder of the data sets, $FEEDPROP_DATA or ./data")
     made.add_argument("--results", type=Path, default=Path(script).with_name(results), metavar="FILE")
     return made
 
