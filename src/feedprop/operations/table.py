@@ -44,7 +44,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
         logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
         floor_divide gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
-        tril_indices triu_indices combinations matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
+        tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
         __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__ __floordiv__
         __rfloordiv__ __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
@@ -75,7 +75,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__ pad
         constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
         replication_pad3d zero_ fill_ fill fill_diagonal_ chain_matmul block_diag nan_to_num positive resize meshgrid
-        cartesian_prod put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc
+        cartesian_prod combinations put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc
         to_padded_tensor coalesce values sparse_mask values_copy im2col
         max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices
         adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d

@@ -87,6 +87,4 @@ class CentralDifference(ActivationRule):
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass."""
-        if z.is_complex():  # a difference along one direction would tell half of it
-            return credit.secant(activation, z, smooth=True)
         return credit.central_difference(activation, z, self.step)
