@@ -43,8 +43,8 @@ def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: floa
 
 class _WithValues(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, passing: Tensor) -> Tensor:
-        return values
+    def forward(ctx: Any, values: tuple[Tensor], passing: Tensor) -> Tensor:
+        return values[0]  # in a tuple: autograd would make a view of an input that is returned
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[None, Tensor]:
@@ -57,7 +57,7 @@ def with_values(values: Tensor, passing: Tensor) -> Tensor:
         return values
     if transformed():
         return rerouted(values, (passing, 1.0))
-    return _WithValues.apply(values.detach(), passing)  # type: ignore[no-any-return]
+    return _WithValues.apply((values.detach(),), passing)  # type: ignore[no-any-return]
 
 
 class _UnitInputs(torch.autograd.Function):

@@ -31,7 +31,8 @@ Sources = tuple[tuple[Edge, "Tensor | None"], ...]
 MOVING = frozenset(
     f"{name}Backward0"
     for name in """
-    View Reshape UnsafeView ReshapeAlias AsStrided Expand Squeeze Unsqueeze Transpose T Permute Movedim Select Slice
+    View ViewAsReal ViewAsComplex Reshape UnsafeView ReshapeAlias AsStrided Expand Squeeze Unsqueeze Transpose T
+    Permute Movedim Select Slice
     Split SplitWithSizes Unbind Clone Cat Stack ToCopy Alias Contiguous Index IndexSelect Gather Flip Roll Narrow
     Unfold Diagonal Repeat ChannelShuffle PixelShuffle PixelUnshuffle UnsafeSplit UnsafeSplitWithSizes
     """.split()  # noqa: SIM905

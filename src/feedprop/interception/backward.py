@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError, first_few
-from feedprop.interception.audit import nodes_behind
+from feedprop.interception.audit import nodes_behind, sequence_number
 
 _MOST = 4096  # number of passes to remember at least; the graphs of older ones are searched
 
@@ -63,9 +63,14 @@ def make() -> None:
 
     @functools.wraps(plain)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            refuse_plain_gradients(tensors)
-        return plain(tensors, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            return plain(tensors, *args, **kwargs)
+        roots = tensors if isinstance(tensors, (tuple, list)) else (tensors,)
+        _GRAPHS.look_at([root for root in roots if isinstance(root, Tensor)])
+        try:
+            return plain(tensors, *args, **kwargs)
+        finally:
+            _GRAPHS.last = sequence_number()
 
     torch.autograd.backward = backward
 
@@ -77,15 +82,48 @@ def undo() -> None:
         torch.autograd.backward, _plain = _plain, None
 
 
-def refuse_plain_gradients(tensors: Any) -> None:
+class _Graphs(threading.local):
+    """Remembers which graphs were searched, by their nodes since the last backward pass and the nearest leaf."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.known: set[tuple[int, int]] = set()
+
+    def look_at(self, roots: list[Tensor]) -> None:
+        key = sequence_number() - self.last, _nearest_leaf(roots)
+        if key in self.known:
+            return
+        refuse_plain_gradients(roots)
+        if len(self.known) > _MOST:
+            self.known.clear()
+        self.known.add(key)
+
+
+_GRAPHS = _Graphs()
+
+
+def forget_graphs() -> None:
+    """Forget which graphs were searched, since another model is attached."""
+    _GRAPHS.known.clear()
+
+
+def _nearest_leaf(roots: list[Tensor]) -> int:
+    """Return the id of the leaf to which the first edges lead, 0 if they lead into a pass."""
+    node: Any = roots[0].grad_fn if roots else None
+    while node is not None and node._sequence_nr() not in PASSES:
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return id(variable)
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    return 0
+
+
+def refuse_plain_gradients(roots: list[Tensor]) -> None:
     """Raise if a layer of an attached model was used outside of a pass.
 
     Raises:
         FeedpropError: naming its parameters, and the remedies.
     """
-    roots = [
-        root for root in (tensors if isinstance(tensors, (tuple, list)) else (tensors,)) if isinstance(root, Tensor)
-    ]
     found = set[int]()
     for node in nodes_behind(roots, stop=lambda node: node._sequence_nr() in PASSES):
         if type(node).__name__ in _LAYERS:

@@ -18,7 +18,7 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception import install
 from feedprop.interception.audit import Audit, sequence_number, tensors_in
-from feedprop.interception.backward import ATTACHED, PASSES
+from feedprop.interception.backward import ATTACHED, PASSES, forget_graphs
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, Scopes, running
 from feedprop.rules import Composite, Rule
@@ -37,6 +37,7 @@ class Forward:
         self._hook(composite)
         install.acquire(self)
         ATTACHED.add(model)
+        forget_graphs()
         model.forward = self
         model._call_impl = Hooked(self)  # type: ignore[method-assign]
         for name in methods:

@@ -138,11 +138,15 @@ def compared(context: Context, function: Function, args: Arguments, kwargs: Keyw
 def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tensor:
     """Return `value`, a comparison that became a number, with the backward pass of a step function."""
     z, compare, yes, no, sources = comparison
+    dtype, kept = (
+        value.dtype,
+        [value],
+    )  # popped when used, since a graph must not hold its own output
 
     def phi(values: Tensor) -> Tensor:
-        if not credit.traced() and values.data_ptr() == z.data_ptr():
-            return value
-        return torch.where(compare(values, 0), yes, no).to(value.dtype)
+        if kept and not credit.traced() and values.data_ptr() == z.data_ptr():
+            return kept.pop()
+        return torch.where(compare(values, 0), yes, no).to(dtype)
 
     if credit.is_weight(z):
         output = _of_weight(context, phi, z, constant_in_pieces=True)

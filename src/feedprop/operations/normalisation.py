@@ -143,8 +143,8 @@ def cosine_similarity(context: Context, function: Function, args: Arguments, kwa
         return product(context, function, args, kwargs)
     named = {"dim": 1, "eps": 1e-8} | dict(zip(("x1", "x2", "dim", "eps"), args, strict=False)) | kwargs
     a, b, dim, eps = (named[name] for name in ("x1", "x2", "dim", "eps"))
-    a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]  # torch has no types there
-    size = [x.detach().norm(dim=dim, keepdim=True).clamp_min(eps) for x in (a, b)]
+    whole = torch.broadcast_tensors(a.detach(), b.detach())  # type: ignore[no-untyped-call]  # torch has no types there
+    size = [x.norm(dim=dim, keepdim=True).clamp_min(eps) for x in whole]
     return product(context, lambda a, b: (a / size[0] * (b / size[1])).sum(dim), (a, b), {})
 
 

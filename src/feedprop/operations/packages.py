@@ -1,14 +1,17 @@
-"""The autograd functions of common packages, with the handler of each."""
+"""Functions of common packages, with the handler of each."""
 
 from __future__ import annotations
 
 import sys
 
+import torch
 from torch import nn
 
 from feedprop.operations.elementwise import elementwise
-from feedprop.operations.registry import HANDLERS, Handler, ordinary, register
+from feedprop.operations.products import deformable
+from feedprop.operations.registry import HANDLERS, Handler, ordinary, register, summed
 
+# autograd functions, by the module that defines them
 KNOWN: dict[str, dict[str, Handler]] = {
     "timm.layers.activations_me": dict.fromkeys(
         ("SwishAutoFn", "MishAutoFn", "HardSigmoidAutoFn", "HardSwishAutoFn", "HardMishAutoFn"), elementwise
@@ -17,6 +20,16 @@ KNOWN: dict[str, dict[str, Handler]] = {
     "transformers.models.phimoe.modeling_phimoe": {"PhimoeMultiplier": ordinary},  # picks the experts' answers
     "transformers.models.recurrent_gemma.modeling_recurrent_gemma": {"SqrtBoundDerivative": elementwise},
     "transformers.models.sew_d.modeling_sew_d": {"XSoftmax": ordinary, "XDropout": ordinary},
+}
+# operators, torch.ops.PACKAGE.NAME, by the package that defines them
+OPERATORS: dict[str, dict[str, Handler]] = {
+    "torchvision": {
+        "roi_align": summed,  # averages
+        "ps_roi_align": summed,
+        "ps_roi_pool": summed,
+        "roi_pool": ordinary,  # a maximum
+        "deform_conv2d": deformable,
+    },
 }
 
 
@@ -28,9 +41,10 @@ def is_snntorch_neuron(module: nn.Module) -> bool:
 
 def register_known() -> None:
     """Register the known functions of imported packages, except those that a user registered."""
-    for name, handlers in KNOWN.items():
-        module = sys.modules.get(name)
+    places = [(sys.modules.get(name), handlers) for name, handlers in KNOWN.items()]
+    places += [(getattr(torch.ops, name), handlers) for name, handlers in OPERATORS.items() if name in sys.modules]
+    for place, handlers in places:
         for function, handler in handlers.items():
-            found = getattr(module, function, None)
+            found = getattr(place, function, None)
             if found is not None and found not in HANDLERS:
                 register(found)(handler)

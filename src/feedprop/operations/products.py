@@ -106,6 +106,22 @@ def linear(context: Context, function: Function, args: Arguments, kwargs: Keywor
     return context.rule_of(weight)(operation, inputs, weight, bias, context.magnitude)
 
 
+def deformable(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Apply the rule of the weight to a deformable convolution; its mask is a factor of the input."""
+    inputs, weight, offset, mask, bias, *rest = args
+    inputs, mask = shared(context, (inputs, credit.as_weight(mask, context.magnitude)))
+    offset = credit.as_weight(offset, context.magnitude)
+
+    def operation(by_inputs: Tensor, by_weight: Tensor, bias: Tensor | None) -> Any:
+        used, given = (by_inputs, inputs) if inputs.requires_grad else (by_weight, weight)
+        once = used.requires_grad == given.requires_grad  # a rule may call it for weights and inputs separately
+        further = (offset, mask) if once else (offset.detach(), mask.detach())
+        bias = by_weight.new_zeros(len(by_weight)) if bias is None else bias
+        return function(by_inputs, by_weight, *further, bias, *rest, **kwargs)
+
+    return linear(context, operation, (inputs, weight, bias), {})
+
+
 _ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in positional order
 
 

@@ -44,7 +44,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
         logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
         floor_divide gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
-        tril_indices triu_indices combinations matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
+        tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
         __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__ __floordiv__
         __rfloordiv__ __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
@@ -61,7 +61,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         rot90 split split_with_sizes tensor_split swapaxes swapdims take take_along_dim tile unbind unflatten unfold
         vsplit vstack cpu cuda pin_memory unsafe_chunk unsafe_split unsafe_split_with_sizes view_copy narrow_copy
         select_copy slice_copy diagonal_copy expand_copy permute_copy split_copy split_with_sizes_copy squeeze_copy
-        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy detach_copy pad_sequence
+        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy as_strided_copy detach_copy pad_sequence
     """),
     # --- selections, piecewise linear maps, transforms: linear in each input, or smooth, so the gradient is right
     (keeps_sign(ordinary), """
@@ -75,8 +75,8 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__ pad
         constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
         replication_pad3d zero_ fill_ fill fill_diagonal_ chain_matmul block_diag nan_to_num positive resize meshgrid
-        cartesian_prod put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc
-        to_padded_tensor coalesce values sparse_mask values_copy im2col
+        cartesian_prod combinations put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr
+        to_sparse_bsc to_padded_tensor coalesce values sparse_mask values_copy im2col
         max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices
         adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d
         fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median nanmedian mode
@@ -98,7 +98,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
         inv inverse inv_ex pinv pinverse det slogdet logdet cholesky cholesky_ex cholesky_inverse qr svd svdvals eig
         eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr
-        ormqr matrix_power matrix_exp tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
+        ormqr matrix_power matrix_exp matrix_sqrth tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
         atan2 arctan2 angle hypot logaddexp logaddexp2 xlogy xlog1py float_power ldexp frexp polygamma mvlgamma
         multigammaln igamma gammainc igammac gammaincc zeta cross
     """),
@@ -108,8 +108,8 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     (tracked(summed, multiplies=False), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
     (summed, """
-        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace interpolate upsample upsample_nearest
-        upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
+        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace _sparse_sum interpolate upsample
+        upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
         upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d grid_sample grid_sampler grid_sampler_2d
         grid_sampler_3d index_add scatter_add fold col2im segment_reduce trapezoid trapz cumulative_trapezoid
     """),

@@ -72,7 +72,7 @@ class CentralDifference(ActivationRule):
     This is the mean slope between z - d and z + d; phi need not have a derivative. The secant from 0 describes what all
     of z has contributed, which differs where phi bends: at -1, GELU falls, but its secant is .16. Networks of GELU or
     SiLU train better by central differences (experiments/todays-models). ReLU and other functions that consist of two
-    lines through 0 keep their secant, which is their derivative; so do activations of complex numbers.
+    lines through 0 keep their secant, which is their derivative.
 
     An activation that is written out, x * sigmoid(x), is a product here; each factor has its own backward.
 
@@ -87,6 +87,4 @@ class CentralDifference(ActivationRule):
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass."""
-        if z.is_complex():  # a difference in one direction is not enough
-            return credit.secant(activation, z, smooth=True)
         return credit.central_difference(activation, z, self.step)
