@@ -23,7 +23,7 @@ def refuse_unsupported(model: nn.Module) -> None:
 
 
 def refuse_flat_parameters(module: nn.Module) -> None:
-    """Raise if FullyShardedDataParallel has replaced parameters by parts of a flat one."""
+    """Raise if FullyShardedDataParallel has replaced parameters by pieces of a flat one."""
     flat = [value for value in vars(module).values() if isinstance(value, Tensor) and value.requires_grad]
     if flat or any(hasattr(weight, "_is_flat_param") for weight in module._parameters.values()):
         raise FeedpropError(_hides("FullyShardedDataParallel", "FullyShardedDataParallel"))
