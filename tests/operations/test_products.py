@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 PUBLISHED = rules.Secant.published()
 WRITTEN_OUT = {
-    # a function of three tensors, and the same by operations that test_treatments.py checks
+    # a function of three tensors, and the same by operations that are checked elsewhere
     "glu": (lambda x, a, b: F.glu(torch.cat([x, a], 1)), lambda x, a, b: x * torch.sigmoid(a)),
     "glu along 0": (lambda x, a, b: F.glu(torch.cat([x, a]), dim=0), lambda x, a, b: x * torch.sigmoid(a)),
     "nn.GLU": (lambda x, a, b: nn.GLU(1)(torch.cat([x, a], 1)), lambda x, a, b: x * torch.sigmoid(a)),

@@ -1,4 +1,4 @@
-"""The start of a backward pass: refuses what would give parameters of an attached model a plain gradient."""
+"""The start of a backward pass: refuses layers of attached models that were used outside of a pass."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from feedprop.errors import FeedpropError, first_few
 from feedprop.interception.audit import nodes_behind, sequence_number
 
-_MOST = 4096  # passes remembered; what is older is walked again
+_MOST = 4096  # number of passes to remember at least; the graphs of older ones are searched
 
 
 class _Passes(threading.local):
-    """The sequence numbers of the nodes of passes in this thread (they count per thread), in ascending order."""
+    """The ranges of sequence numbers of the passes of this thread, in ascending order."""
 
     def __init__(self) -> None:
         self.begins: list[int] = []
@@ -41,7 +41,7 @@ class _Passes(threading.local):
 PASSES = _Passes()
 ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-# What a layer does with its parameters; a penalty on weights is made of other nodes and keeps its gradient.
+# The nodes that layers make of their parameters. A penalty on weights is made of others, and keeps its gradient.
 _LAYERS = frozenset(
     f"{name}Backward0"
     for name in """
@@ -55,7 +55,7 @@ _plain: Any = None
 
 
 def make() -> None:
-    """Look at the graph behind each backward pass before it starts."""
+    """Search the graph of each backward pass before it starts."""
     global _plain
     if _plain is not None:
         return
@@ -83,7 +83,7 @@ def undo() -> None:
 
 
 class _Graphs(threading.local):
-    """Which graphs were looked at already: by the nodes made since the last backward pass, and the nearest leaf."""
+    """Remembers which graphs were searched, by their nodes since the last backward pass and the nearest leaf."""
 
     def __init__(self) -> None:
         self.last = 0
@@ -103,12 +103,12 @@ _GRAPHS = _Graphs()
 
 
 def forget_graphs() -> None:
-    """Look at every graph again: another model is attached."""
+    """Forget which graphs were searched, since another model is attached."""
     _GRAPHS.known.clear()
 
 
 def _nearest_leaf(roots: list[Tensor]) -> int:
-    """Return the identity of the leaf that the first edges lead to, 0 if they lead into a pass."""
+    """Return the id of the leaf to which the first edges lead, 0 if they lead into a pass."""
     node: Any = roots[0].grad_fn if roots else None
     while node is not None and node._sequence_nr() not in PASSES:
         variable = getattr(node, "variable", None)

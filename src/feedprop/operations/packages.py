@@ -1,4 +1,4 @@
-"""Functions of packages that people use, and how credit passes each: a package as a few lines of data."""
+"""Functions of common packages, with the handler of each."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ OPERATORS: dict[str, dict[str, Handler]] = {
 
 
 def is_snntorch_neuron(module: nn.Module) -> bool:
-    """Whether a module is one of snnTorch's neurons; answered without importing snnTorch, which is an extra."""
+    """Whether a module is one of snnTorch's neurons. Does not import snnTorch, which is an extra."""
     names = (f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__)
     return any(name.startswith("snntorch.") and name.endswith(".SpikingNeuron") for name in names)
 
 
 def register_known() -> None:
-    """Register the known functions of the packages that are imported, but what a user registered already."""
+    """Register the known functions of imported packages, except those that a user registered."""
     places = [(sys.modules.get(name), handlers) for name, handlers in KNOWN.items()]
     places += [(getattr(torch.ops, name), handlers) for name, handlers in OPERATORS.items() if name in sys.modules]
     for place, handlers in places:
