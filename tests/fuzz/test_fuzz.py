@@ -3,6 +3,7 @@
 `make fuzz` runs as many as an hour takes; these are the same ones at every run.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
