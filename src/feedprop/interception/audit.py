@@ -66,9 +66,6 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield item
         elif item is None or isinstance(item, (str, bytes, int, float, complex, type, nn.Module)) or id(item) in seen:
             continue
-        elif isinstance(item, (GeneratorType, FunctionType)):
-            seen.add(id(item))
-            yield from ()
         else:
             seen.add(id(item))
             if isinstance(item, dict):
@@ -84,7 +81,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def refuse_code(result: Any) -> None:
     """Raise if a model returns a function or generator: its body would run without the rules."""
-    for part in result if isinstance(result, (tuple, list)) else (result,):
+    parts = result.values() if isinstance(result, dict) else result
+    for part in parts if isinstance(result, (tuple, list, dict)) else (result,):
         if isinstance(part, (GeneratorType, FunctionType)):
             what = "a generator" if isinstance(part, GeneratorType) else f"the function {part.__name__}"
             raise FeedpropError(
@@ -120,9 +118,10 @@ class Audit:
         given = list(tensors_in(inputs))
         ends = {tensor.grad_fn for tensor in given if tensor.grad_fn is not None}
         leaves = {id(tensor) for tensor in given}
-        plain: list[Tensor] = []
+        returned = list(tensors_in(result))
+        plain = [x for x in returned if x.requires_grad and x.grad_fn is None and id(x) not in leaves]
         strays: list[str] = []
-        for node in nodes_behind(tensors_in(result), ends=ends):
+        for node in nodes_behind(returned, ends=ends):
             if node._sequence_nr() < since and not hasattr(node, "variable"):
                 continue
             if not self._seen(node, spans):
@@ -192,12 +191,14 @@ def nodes_behind(
         ends: nodes where the search ends; they are not yielded.
         stop: the search ends at nodes for which this is true; they are not yielded.
     """
+    yield from walk((tensor.grad_fn for tensor in tensors), ends=ends, stop=stop)
+
+
+def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None) -> Iterator[Any]:
+    """Yield `nodes` and what is behind them, as `nodes_behind` does."""
     known: set[Any] = {None, *ends}
-    todo: list[Any] = []
-    for tensor in tensors:
-        if tensor.grad_fn not in known:
-            known.add(tensor.grad_fn)
-            todo.append(tensor.grad_fn)
+    todo = [node for node in dict.fromkeys(nodes) if node not in known]
+    known.update(todo)
     while todo:
         node = todo.pop()
         if stop is not None and stop(node):

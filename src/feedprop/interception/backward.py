@@ -6,14 +6,13 @@ import functools
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError, first_few
-from feedprop.interception.audit import nodes_behind, sequence_number
+from feedprop.interception.audit import nodes_behind, sequence_number, walk
 
 _MOST = 4096  # number of passes to remember at least; the graphs of older ones are searched
 
@@ -47,6 +46,7 @@ _LAYERS = frozenset(
     for name in """
     Addmm Mm Bmm Baddbmm Addmv Mv Dot Convolution ConvolutionOverrideable MkldnnConvolution CudnnConvolution Linear
     NativeBatchNorm CudnnBatchNorm NativeLayerNorm NativeGroupNorm FusedRmsNorm Embedding EmbeddingBag
+    PreluKernel MkldnnRnnLayer CudnnRnn ThnnFusedLstmCell ThnnFusedGruCell
     """.split()  # noqa: SIM905
 )
 _BETWEEN = ("T", "Transpose", "View", "Permute", "Reshape", "ToCopy", "Expand", "Unsqueeze", "Squeeze", "UnsafeView")
@@ -124,10 +124,9 @@ def refuse_plain_gradients(roots: list[Tensor]) -> None:
     Raises:
         FeedpropError: naming its parameters, and the remedies.
     """
-    found = set[int]()
-    for node in nodes_behind(roots, stop=lambda node: node._sequence_nr() in PASSES):
-        if type(node).__name__ in _LAYERS:
-            found |= {id(leaf) for leaf in _leaves(node)}
+    layers = [node for node in nodes_behind(roots, stop=_in_a_pass) if type(node).__name__ in _LAYERS]
+    layers = [node for node in layers if not _is_product_with_itself(node)]
+    found = {id(node.variable) for node in walk(layers, stop=_in_a_pass) if hasattr(node, "variable")}
     if not found:
         return
     for model in ATTACHED:
@@ -141,11 +140,15 @@ def refuse_plain_gradients(roots: list[Tensor]) -> None:
             )
 
 
-def _leaves(node: Any) -> Iterator[Tensor]:
-    """Yield the leaves that a node takes directly, or through views."""
+def _in_a_pass(node: Any) -> bool:
+    return node._sequence_nr() in PASSES
+
+
+def _is_product_with_itself(node: Any) -> bool:
+    """Whether a node computed w w^T, which penalties do (orthogonality) and layers never do."""
+    leaves = list[Any]()
     for before, _ in node.next_functions:
         while before is not None and type(before).__name__.removesuffix("Backward0") in _BETWEEN:
             before = before.next_functions[0][0]
-        variable = getattr(before, "variable", None)
-        if variable is not None:
-            yield variable
+        leaves.append(getattr(before, "variable", None))
+    return len(leaves) > 1 and leaves[0] is not None and all(leaf is leaves[0] for leaf in leaves)

@@ -299,4 +299,9 @@ def _with_magnitude(result: Any, magnitude: credit.Magnitude) -> Any:
         for name, part in result.items():
             replaced[name] = _with_magnitude(part, magnitude)
         return replaced
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        same: Any = copy.copy(result)
+        for name, part in vars(result).items():
+            object.__setattr__(same, name, _with_magnitude(part, magnitude))  # frozen ones too
+        return same
     return result
