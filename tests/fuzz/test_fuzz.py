@@ -67,6 +67,6 @@ def test_every_function_with_a_handler_is_called() -> None:
     handled = {function.__name__ for function, handler in HANDLERS.items() if handler is not neutral}
     in_table = {name for each in (calls.ORDINARY, calls.SUMMED, calls.ARITHMETIC) for name in each}
     called = recorder.names | set(catalogue.NOT_CALLED.split()) | in_table | {f"{name}_" for name in in_table}
-    plain = {re.sub(r"^(special|linalg|fft)_", "", name) for name in handled}
-    assert sorted(plain - called) == []
+    short = {name: re.sub(r"^(special|linalg|fft)_", "", name) for name in handled}
+    assert sorted(name for name in handled if not {name, short[name]} & called) == []
     assert sorted(set(catalogue.NOT_CALLED.split()) & recorder.names) == []
