@@ -29,6 +29,9 @@ class Listed:
 
     def in_float64(self) -> tuple[nn.Module, dict[str, Tensor]]:
         model, inputs = self.build().double(), self.inputs()
+        for parameter in model.parameters():
+            if parameter.is_complex():  # which double() leaves alone
+                parameter.data = parameter.data.to(torch.complex128)
         return model, {name: v.double() if v.is_floating_point() else v for name, v in inputs.items()}
 
 
