@@ -195,10 +195,13 @@ ARITHMETIC: dict[str, Callable[..., Limits]] = {
     "log log2 log10 logit acosh arccosh erfinv": at(0.0),  # no limit, or 0
     "exp exp2 cos cosh erfc sinc i0 i0e erfcx": at(1.0),
     "acos arccos": at(math.pi / 2),
-    "logsigmoid": at(-math.log(2)),
-    "deg2rad rad2deg i1 i1e lgamma gammaln digamma psi entr ndtr ndtri log_ndtr": at(0.0),
-    "bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_i0 modified_bessel_i1 modified_bessel_k0": at(0.0),
-    "modified_bessel_k1 scaled_modified_bessel_k0 scaled_modified_bessel_k1 spherical_bessel_j0 airy_ai": at(0.0),
+    "logsigmoid log_ndtr": at(-math.log(2)),
+    "ndtr": at(0.5),
+    "airy_ai": at(3 ** (-2 / 3) / math.gamma(2 / 3)),
+    "deg2rad rad2deg i1 i1e lgamma gammaln digamma psi entr ndtri": at(0.0),
+    "bessel_j0 modified_bessel_i0 spherical_bessel_j0": at(1.0),
+    "bessel_j1 bessel_y0 bessel_y1 modified_bessel_i1 modified_bessel_k0 modified_bessel_k1": at(0.0),
+    "scaled_modified_bessel_k0 scaled_modified_bessel_k1": at(0.0),
 }
 NON_NEGATIVE = frozenset(
     ("sigmoid", "expit", "hardsigmoid", "softplus", "heaviside", "relu6", "exp", "exp2", "abs", "absolute")
