@@ -176,3 +176,91 @@ def test_cosine_similarity_conserves() -> None:
         model(*leaves).backward(given)
     expected = torch.autograd.grad(plain, (a, b), given)
     torch.testing.assert_close([leaf.grad for leaf in leaves], list(expected), **CLOSE)
+
+
+SPELLINGS = {
+    # each in several spellings of x, weight, bias, running mean and running variance
+    "layer": [
+        lambda x, w, b, m, v: F.layer_norm(x, (6,), w, b, 1e-3),
+        lambda x, w, b, m, v: torch.layer_norm(x, (6,), w, b, 1e-3),
+        lambda x, w, b, m, v: torch.layer_norm(input=x, normalized_shape=(6,), bias=b, weight=w, eps=1e-3),
+        lambda x, w, b, m, v: torch.native_layer_norm(x, (6,), w, b, 1e-3)[0],
+        lambda x, w, b, m, v: torch.func.functional_call(nn.LayerNorm(6, 1e-3), {"weight": w, "bias": b}, (x,)),
+        lambda x, w, b, m, v: (x - x.mean(-1, True)) / (x.var(-1, correction=0, keepdim=True) + 1e-3).sqrt() * w + b,
+    ],
+    "root mean square": [
+        lambda x, w, b, m, v: F.rms_norm(x, (6,), w, 1e-3),
+        lambda x, w, b, m, v: torch.rms_norm(x, (6,), w, 1e-3),
+        lambda x, w, b, m, v: F.rms_norm(input=x, normalized_shape=[6], eps=1e-3, weight=w),
+        lambda x, w, b, m, v: torch.func.functional_call(nn.RMSNorm(6, 1e-3), {"weight": w}, (x,)),
+        lambda x, w, b, m, v: x * (x.square().mean(-1, keepdim=True) + 1e-3).pow(torch.tensor(-0.5)) * w,
+    ],
+    "groups": [
+        lambda x, w, b, m, v: F.group_norm(x, 2, w, b, 1e-3),
+        lambda x, w, b, m, v: torch.group_norm(x, 2, w, b, 1e-3),
+        lambda x, w, b, m, v: F.group_norm(x, bias=b, weight=w, eps=1e-3, num_groups=2),
+        lambda x, w, b, m, v: torch.native_group_norm(x, w, b, 5, 6, 3, 2, 1e-3)[0],
+        lambda x, w, b, m, v: torch.func.functional_call(nn.GroupNorm(2, 6, 1e-3), {"weight": w, "bias": b}, (x,)),
+    ],
+    "batch": [
+        lambda x, w, b, m, v: F.batch_norm(x, m, v, w, b, True, 0.1, 1e-3),
+        lambda x, w, b, m, v: torch.batch_norm(x, w, b, m, v, True, 0.1, 1e-3, False),
+        lambda x, w, b, m, v: torch.native_batch_norm(x, w, b, m, v, True, 0.1, 1e-3)[0],
+        lambda x, w, b, m, v: F.batch_norm(x, None, None, eps=1e-3, training=True, weight=w, bias=b),
+        lambda x, w, b, m, v: torch.func.functional_call(nn.BatchNorm1d(6, 1e-3), {"weight": w, "bias": b}, (x,)),
+    ],
+    "batch, running": [
+        lambda x, w, b, m, v: F.batch_norm(x, m, v, w, b, False, 0.1, 1e-3),
+        lambda x, w, b, m, v: torch.batch_norm(x, w, b, m, v, False, 0.1, 1e-3, False),
+        lambda x, w, b, m, v: torch.native_batch_norm(x, w, b, m, v, False, 0.1, 1e-3)[0],
+        lambda x, w, b, m, v: F.instance_norm(x, m, v, w, b, False, 0.1, 1e-3),
+        lambda x, w, b, m, v: torch.instance_norm(x, w, b, m, v, False, 0.1, 1e-3, False),
+    ],
+    "instance": [
+        lambda x, w, b, m, v: F.instance_norm(x, None, None, w, b, True, 0.1, 1e-3),
+        lambda x, w, b, m, v: F.instance_norm(x, m, v, w, b, eps=1e-3),
+        lambda x, w, b, m, v: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-3, False),
+        lambda x, w, b, m, v: torch.group_norm(x, 6, w, b, 1e-3),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("composite", [rules.Composite(), CONSERVING], ids=["training", "conserving"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_passes_the_same_credit(name: str, composite: rules.Composite) -> None:
+    shape = (5, 4, 6) if name in ("layer", "root mean square") else (5, 6, 3)
+    x, credit, statistics = torch.randn(shape), torch.randn(shape), (torch.randn(6), torch.rand(6) + 0.5)
+    weight, bias = torch.randn(6), torch.randn(6)
+    found = []
+    for spelling in SPELLINGS[name]:
+        leaf, (m, v) = x.clone().requires_grad_(), (s.clone() for s in statistics)
+
+        def function(x: Tensor, weight: Tensor, bias: Tensor, f=spelling, m=m, v=v) -> Tensor:
+            return f(x * 1.0, weight, bias, m, v)
+
+        with attached(Call(function, weight=weight, bias=bias), composite) as model:
+            output = model(leaf)
+        output.backward(credit)
+        found.append({"x": leaf.grad, **feedback_of(model)})
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("composite", [rules.Composite(), CONSERVING], ids=["training", "conserving"])
+@pytest.mark.parametrize("eps", [{}, {"eps": 1e-3}, {"dim": 0}])
+def test_cosine_similarity_by_name(composite: rules.Composite, eps: dict) -> None:
+    a, b, found = torch.randn(3, 4), torch.randn(3, 4), []
+    for function in (
+        lambda a, b: torch.cosine_similarity(a, b, **eps),
+        lambda a, b: F.cosine_similarity(x1=a, x2=b, **eps),
+        lambda a, b: F.cosine_similarity(a, x2=b, **eps),
+        lambda a, b: nn.CosineSimilarity(**eps)(x2=b, x1=a),
+    ):
+        leaves = [x.clone().requires_grad_() for x in (a, b)]
+        with attached(Call(lambda a, b, f=function: f(a * 1.0, b * 1.0)), composite) as model:
+            output = model(*leaves)
+        assert torch.equal(output, function(a, b))
+        output.backward(torch.arange(1.0, len(output) + 1))
+        found.append([leaf.grad for leaf in leaves])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], **CLOSE)

@@ -21,6 +21,15 @@ WRITTEN_OUT = {
     "addcmul by name": (lambda x, a, b: x.addcmul(tensor1=a, tensor2=b), lambda x, a, b: x + a * b),
     "addcmul_": (lambda x, a, b: (x * 1.0).addcmul_(a, b), lambda x, a, b: x + a * b),
     "addcdiv": (lambda x, a, b: torch.addcdiv(x, a, b, value=2), lambda x, a, b: x + 2 * (a / b)),
+    "lerp by a gate": (lambda x, a, b: torch.lerp(x, a, b.sigmoid()), lambda x, a, b: x + b.sigmoid() * (a - x)),
+    "lerp by name": (
+        lambda x, a, b: x.lerp(weight=b.sigmoid(), end=a),
+        lambda x, a, b: x + b.sigmoid() * (a - x),
+    ),
+    "lerp_": (lambda x, a, b: (x * 1.0).lerp_(a, b), lambda x, a, b: x + b * (a - x)),
+    "power of a tensor": (lambda x, a, b: torch.pow(x, torch.tensor(3.0)), lambda x, a, b: x**3),
+    "power of a tensor, to divide": (lambda x, a, b: a * x.pow(torch.tensor(-2)), lambda x, a, b: a / x.square()),
+    "power in place": (lambda x, a, b: (x * 1.0).pow_(torch.tensor(2)), lambda x, a, b: x.square()),
     "prod": (lambda x, a, b: torch.stack([x, a]).prod(0), lambda x, a, b: x * a),
     "prod, kept": (lambda x, a, b: torch.stack([x, a]).prod(dim=0, keepdim=True)[0], lambda x, a, b: x * a),
 }  # fmt: skip

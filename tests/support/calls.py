@@ -244,9 +244,12 @@ ORDINARY |= {
     **_each(
         """to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc to_padded_tensor coalesce values
         sparse_mask values_copy linear_cross_entropy _pack_padded_sequence _pad_packed_sequence lobpcg
-        svd_lowrank pca_lowrank resize cfloat cdouble chalf""",
-        "elsewhere",  # other layouts and random projections: test_sparse in test_table, test_recurrent
+        svd_lowrank pca_lowrank resize cfloat cdouble chalf sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor
+        sparse_bsr_tensor sparse_bsc_tensor sparse_compressed_tensor""",
+        "elsewhere",  # other layouts and random projections: test_layouts.py
     ),
+    "as_tensor": (),
+    "asarray": lambda x: ((x,), {"requires_grad": True}),
     "im2col": (2, 1, 0, 1),
     **_each("quantile nanquantile", (0.3, 1)),
     "scatter_reduce": lambda x: (x, 0, torch.zeros(1, 3, 4, 4, dtype=torch.long), x[:1] * 2, "amax"),
@@ -283,15 +286,15 @@ ORDINARY |= {
     **_each("inv inverse pinv pinverse det slogdet logdet tensorinv", lambda x: (_square(x),)),
     **_each("inv_ex lu_factor lu_factor_ex qr svdvals", lambda x: (_square(x),)),
     **_each("svdvals eigvalsh", lambda x: (_symmetric(x[0, 0]),)),
-    **_each("svd eigh", "elsewhere"),  # of their vectors only functions without a phase have a gradient
+    **_each("svd eigh", "elsewhere"),  # only functions without a phase have a gradient: test_layouts.py
     **_each("cholesky cholesky_ex", lambda x: (_square(x) @ _square(x).mT,)),
     "cholesky_inverse": lambda x: (torch.linalg.cholesky(_square(x) @ _square(x).mT),),
-    **_each("lu ldl_factor ldl_factor_ex eig eigvals lu_unpack matrix_sqrth", "elsewhere"),
+    **_each("lu ldl_factor ldl_factor_ex eig eigvals lu_unpack matrix_sqrth", "elsewhere"),  # test_layouts.py
     **_each("householder_product orgqr", lambda x: (x[0, 0], x[0, 1, 0])),
     "ormqr": lambda x: (x[0, 0], x[0, 1, 0], x[0, 2]),
     "matrix_power": (3,),
     "tensorinv": lambda x: (_square(x[0, 0]), 1),
-    "cond": "elsewhere",
+    "cond": "elsewhere",  # test_layouts.py
     "lstsq": lambda x: (_square(x[0, 0]), x[0, 1]),
     "vander": "elsewhere",  # its own backward fails in plain torch
     **_each("atan2 arctan2 hypot logaddexp logaddexp2", lambda x: (x, x.flip(0) * 2)),

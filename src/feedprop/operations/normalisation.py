@@ -49,16 +49,19 @@ def normalisation(names: str, flow: Flow) -> Handler:
         ):
             return layer(context, function, args, kwargs)
         _, _, operands = operands_of(context, (), named)
-        output = function(**operands | {"input": x.detach()})
+        found = function(**operands | {"input": x.detach()})
+        output, *statistics = (found,) if isinstance(found, Tensor) else found
         passing = flow(x, **{name: value for name, value in named.items() if name != "input"})
         if weight is not None:
             passing = passing * _along(weight.detach(), x, channels=function.__name__ not in OVER_LAST)
-        return damped(context, output + (passing - passing.detach()).to(output.dtype))
+        output = damped(context, output + (passing - passing.detach()).to(output.dtype))
+        return (output, *statistics) if statistics else output
 
     return handle
 
 
-OVER_LAST = ("layer_norm", "rms_norm")  # weights over the last dimensions; those of the others are over channels
+# their weights are over the last dimensions; those of the others are over channels
+OVER_LAST = ("layer_norm", "rms_norm", "native_layer_norm")
 
 
 def _along(weight: Tensor, x: Tensor, *, channels: bool) -> Tensor:
@@ -108,8 +111,11 @@ NORMALISATIONS: dict[Function, Handler] = {
     **{getattr(torch, name): handler for name, handler in _NAMES.items()},
     torch.instance_norm: normalisation(f"{_AS_TORCH} use_input_stats momentum eps cudnn_enabled", _over_positions),
     torch.batch_norm: normalisation(f"{_AS_TORCH} training momentum eps cudnn_enabled", _over_batch),
-    torch.native_layer_norm: layer,
-    torch.native_group_norm: layer,
+    torch.native_batch_norm: normalisation(f"{_AS_TORCH} training momentum eps", _over_batch),
+    torch.native_layer_norm: normalisation("input normalized_shape weight bias eps", _over_last),
+    torch.native_group_norm: normalisation(
+        "input weight bias N C HxW group eps", lambda x, *, group, **named: _over_groups(x, num_groups=group, **named)
+    ),
 }
 
 

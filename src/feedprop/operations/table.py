@@ -76,7 +76,8 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
         replication_pad3d zero_ fill_ fill fill_diagonal_ chain_matmul block_diag nan_to_num positive resize meshgrid
         cartesian_prod combinations put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr
-        to_sparse_bsc to_padded_tensor coalesce values sparse_mask values_copy im2col
+        to_sparse_bsc to_padded_tensor coalesce values sparse_mask values_copy sparse_coo_tensor sparse_csr_tensor
+        sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor sparse_compressed_tensor im2col
         max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices
         adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d
         fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median nanmedian mode
@@ -115,7 +116,6 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     (products.interpolated, "lerp"),
     # --- normalisations and lookups
-    (normalisation.layer, "native_batch_norm"),
     (normalisation.lookup, "embedding embedding_bag"),
     (normalisation.unit_length, "normalize"),
     (normalisation.cosine_similarity, "cosine_similarity"),
@@ -145,7 +145,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     # --- comparisons, and conversions of their results
     (compared, "gt ge lt le greater greater_equal less less_equal"),
     (tracked(converted, multiplies=True), "float double half bfloat16 to type type_as"),
-    (converted, "int long cfloat cdouble chalf"),
+    (converted, "int long cfloat cdouble chalf as_tensor asarray"),
     (selected, "where"),
     (tracked(relu, multiplies=False), "relu"),
     # --- refused, with a reason
