@@ -64,7 +64,9 @@ def test_every_function_with_a_handler_is_called() -> None:
                 with plain_torch(), recorder:
                     program.model()(program.inputs())
                 break
-    handled = {function.__name__ for function, handler in HANDLERS.items() if handler is not neutral}
+    functions = (function for function, handler in HANDLERS.items() if handler is not neutral)
+    names = (function.__name__ for function in functions if not isinstance(function, type))
+    handled = {name for name in names if not name.endswith(".apply")}  # of autograd functions, which packages bring
     in_table = {name for each in (calls.ORDINARY, calls.SUMMED, calls.ARITHMETIC) for name in each}
     called = recorder.names | set(catalogue.NOT_CALLED.split()) | in_table | {f"{name}_" for name in in_table}
     short = {name: re.sub(r"^(special|linalg|fft)_", "", name) for name in handled}
