@@ -1,4 +1,4 @@
-"""The networks that are timed and weighed: each a function that returns a network, inputs and targets."""
+"""The networks of the benchmarks: each a function that returns a network, inputs and targets."""
 
 from collections.abc import Callable
 

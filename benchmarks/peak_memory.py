@@ -2,9 +2,9 @@
 
     python benchmarks/peak_memory.py [--compiled] [--settings NAME] [--only NAME ...] [--json FILE]
 
-Memory is what torch's allocator hands out, as its profiler reports every allocation and release: the highest sum
-within a step, and with it the parameters, gradients and data that are there before. That is exact and the same at every
-run, unlike the memory of a process; scratch memory inside a kernel is not in it.
+Memory is what torch's allocator hands out, as its profiler reports each allocation and release: the highest sum within
+a step, plus the parameters, gradients and data that exist before it. That is exact and the same at every run, unlike
+the memory of a process; scratch memory inside a kernel is not counted.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 def peak(step: Step) -> int:
     """Return the most bytes that a step holds at one time."""
-    for _ in range(3):  # the first compile, the gradients of the last are released by the next
+    for _ in range(3):  # the first ones compile; each step releases the gradients of the one before
         step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
@@ -31,7 +31,7 @@ def peak(step: Step) -> int:
 
 
 def resident(name: str) -> int:
-    """Return the bytes of parameters, gradients, buffers and data, which are there before the step."""
+    """Return the bytes of parameters, gradients, buffers and data, which exist before the step."""
     model, inputs, targets = case(name)
     tensors = [
         *model.parameters(),
@@ -45,8 +45,8 @@ def resident(name: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", choices=SETTINGS, default="default", help="what attach is told: see steps.py")
-    parser.add_argument("--compiled", action="store_true", help="weigh torch.compile'd networks too")
+    parser.add_argument("--settings", choices=SETTINGS, default="default", help="a preset of steps.py")
+    parser.add_argument("--compiled", action="store_true", help="measure torch.compile'd networks too")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

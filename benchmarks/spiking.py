@@ -1,10 +1,10 @@
 """Time of one training step of spiking networks: feedprop over snnTorch's atan surrogate (and lfprop, if installed).
 
-    python benchmarks/spiking.py [--rounds 40] [--compiled] [--json benchmarks/spiking.json]
+    python benchmarks/spiking.py [--rounds 40] [--compiled] [--json FILE]
 
 The networks of Weber et al. 2023 (784-1000-10 and the LIF CNN, batch 128, 15 steps), the same data and optimizer. A
 step is forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is the
-median over rounds of the ratio within a round, so that a machine that changes speed does not change it.
+median over rounds of the ratio within a round, which hardly depends on how fast the machine is at the moment.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--json", type=Path)
     settings = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -156,7 +156,8 @@ def main() -> None:
                 row |= {"milliseconds": 1e3 * statistics.median(own), "feedprop_ratio": ratio, "rounds": rounds}
                 results.append(row)
                 print(f"{name:10s} {coding:9s} {contender:18s} {row['milliseconds']:8.1f} {ratio:14.2f}", flush=True)
-            settings.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    if settings.json:
+        settings.json.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

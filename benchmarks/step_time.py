@@ -3,7 +3,7 @@
     python benchmarks/step_time.py [--rounds 60] [--compiled] [--settings NAME] [--only NAME ...] [--json FILE]
 
 A step is forward, reward or loss, backward, optimizer. Every round times each contender once, in turn; the figure is
-the median over rounds of the ratio within a round, so that a machine that changes speed does not change it.
+the median over rounds of the ratio within a round, which hardly depends on how fast the machine is at the moment.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--settings", choices=SETTINGS, default="default", help="what attach is told: see steps.py")
+    parser.add_argument("--settings", choices=SETTINGS, default="default", help="a preset of steps.py")
     parser.add_argument("--compiled", action="store_true", help="time torch.compile'd networks too")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--json", type=Path)

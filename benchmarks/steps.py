@@ -3,22 +3,18 @@
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from networks import case
 from torch import Tensor, nn
 
 import feedprop
-from feedprop import rewards, rules
+from feedprop import rewards
+from feedprop.rules import presets
 
 Step = Callable[[], None]
 
-# what `attach` is told; the last as docs/how-to-train-or-explain-a-transformer.md has it
-SETTINGS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "transformer": {"activation": rules.CentralDifference(), "relative_magnitude": True, "magnitude_floor": 0.3},
-}
+SETTINGS = {"default": presets.training, "transformer": presets.transformer}
 
 
 def _step(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
@@ -38,7 +34,7 @@ def both(name: str, *, compiled: bool, settings: str = "default") -> tuple[Step,
     by_feedback = copy.deepcopy(by_gradient)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some offsets start at 0
-        feedprop.attach(by_feedback, rules.Composite(**SETTINGS[settings]))
+        feedprop.attach(by_feedback, SETTINGS[settings]())
     if compiled:
         by_gradient, by_feedback = torch.compile(by_gradient), torch.compile(by_feedback)
     return (

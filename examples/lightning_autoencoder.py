@@ -25,7 +25,7 @@ class LitAutoEncoder(L.LightningModule):
         super().__init__()
         self.encoder = feedprop.attach(encoder)  # 2
         self.decoder = feedprop.attach(decoder)
-        self.reward = rewards.RegressionReward()  # 3: in the place of nn.functional.mse_loss
+        self.reward = rewards.RegressionReward()  # 3: instead of nn.functional.mse_loss
 
     def training_step(self, batch, batch_idx):
         x, _ = batch

@@ -1,6 +1,6 @@
 """Do the learning rates of backprop suit LFP? SGD with momentum on LeNet, one epoch, validation accuracy for each rate.
 
-A rate at which training diverges, which the command refuses to go on with, is shown as "-".
+A rate at which training diverges, so that the command stops, is shown as "-".
 
     OMP_NUM_THREADS=1 python experiments/fashion-lenet/rates.py [--data data]
 
@@ -9,6 +9,7 @@ Prints a table; every run is one call of the command.
 
 import argparse
 import subprocess
+from pathlib import Path
 
 from run import SGD, run
 
@@ -21,7 +22,7 @@ METHODS = {
 }
 
 
-def score(method: str, options: str, rate: float, root: str) -> str:
+def score(method: str, options: str, rate: float, root: Path) -> str:
     try:
         return f"{run(method, options, rate, root, epochs=1)['validation']:.3f}".removeprefix("0")
     except subprocess.CalledProcessError:
@@ -30,7 +31,7 @@ def score(method: str, options: str, rate: float, root: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="data")
+    parser.add_argument("--data", type=Path, default=Path("data"))
     root = parser.parse_args().data
     lines = ["| | " + " | ".join(map(str, RATES)) + " |", "|---|" + "---|" * len(RATES)]
     for name, (method, options) in METHODS.items():

@@ -7,10 +7,9 @@ with Adam.
 
 (With OMP_NUM_THREADS=1: rounding depends on the number of threads.)
 
-Every run is one call of the command, printed before it starts. Results go to results.jsonl.
+Every run is one call of the command, printed before it starts.
 """
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -19,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import write_row
+from results import parser, write_row
 
 SEED = 7  # chosen before the first run
 SGD, ADAM = "--optimizer SGD --optimizer.momentum 0.9", "--optimizer Adam"
@@ -27,10 +26,9 @@ SETTINGS = {
     "lfp": tuple((f"{ADAM} --magnitude_floor {floor}", (0.002, 0.003, 0.005, 0.008, 0.012)) for floor in (0.02, 0.05)),
     "backprop": ((SGD, (0.01, 0.02, 0.05, 0.1, 0.2)), (ADAM, (0.0005, 0.001, 0.002, 0.003, 0.005))),
 }
-HERE = Path(__file__).parent
 
 
-def run(method: str, optimizer: str, lr: float, root: str, *, epochs: int = 5) -> dict[str, object]:
+def run(method: str, optimizer: str, lr: float, root: Path, *, epochs: int = 5) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         line = (
             f"feedprop train --method {method} --data fashion_mnist --data.root {root} --model lenet --epochs {epochs} "
@@ -45,21 +43,19 @@ def run(method: str, optimizer: str, lr: float, root: str, *, epochs: int = 5) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="data")
-    root = parser.parse_args().data
+    options = parser(__doc__, __file__).parse_args()
     for method, grid in SETTINGS.items():
         runs = []
         for optimizer, rates in grid:
             for lr in rates:
-                runs.append(found := run(method, optimizer, lr, root))
+                runs.append(found := run(method, optimizer, lr, options.data))
                 words = optimizer.split()
                 settings = {"method": method, "optimizer": words[1], "lr": lr}
                 if "--magnitude_floor" in words:
                     settings["magnitude_floor"] = float(words[-1])
                 figures = {name: found[name] for name in ("validation", "test")}
                 write_row(
-                    HERE / "results.jsonl",
+                    options.results,
                     experiment="fashion-lenet",
                     command=found["command"],
                     seed=SEED,

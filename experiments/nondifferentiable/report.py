@@ -1,19 +1,15 @@
-"""Prints the table of results.jsonl: python experiments/nondifferentiable/report.py"""
+"""Print the table of the published results, or of others: report.py [--results FILE]."""
 
 import statistics
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, read_rows
+from results import flat, parser, read_rows, shown
 
 GOALS = {"step-mlp": ".95", "sign-mlp": ".96", "step-lenet": ".97", "sign-lenet": ".98", "2bit-lenet": ".98",
          "sigmoid-lenet": ".98", "binaryweight-mlp": ".95"}  # fmt: skip
-PUBLISHED = {"step-mlp": ".70 (noise, 300 epochs)", "step-lenet": ".755 (noise, 300 epochs)"}
-
-
-def shown(value: float) -> str:
-    return f"{value:.4f}".lstrip("0")
+PUBLISHED = {"step-mlp": ".70", "step-lenet": ".755"}
 
 
 def cell(rows: list[dict]) -> str:
@@ -25,8 +21,10 @@ def cell(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    rows = [row for row in flat(read_rows(Path(__file__).with_name("results.jsonl"))) if row["phase"] == "test"]
-    print("| network | LFP | straight-through estimator | goal | published LFP |\n|---|---|---|---|---|")
+    path = parser(__doc__, __file__, results="results.jsonl").parse_args().results
+    rows = [row for row in flat(read_rows(path)) if row["phase"] == "test"]
+    print("| network | LFP | straight-through estimator | goal | published LFP (noise, 300 epochs) |")
+    print("|---|---|---|---|---|")
     for network, goal in GOALS.items():
         cells = [
             cell([row for row in rows if row["network"] == network and row["method"] == method])

@@ -1,4 +1,4 @@
-"""Prints the table of results.jsonl and draws curves.png: python experiments/rules/report.py"""
+"""Print the tables of the published results, or of others, and draw curves.png: report.py [--results FILE]."""
 
 import statistics
 import sys
@@ -10,9 +10,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, read_rows
+from results import flat, parser, read_rows, shown
 
-HERE = Path(__file__).parent
 EVERY = 26
 LEVELS = {"lenet": 0.8, "vgg": 0.6}  # of validation accuracy, whose first step tells the speed
 TITLES = {
@@ -20,10 +19,6 @@ TITLES = {
     ("vgg", "sgd"): "VGG-like net on 10,000 of Fashion-MNIST, SGD",
     ("vgg", "adam"): "VGG-like net on 10,000 of Fashion-MNIST, Adam",
 }
-
-
-def shown(value: float) -> str:
-    return f"{value:.4f}".lstrip("0")
 
 
 def table(rows: list[dict]) -> str:
@@ -57,7 +52,7 @@ def groups(rows: list[dict]) -> dict[str, list[dict]]:
     return found
 
 
-def draw(rows: list[dict]) -> None:
+def draw(rows: list[dict], path: Path) -> None:
     setups = [setup for setup in TITLES if of(rows, setup)]
     figure, axes = plt.subplots(1, len(setups), figsize=(6 * len(setups), 4.5), squeeze=False, sharey=True)
     for axis, setup in zip(axes[0], setups, strict=True):
@@ -70,15 +65,16 @@ def draw(rows: list[dict]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("validation accuracy, median of three seeds")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.savefig(HERE / "curves.png", dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def main() -> None:
-    rows = flat(read_rows(HERE / "results.jsonl"))
+    path = parser(__doc__, __file__, results="results.jsonl").parse_args().results
+    rows = flat(read_rows(path))
     for setup, title in TITLES.items():
         if of(rows, setup):
             print(f"{title}\n\n{table(of(rows, setup))}\n")
-    draw(rows)
+    draw(rows, path.with_name("curves.png"))
 
 
 if __name__ == "__main__":

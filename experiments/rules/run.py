@@ -2,21 +2,21 @@
 
     python experiments/rules/run.py [--data data] [--networks lenet vgg] [--optimizer adam] [--rules "epsilon 0" ...]
 
-LeNet on 20,000 images of MNIST, a narrow VGG-like net on 10,000 of Fashion-MNIST, two epochs of batch 128, SGD
-with momentum .9 or Adam, OneCycle. The learning rate of each rule (three each) by 5,000 other training images, seed
-100; then three seeds, tested once. Rows are appended to results.jsonl: test accuracy, validation accuracy every
-26 steps (the curve), test accuracy without the 80 % smallest weights of each layer, milliseconds per step.
+LeNet on 20,000 images of MNIST, a narrow VGG-like net on 10,000 of Fashion-MNIST, two epochs of batch 128, SGD with
+momentum .9 or Adam, OneCycle. The learning rate of each rule (one of three) is chosen on 5,000 other training images
+with seed 100; then three seeds are trained and tested once. The figures are the test accuracy, the validation accuracy
+every 26 steps (the curve), the test accuracy without the 80 % smallest weights of each layer, and the milliseconds of a
+step.
 """
 
-import argparse
 import copy
 import functools
+import statistics
 import sys
-import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import datasets
 
 import feedprop
@@ -24,7 +24,8 @@ from feedprop import rewards
 from feedprop.rules import AlphaBeta, Composite, Epsilon, WSquare, ZPlus, presets
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import command, write_row
+from loop import Data, accuracy, images, lenet, make_optimizer, split, steps
+from results import parser, write_row
 
 RULES = {
     "epsilon 0": Composite(Epsilon()),
@@ -40,15 +41,7 @@ RULES = {
     "flat first, z+ convolutions": presets.epsilon_plus_flat(0.0),
 }
 RATES = {"sgd": (0.1, 0.3, 1.0), "adam": (3e-3, 1e-2, 3e-2)}
-TUNING_SEED, SEEDS, EPOCHS, BATCH, EVERY = 100, (0, 1, 2), 2, 128, 26
-HERE = Path(__file__).parent
-
-
-def lenet() -> nn.Sequential:
-    return nn.Sequential(
-        *(nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
-    )
+TUNING_SEED, SEEDS, EPOCHS, EVERY = 100, (0, 1, 2), 2, 26
 
 
 def vgg() -> nn.Sequential:
@@ -58,49 +51,25 @@ def vgg() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1568, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-NETWORKS = {"lenet": (lenet, datasets.MNIST, 20000), "vgg": (vgg, datasets.FashionMNIST, 10000)}
-
-
-def images(dataset: type, root: str, *, first: bool) -> tuple[Tensor, Tensor]:
-    found = dataset(root, train=first)
-    return (found.data.unsqueeze(1).float() / 255 - 0.2) / 0.33, found.targets
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    found = torch.cat([model(part).argmax(1) for part in data[0].split(1000)])
-    return (found == data[1]).float().mean().item()
+NETWORKS = {
+    "lenet": (functools.partial(lenet, nn.ReLU), datasets.MNIST, 20000),
+    "vgg": (vgg, datasets.FashionMNIST, 10000),
+}
 
 
 def train(
-    build, rule: Composite, training, validation, *, optimizer: str, lr: float, seed: int
+    build, rule: Composite, training: Data, validation: Data, *, optimizer: str, lr: float, seed: int
 ) -> tuple[nn.Module, list[float], float]:
-    """Return the model, validation accuracy every EVERY steps on 1000 images, and milliseconds per step."""
+    """Return the model, validation accuracy every EVERY steps on 1,000 images, and milliseconds per step."""
     torch.manual_seed(seed)
-    model = build()
-    feedprop.attach(model, rule)
-    reward = rewards.SoftmaxReward()
-    if optimizer == "adam":
-        stepper: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr)
-    else:
-        stepper = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
-    inputs, targets = training
-    steps = len(inputs) // BATCH * EPOCHS
-    schedule = torch.optim.lr_scheduler.OneCycleLR(stepper, lr, total_steps=steps, cycle_momentum=False)
-    few = validation[0][:1000], validation[1][:1000]
-    curve, spent, step = [], 0.0, 0
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(inputs))[: len(inputs) // BATCH * BATCH].split(BATCH):
-            start = time.perf_counter()
-            stepper.zero_grad()
-            reward(model(inputs[batch]), targets[batch]).backward()
-            stepper.step()
-            schedule.step()
-            spent += time.perf_counter() - start
-            step += 1
-            if step % EVERY == 0:
-                curve.append(round(accuracy(model, few), 4))
-    return model, curve, 1000 * spent / step
+    model = feedprop.attach(build(), rule)
+    stepper, few = make_optimizer(optimizer, model, lr), (validation[0][:1000], validation[1][:1000])
+    curve, seconds = [], []
+    for spent in steps(model, rewards.SoftmaxReward(), training, optimizer=stepper, epochs=EPOCHS):
+        seconds.append(spent)
+        if len(seconds) % EVERY == 0:
+            curve.append(round(accuracy(model, few), 4))
+    return model, curve, 1000 * statistics.mean(seconds)
 
 
 @torch.no_grad()
@@ -114,34 +83,34 @@ def pruned(model: nn.Module, share: float = 0.8) -> nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="data")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
-    parser.add_argument("--optimizer", choices=list(RATES), default="sgd")
-    parser.add_argument("--rules", nargs="+", default=list(RULES), metavar="RULE")
-    options = parser.parse_args()
+    arguments = parser(__doc__, __file__)
+    arguments.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    arguments.add_argument("--optimizer", choices=list(RATES), default="sgd")
+    arguments.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES), metavar="RULE")
+    options = arguments.parse_args()
     torch.set_num_threads(1)
     for network in options.networks:
         build, dataset, size = NETWORKS[network]
-        inputs, targets = images(dataset, options.data, first=True)
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-        validation, training = ((inputs[part], targets[part]) for part in (order[:5000], order[5000 : 5000 + size]))
-        test = images(dataset, options.data, first=False)
-        for name, rule in ((name, RULES[name]) for name in options.rules):
-            once = functools.partial(train, build, rule, training, validation, optimizer=options.optimizer)
-            tuned = {}
-            for lr in RATES[options.optimizer]:
-                tuned[lr] = round(accuracy(once(lr=lr, seed=TUNING_SEED)[0], validation), 4)
+        load = functools.partial(images, dataset, options.data, mean=0.2, deviation=0.33)
+        training, validation = split(load(train=True), size)
+        test = load(train=False)
+        for name in options.rules:
+            once = functools.partial(train, build, RULES[name], training, validation, optimizer=options.optimizer)
+            tuned = {
+                lr: round(accuracy(once(lr=lr, seed=TUNING_SEED)[0], validation), 4) for lr in RATES[options.optimizer]
+            }
             lr = max(tuned, key=tuned.__getitem__)
+            settings = {"network": network, "optimizer": options.optimizer, "rule": name, "lr": lr}
             for seed in SEEDS:
                 model, curve, milliseconds = once(lr=lr, seed=seed)
-                settings = {"network": network, "optimizer": options.optimizer, "rule": name, "lr": lr}
-                figures = {"tuning": tuned, "test": round(accuracy(model, test), 4),
-                       "pruned": round(accuracy(pruned(model), test), 4),
-                       "ms": round(milliseconds, 1), "curve": curve}  # fmt: skip
-                print(settings, seed, figures, flush=True)
-                path = HERE / "results.jsonl"
-                write_row(path, experiment="rules", command=command(), seed=seed, settings=settings, figures=figures)
+                figures = {
+                    "tuning": tuned,
+                    "test": round(accuracy(model, test), 4),
+                    "pruned": round(accuracy(pruned(model), test), 4),
+                    "ms": round(milliseconds, 1),
+                    "curve": curve,
+                }
+                write_row(options.results, experiment="rules", seed=seed, settings=settings, figures=figures)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What becomes of the firing rates of the LIF CNN while it is trained on MNIST by feedback.
+"""How the firing rates of the LIF CNN change while it is trained on MNIST by feedback.
 
     python experiments/spiking/rates.py [--epsilon 0.1] [--share 0.5] [--lr 0.004]
 
-Batches of 64, floor 0.02, seed 1, the schedule of three epochs; every 150 steps a line goes to rates.jsonl: accuracy on
-2000 validation images, spikes of the true and of another class, share of neurons and steps with a spike by layer.
+Batches of 64, floor 0.02, seed 1, the schedule of three epochs. Every 150 steps gives a row: the accuracy on 2,000
+validation images, the spikes of the true and of another class, and by layer the share of neurons and steps with a
+spike. The loop is not that of `feedprop train`, which scores once an epoch.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from feedprop.rewards import SpikeTargetReward
 from feedprop.spiking.activity import activity
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import command, write_row
+from results import parser, write_row
 
 BATCH, STEPS, SEED, FLOOR = 64, 2343, 1, 0.02
 
@@ -38,17 +38,18 @@ def look(model: torch.nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, ob
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epsilon", type=float, default=0.1)
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--lr", type=float, default=0.004)
-    parser.add_argument("--steps", type=int, default=1200)
-    settings = parser.parse_args()
+    arguments = parser(__doc__, __file__)
+    arguments.add_argument("--epsilon", type=float, default=0.1)
+    arguments.add_argument("--share", type=float, default=0.5)
+    arguments.add_argument("--lr", type=float, default=0.004)
+    arguments.add_argument("--steps", type=int, default=1200)
+    settings = arguments.parse_args()
+    path, data = (vars(settings).pop(name) for name in ("results", "data"))
     torch.set_num_threads(1)
-    inputs, labels, held, held_labels = load("mnist-cnn", test=False)
+    inputs, labels, held, held_labels = load("mnist-cnn", data, test=False)
     torch.manual_seed(SEED)
-    rule = feedprop.rules.Epsilon(settings.epsilon)
-    model = feedprop.attach(network("mnist-cnn", 0.9), feedprop.rules.Composite.of(rule).replace(magnitude_floor=FLOOR))
+    composite = feedprop.rules.Composite(feedprop.rules.Epsilon(settings.epsilon), magnitude_floor=FLOOR)
+    model = feedprop.attach(network("mnist-cnn", 0.9), composite)
     reward = SpikeTargetReward(share=settings.share)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=STEPS, pct_start=0.2)
@@ -62,9 +63,7 @@ def main() -> None:
             step += 1
             if step % 150 == 0:
                 at, figures = vars(settings) | {"step": step}, look(model, held[:2000], held_labels[:2000])
-                print(at, figures, flush=True)
-                path = Path(__file__).with_name("rates.jsonl")
-                write_row(path, experiment="spiking", command=command(), seed=SEED, settings=at, figures=figures)
+                write_row(path, experiment="spiking", seed=SEED, settings=at, figures=figures)
             if step == settings.steps:
                 break
 

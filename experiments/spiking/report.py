@@ -1,17 +1,13 @@
-"""Prints the tables of comparison.jsonl: python experiments/spiking/report.py"""
+"""Print the tables of the published comparison, or of another one: report.py [--results FILE]."""
 
 import statistics
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, read_rows
+from results import flat, parser, read_rows, shown
 
 GOALS = {"mnist-mlp": ".975", "mnist-cnn": ".985", "fashion-cnn": ".88", "vowels": ".93"}
-
-
-def shown(value: float) -> str:
-    return f"{value:.4f}".lstrip("0") if value < 1 else "1.0000"
 
 
 def setting(row: dict) -> str:
@@ -20,20 +16,16 @@ def setting(row: dict) -> str:
 
 
 def main() -> None:
-    rows = flat(read_rows(Path(__file__).with_name("comparison.jsonl")))
-    print("| task | feedback | surrogate gradient | goal |\n|---|---|---|---|")
+    path = parser(__doc__, __file__, results="comparison.jsonl").parse_args().results
+    rows = flat(read_rows(path))
+    print("| task | method | test accuracy | setting, learning rate | goal |\n|---|---|---|---|---|")
     for task, goal in GOALS.items():
-        cells = []
         for method in ("feedback", "surrogate"):
-            found = [row for row in rows if (row["task"], row["method"], row["test"]) == (task, method, True)]
-            accuracies = [row["accuracy"] for row in found]
-            seeds = ", ".join(map(shown, accuracies))
-            cells.append(
-                f"{shown(statistics.mean(accuracies))} ({seeds}; {setting(found[0])}, {found[0]['lr']:g})"
-                if found
-                else "not run"
-            )
-        print(f"| {task} | {' | '.join(cells)} | {goal} |")
+            if found := [row for row in rows if (row["task"], row["method"], row["test"]) == (task, method, True)]:
+                accuracies = [row["accuracy"] for row in found]
+                seeds = ", ".join(map(shown, accuracies))
+                at = f"{setting(found[0])}, {found[0]['lr']:g}"
+                print(f"| {task} | {method} | {shown(statistics.mean(accuracies))} ({seeds}) | {at} | {goal} |")
     print("\n| task | method | setting | validation accuracy by learning rate |\n|---|---|---|---|")
     tuned: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:

@@ -1,14 +1,13 @@
-"""Trains one spiking network by feedback or by snnTorch's atan surrogate gradient and appends the result to a file.
+"""Train one spiking network by feedback or by snnTorch's atan surrogate gradient.
 
     python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3          # scored on a validation split
     python experiments/spiking/run.py mnist-mlp feedback --lr 1e-3 --test   # the last run: trained on all, tested
 
-The validation split is drawn from the training data with a seed of its own. Data is read from $FEEDPROP_DATA (default
-./data).
+The validation split is drawn from the training data with a seed of its own. The loop is not that of `feedprop train`,
+which has no surrogate gradient to compare with.
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,9 +24,8 @@ from feedprop.spiking import LIF, SpikingSequential, models
 from feedprop.training.data.time_series import japanese_vowels
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import command, write_row
+from results import parser, write_row
 
-DATA = Path(os.environ.get("FEEDPROP_DATA", "data"))
 HELD_OUT = {"mnist-mlp": 10000, "mnist-cnn": 10000, "fashion-cnn": 10000, "vowels": 54}
 EPOCHS = {"mnist-mlp": 3, "mnist-cnn": 3, "fashion-cnn": 5, "vowels": 60}
 BATCH = {"mnist-mlp": 128, "mnist-cnn": 64, "fashion-cnn": 64, "vowels": 32}
@@ -43,13 +41,13 @@ def network(task: str, beta: float) -> SpikingSequential:
     return models.lif_cnn(beta=beta)
 
 
-def load(task: str, *, test: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def load(task: str, root: Path, *, test: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return inputs and labels to train on and to score on."""
     if task == "vowels":
-        (inputs, labels), (other, other_labels) = (japanese_vowels(DATA, train=train) for train in (True, False))
+        (inputs, labels), (other, other_labels) = (japanese_vowels(root, train=train) for train in (True, False))
     else:
         kind = torchvision.datasets.FashionMNIST if task.startswith("fashion") else torchvision.datasets.MNIST
-        train_set, test_set = kind(DATA, train=True), kind(DATA, train=False)
+        train_set, test_set = kind(root, train=True), kind(root, train=False)
         inputs, labels = train_set.data.unsqueeze(1) / 255, train_set.targets
         other, other_labels = test_set.data.unsqueeze(1) / 255, test_set.targets
     if test:
@@ -86,7 +84,7 @@ def score(model: nn.Module, task: str, inputs: Tensor, labels: Tensor) -> float:
 
 def train(settings: argparse.Namespace) -> dict[str, object]:
     task = settings.task
-    inputs, labels, scored, scored_labels = load(task, test=settings.test)
+    inputs, labels, scored, scored_labels = load(task, settings.data, test=settings.test)
     if settings.train_on:
         inputs, labels = inputs[: settings.train_on], labels[: settings.train_on]
     torch.manual_seed(settings.seed)
@@ -118,27 +116,23 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=sorted(EPOCHS))
-    parser.add_argument("method", choices=["feedback", "surrogate"])
-    parser.add_argument("--reward", choices=["rate", "target"], default="target")
-    parser.add_argument("--loss", choices=["rate", "count", "mse-count"], default="rate")
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--epsilon", type=float, default=1.0)
-    parser.add_argument("--floor", type=float, default=0.0)
-    parser.add_argument("--beta", type=float, default=0.9)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--epochs", type=int, default=0, help="0: as in the table of this file")
-    parser.add_argument("--train-on", type=int, default=0, help="only so many samples, for a first look")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--test", action="store_true")
-    parser.add_argument("--results", default=str(Path(__file__).with_name("results.jsonl")))
-    settings = parser.parse_args()
-    figures = train(settings)
-    kept = {name: value for name, value in vars(settings).items() if name not in ("results", "seed")}
-    path = Path(settings.results)
-    write_row(path, experiment="spiking", command=command(), seed=settings.seed, settings=kept, figures=figures)
-    print(kept, figures)
+    arguments = parser(__doc__, __file__)
+    arguments.add_argument("task", choices=sorted(EPOCHS))
+    arguments.add_argument("method", choices=["feedback", "surrogate"])
+    arguments.add_argument("--reward", choices=["rate", "target"], default="target")
+    arguments.add_argument("--loss", choices=["rate", "count", "mse-count"], default="rate")
+    arguments.add_argument("--share", type=float, default=0.5)
+    arguments.add_argument("--epsilon", type=float, default=1.0)
+    arguments.add_argument("--floor", type=float, default=0.0)
+    arguments.add_argument("--beta", type=float, default=0.9)
+    arguments.add_argument("--lr", type=float, default=1e-3)
+    arguments.add_argument("--epochs", type=int, default=0, help="0: as in the table of this file")
+    arguments.add_argument("--train-on", type=int, default=0, help="only this many samples, for a first look")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--test", action="store_true")
+    settings = arguments.parse_args()
+    kept = {name: value for name, value in vars(settings).items() if name not in ("data", "results", "seed")}
+    write_row(settings.results, experiment="spiking", seed=settings.seed, settings=kept, figures=train(settings))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""snnTorch's atan surrogate gradient, a layer at a time: the spikes and gradients of its neurons, in less time."""
+"""snnTorch's atan surrogate gradient, one layer at a time: the same spikes and gradients in less time."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class _Leaky(torch.autograd.Function):
 
 
 def stepped(currents: Tensor, beta: float, threshold: float, steps: int) -> Tensor:
-    """The same by snnTorch's own neuron, called step after step."""
+    """Return the same spikes from snnTorch's own neuron, called step by step."""
     neuron = snntorch.Leaky(beta=beta, threshold=threshold)
     membrane, spikes = neuron.reset_mem(), []
     for current in [currents] * steps if steps else currents:
@@ -64,7 +64,7 @@ class Surrogate(nn.Module):
 
 
 def checked(network: SpikingSequential, inputs: Tensor) -> Surrogate:
-    """Return the fast network, after spikes and gradients on these inputs were compared with snnTorch's."""
+    """Return the fast network, after comparing its spikes and gradients on these inputs with snnTorch's."""
     fast = Surrogate(network)
     found = []
     for model in (fast, Surrogate(network, stepped)):

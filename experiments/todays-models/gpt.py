@@ -1,4 +1,4 @@
-"""A small character GPT, as GPT-2 also in how its weights begin."""
+"""A small character GPT with the layers and the initial weights of GPT-2."""
 
 import math
 
@@ -23,11 +23,11 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Tokens (batch, places) to logits (batch, symbols, places)."""
+    """Tokens (batch, positions) to logits (batch, symbols, positions)."""
 
     def __init__(self, symbols: int, context: int) -> None:
         super().__init__()
-        self.symbols, self.places = nn.Embedding(symbols, WIDTH), nn.Embedding(context, WIDTH)
+        self.symbols, self.positions = nn.Embedding(symbols, WIDTH), nn.Embedding(context, WIDTH)
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, symbols, bias=False)
         for name, parameter in self.named_parameters():
@@ -38,5 +38,5 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.blocks(self.symbols(tokens) + self.places.weight[: tokens.shape[1]])
+        x = self.blocks(self.symbols(tokens) + self.positions.weight[: tokens.shape[1]])
         return self.head(self.norm(x)).transpose(1, 2)

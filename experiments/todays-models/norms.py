@@ -1,8 +1,8 @@
-"""How long is the feedback beside the gradient? Norms of all parameters together, first batch of each task.
+"""How large is the feedback compared with the gradient? Norms of all parameters together, first batch of each task.
 
     python experiments/todays-models/norms.py [--data data]
 
-Prints a table: the gradient's norm, and those of the feedback, plain and with relative magnitudes, as shares of it.
+Prints a table: the norm of the gradient, and those of the feedback, plain and relative, as shares of it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Slopes by which credit passes an activation: what part of a gap to backprop is the secant's?"""
+"""Slopes by which credit passes an activation, to see how much of a gap to backprop is due to the secant."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from feedprop.rules import CentralDifference, Secant
 
 
 class Derivative(Secant):
-    """The derivative, as backprop has it."""
+    """The derivative, as in backprop."""
 
     by_values = False
 
@@ -18,5 +18,5 @@ class Derivative(Secant):
 SLOPES = {
     "secant": Secant(),
     "derivative": Derivative(),
-    **{f"chord-{width}": CentralDifference(width) for width in (0.25, 0.5, 1.0, 2.0)},
+    **{f"central-{step}": CentralDifference(step) for step in (0.25, 0.5, 1.0, 2.0)},
 }

@@ -1,4 +1,4 @@
-"""What is trained: data, model and how they are shown, one function per task."""
+"""The tasks: data, model and length of training, one function each."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Part = tuple[Tensor, Tensor]
 
 
 class Task(NamedTuple):
-    """Parts of the data ("train", "validation", "test"), a builder of the model, and how it is trained."""
+    """Parts of the data ("train", "validation", "test"), a function that builds the model, and how to train it."""
 
     parts: dict[str, Part]
     build: Callable[[], nn.Module]
-    shown: Callable[[Tensor], Tensor]  # turns stored inputs into what the model takes
+    shown: Callable[[Tensor], Tensor]  # from stored inputs to inputs of the model
     epochs: int
     batch: int
 
 
 def split(inputs: Tensor, targets: Tensor, *sizes: int) -> dict[str, Part]:
-    """Return training, validation and (with three sizes) test part, the same at every call."""
+    """Return a training, a validation and (with three sizes) a test part, the same at every call."""
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     names = ("train", "validation", "test")
     return {
@@ -39,7 +39,7 @@ def split(inputs: Tensor, targets: Tensor, *sizes: int) -> dict[str, Part]:
 
 
 def larger(side: int) -> Callable[[Tensor], Tensor]:
-    """Return what scales bytes (B, 3 or 1, H, W) to normalised colour images of this side."""
+    """Return a function from bytes (B, 3 or 1, H, W) to normalised colour images of this height and width."""
 
     def shown(images: Tensor) -> Tensor:
         scaled = functional.interpolate(images.float() / 255, size=side, mode="bilinear", antialias=True)
@@ -70,7 +70,7 @@ def mobilenet(root: Path, classes: int) -> nn.Module:
 def efficientnet(root: Path, classes: int) -> nn.Module:
     model = timm.create_model("tf_efficientnet_lite0")
     weights = torch.load(root / "weights/efficientnet-lite0-57934424.pth", weights_only=True)
-    own = model.state_dict()  # other names in the same order
+    own = model.state_dict()  # the file has other names, in the same order
     model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
     model.reset_classifier(classes)
     return model.to(memory_format=torch.channels_last)
@@ -84,7 +84,7 @@ def fine_tuned(
 
 
 class Mails(nn.Module):
-    """MiniLM, the mean of its states, and a linear layer; tokens (batch, places), 0 where there is none."""
+    """MiniLM, the mean of its states, and a linear layer; tokens (batch, positions), 0 for padding."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -94,9 +94,9 @@ class Mails(nn.Module):
         self.answer = nn.Linear(self.language.config.hidden_size, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        there = (tokens != 0).to(torch.float32)
-        states = self.language(input_ids=tokens, attention_mask=there).last_hidden_state
-        return self.answer((states * there[..., None]).sum(1) / there.sum(1, keepdim=True))
+        given = (tokens != 0).to(torch.float32)
+        states = self.language(input_ids=tokens, attention_mask=given).last_hidden_state
+        return self.answer((states * given[..., None]).sum(1) / given.sum(1, keepdim=True))
 
 
 def spam(root: Path) -> Task:
@@ -128,7 +128,7 @@ def moby_dick(root: Path) -> Task:
     ends = [int(0.9 * len(codes)), int(0.95 * len(codes))]
     for name, part in zip(("train", "validation", "test"), codes.tensor_split(ends), strict=True):
         rows = part.unfold(0, CONTEXT + 1, 1)
-        if name == "train":  # 600 batches of 32, from anywhere
+        if name == "train":  # 600 batches of 32, from random positions
             rows = rows[torch.randint(len(rows), (600 * 32,), generator=torch.Generator().manual_seed(0))]
         else:
             rows = rows[::CONTEXT]

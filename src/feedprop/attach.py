@@ -1,7 +1,7 @@
 """Puts rules under a model and removes them again.
 
-`attach` replaces `model.forward` on the instance. While that runs with gradients enabled, a mode sends every torch
-function through the table of `feedprop.operations` (see `feedprop.interception`).
+`attach` replaces `model.forward` on the instance, and the call that runs its hooks. While the model runs with gradients
+enabled, a mode sends every torch function to its handler in `feedprop.operations` (see `feedprop.interception`).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def attach(
     """Make the backward pass of `model` carry feedback: afterwards `param.grad` is minus the feedback. Returns `model`.
 
     Args:
-        model: any module. Its `forward` (and each of `methods`) is wrapped, and modules with a rule of their own get
-            hooks; `detach` removes all of it.
+        model: any module. Its `forward` (and each of `methods`) is replaced; if the composite has more than a default
+            rule, modules with parameters get hooks. `detach` removes all of it.
         composite: one rule for everything, or a composite; `rules.presets.training()` if not given.
         unknown: "error" stops at a differentiable function that no handler covers; "gradient" uses its gradient.
         methods: names of further methods of `model` that run under the rules, such as ("encode", "decode").
 
     Raises:
         FeedpropError: `model` is attached already, or an argument is out of range.
-        UnknownOperationError: (in the forward pass) no handler covers a function.
+        UnknownOperationError: (in the forward pass) no handler covers a function, or no rule sees a parameter.
 
     >>> model = attach(nn.Linear(2, 1))
     >>> detach(model)
@@ -65,7 +65,7 @@ def attach(
 
 
 def _replace_neurons(model: nn.Module) -> list[nn.Module]:
-    """Let snnTorch's neurons pass credit, if there are any."""
+    """Let snnTorch's neurons pass credit. Returns them."""
     found = [module for module in model.modules() if is_snntorch_neuron(module)]
     if not found:
         return []

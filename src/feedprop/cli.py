@@ -16,6 +16,11 @@ COMMANDS = {
         "train_command",
         "train a network by LFP, or by backprop for comparison",
     ),
+    "check": (
+        "feedprop.training.command_line.commands",
+        "check_command",
+        "check whether LFP is right on the model of a configuration",
+    ),
     "evaluate": (
         "feedprop.training.command_line.commands",
         "evaluate_command",

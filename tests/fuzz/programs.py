@@ -303,7 +303,7 @@ class Builder:
             self.read.update(made[:-1])
 
     def _line(self, template: Template, given: str | None = None) -> tuple[str, str | None, bool]:
-        main, from_input = (given, True) if given is not None else self.operand(template)
+        main, from_input = (given, self._from_input(given)) if given is not None else self.operand(template)
         shape = tuple(self.value(main).shape)
         chosen: dict[str, str] = {"a": main}
         memory = _memory(self.value(main))
@@ -360,6 +360,9 @@ class Builder:
         return [f"({reference} > 0)", f"({reference}.detach() < 0.3)", f"torch.ge({reference}, -0.4)"][
             self.choose(3)
         ], depends
+
+    def _from_input(self, reference: str) -> bool:
+        return next((known.from_input for known in self.known if known.reference == reference), True)
 
     def _take_in(self, name: str | None, from_input: bool, *, written: bool) -> None:
         if name is not None:

@@ -38,8 +38,10 @@ def moved(program: Program) -> Program | None:
     return replace(program, lines=tuple(lines))
 
 
+# no in-place spelling of the same function: this asks nothing of values, those give numbers instead of answers
+NO_REWRITING = re.compile(r"requires_grad_|\b(gt|ge|lt|le|eq|ne|greater|less|greater_equal|less_equal|not_equal)_\(")
 METHOD = re.compile(r"^(h\d+) = (h\d+)\.(\w*[a-z0-9])_\((.*)\)$")
-FUNCTION = re.compile(r"^(h\d+) = ([\w.]+)\.(\w*[a-z0-9])_\((?:input=)?(h\d+)(.*)\)$")
+FUNCTION = re.compile(r"^(h\d+) = ((?:torch|F)[\w.]*)\.(\w*[a-z0-9])_\((?:input=)?(h\d+)(.*)\)$")
 OPTION = re.compile(r"^(h\d+) = F\.(\w+)\((?:input=)?(h\d+)(.*), inplace=True\)$")
 OPERATOR = re.compile(r"^(h\d+) ([-+*/])= (.*)$")
 
@@ -51,7 +53,7 @@ def out_of_place(program: Program) -> Program | None:
     scope = program.scope()
     lines = []
     for line in program.lines:
-        rewritten = None if "requires_grad_" in line else _rewritten(line)
+        rewritten = None if NO_REWRITING.search(line) else _rewritten(line)
         if WRITES.search(line) and rewritten is None:
             return None
         if rewritten is not None:

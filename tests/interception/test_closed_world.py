@@ -318,10 +318,8 @@ def test_a_parameter_that_is_returned_takes_feedback(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [Plain, Slotted])
 def test_a_parameter_returned_in_an_object_of_ones_own_is_refused(kind: type) -> None:
-    with (
-        attached(Given(lambda layer, x: kind(layer.bias))) as model,
-        pytest.raises(UnknownOperationError, match=r"^layer\.bias: used where no rule sees it"),
-    ):
+    unseen = pytest.raises(UnknownOperationError, match=r"^layer\.bias: used where no rule sees it")
+    with attached(Given(lambda layer, x: kind(layer.bias))) as model, unseen:
         model(torch.randn(5, 4))
 
 
@@ -332,7 +330,7 @@ HOOKED: dict[str, Callable[[nn.Linear], Any]] = {
     "weight_norm": nn.utils.weight_norm,
     "spectral_norm": lambda layer: nn.utils.spectral_norm(layer).eval(),
     "prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
-    "pre-hook": lambda layer: layer.register_forward_pre_hook(lambda module, x: torch.tanh(x[0] * module.bias[0])),
+    "pre-hook": lambda layer: layer.register_forward_pre_hook(lambda own, args: torch.tanh(args[0] * own.bias[0])),
     "hook": lambda layer: layer.register_forward_hook(lambda module, args, output: F.relu(output * module.bias)),
 }  # fmt: skip
 

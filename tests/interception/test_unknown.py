@@ -40,7 +40,8 @@ def test_an_unknown_function_is_named_with_its_module_and_its_cure(monkeypatch: 
     assert (found.feedback["0.weight"] != 0).any()
 
 
-def test_unknown_gradient_takes_the_gradient() -> None:
+def test_unknown_gradient_takes_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(HANDLERS, torch.special.i1)
     x = torch.randn(3, requires_grad=True)
     with attached(Call(lambda x: torch.special.i1(x * 1.0)), unknown="gradient") as model:
         model(x).sum().backward()
@@ -48,17 +49,14 @@ def test_unknown_gradient_takes_the_gradient() -> None:
     torch.testing.assert_close(x.grad, expected)
 
 
-def test_register_is_a_decorator_too() -> None:
+def test_register_is_a_decorator_too(handlers_kept: None) -> None:
     function = torch.special.i1e
-    try:
 
-        @rules.register(function)
-        def halved(context, function, args, kwargs):
-            return rules.ordinary(context, function, args, kwargs)
+    @rules.register(function)
+    def halved(context, function, args, kwargs):
+        return rules.ordinary(context, function, args, kwargs)
 
-        assert HANDLERS[function] is halved
-    finally:
-        HANDLERS.pop(function, None)
+    assert HANDLERS[function] is halved
     with pytest.raises(TypeError, match="torch function"):
         rules.register("i0")
 

@@ -1,4 +1,4 @@
-"""By narrow central differences every activation has its derivative: then the feedback of every listed model is -|w| its gradient.
+"""By narrow central differences every activation has its derivative: then the feedback is -|w| times the gradient.
 
 That holds for attention, gates, normalisations and activations written out alike, since all but activations have their
 ordinary backward in training.

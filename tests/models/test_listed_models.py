@@ -14,7 +14,8 @@ LISTED = [listed for models in SOURCES.values() for listed in models]
 
 @pytest.mark.parametrize("listed", LISTED, ids=lambda listed: listed.name)
 def test_a_model_takes_its_step(listed: Listed) -> None:
-    one_step(listed)
+    step = one_step(listed)
+    assert 0 < step.own < step.nodes
 
 
 def test_the_page_lists_these_models_and_no_others() -> None:

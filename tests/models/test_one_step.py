@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import feedprop
 from feedprop import credit
 from support.listed import CLASSES, Listed
-from support.one_step import StepError, one_step
+from support.one_step import StepError, counted, one_step
 
 
 class _Classifier(nn.Module):
@@ -58,6 +58,7 @@ def _listed(inner: Callable[[], nn.Module]) -> Listed:
 def test_what_is_right_passes() -> None:
     step = one_step(dataclasses.replace(_listed(lambda: nn.Linear(4, 6)), relu=True))
     assert (step.tensors, step.numbers, step.zero) == (4, 24 + 6 + 60 + 10, 0)
+    assert (step.nodes, step.own) == (7, 2)  # twice addmm and t, one ReLU; two layers' weights
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,18 @@ def test_a_hook_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedprop, "detach", forgetful)
     with pytest.raises(StepError, match=r"detach left a difference in .*inner\._forward_hooks"):
         one_step(_listed(lambda: nn.Linear(4, 6)))
+
+
+class _Foreign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *credit: Tensor) -> Tensor:
+        return credit[0]
+
+
+def test_a_node_that_is_neither_torchs_nor_feedprops_is_not_counted() -> None:
+    with pytest.raises(StepError, match="nodes of"):
+        counted([_Foreign.apply(torch.ones(2, requires_grad=True))])

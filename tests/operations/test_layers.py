@@ -61,7 +61,7 @@ ACTIVATIONS = [
     nn.Softplus(), nn.Softsign(), nn.Tanhshrink(), nn.Softshrink(0.1), nn.Hardshrink(0.1), nn.Hardtanh(-0.5, 0.8),
     nn.Hardtanh(inplace=True), nn.Hardswish(), nn.Hardswish(inplace=True), nn.Hardsigmoid(),
     nn.Hardsigmoid(inplace=True),
-    nn.LogSigmoid(), nn.Threshold(0.2, -0.3), nn.Threshold(0.2, -0.3, inplace=True), nn.RReLU(0.2, 0.2), Step(),
+    nn.Threshold(0.2, -0.3), nn.Threshold(0.2, -0.3, inplace=True), nn.RReLU(0.2, 0.2), Step(),
     nn.RReLU(0.2, 0.2, inplace=True),
 ]  # fmt: skip
 

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import attached, rules
-from feedprop.operations import table
+from feedprop.operations import products, table
 from support.propagation import CLOSE, Call, feedback_of, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 PUBLISHED = rules.Secant.published()
 WRITTEN_OUT = {
-    # a function of three tensors, and the same by operations that test_treatments.py checks
+    # a function of three tensors, and the same by operations that are checked elsewhere
     "glu": (lambda x, a, b: F.glu(torch.cat([x, a], 1)), lambda x, a, b: x * torch.sigmoid(a)),
     "glu along 0": (lambda x, a, b: F.glu(torch.cat([x, a]), dim=0), lambda x, a, b: x * torch.sigmoid(a)),
     "nn.GLU": (lambda x, a, b: nn.GLU(1)(torch.cat([x, a], 1)), lambda x, a, b: x * torch.sigmoid(a)),
@@ -121,4 +121,7 @@ def test_cosine_classifier_and_gated_network_learn() -> None:
 
 
 def test_every_name_is_called() -> None:
-    assert set(table.PRODUCT_OF_ELEMENTS.split()) == {"prod", "cumprod"}
+    assert {name for name, handler in table.handlers().items() if handler is products.product_of_elements} == {
+        "prod",
+        "cumprod",
+    }

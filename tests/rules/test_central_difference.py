@@ -116,14 +116,6 @@ def test_relu_keeps_its_derivative() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [torch.log, torch.logit, torch.asin, torch.Tensor.log1p], ids=["log", "logit", "asin", "log1p"]
-)
-def test_functions_that_not_all_numbers_have_keep_their_secant(function) -> None:
-    z = torch.tensor([0.3, 0.9])
-    torch.testing.assert_close(_slope(function, z, 1.0), function(z) / z, **CLOSE)
-
-
-@pytest.mark.parametrize(
     "written",
     [
         lambda z: z * torch.sigmoid(1.702 * z),

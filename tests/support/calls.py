@@ -181,6 +181,162 @@ SECANT: dict[str, Any] = {
 }
 
 
+def _square(x: Tensor) -> Tensor:
+    """A batch of well-conditioned matrices."""
+    return x * 0.3 + 3 * torch.eye(x.shape[-1], dtype=x.dtype)
+
+
+def _symmetric(x: Tensor) -> Tensor:
+    return _square(x) + _square(x).mT + torch.diag(torch.arange(4, dtype=x.dtype))
+
+
+# Their arguments are computed from x by sums, which an epsilon would damp.
+PREPARED = set(
+    """polar index_reduce __rmod__ poisson_nll_loss gaussian_nll_loss kl_div binary_cross_entropy inv inverse pinv
+    pinverse det slogdet logdet tensorinv inv_ex lu_factor lu_factor_ex qr svdvals vander svd eigvalsh eigh cholesky
+    cholesky_ex cholesky_inverse lstsq xlogy xlog1py float_power polygamma mvlgamma multigammaln igamma gammainc igammac
+    gammaincc zeta istft lgamma gammaln digamma psi""".split()  # noqa: SIM905
+)
+
+
+def _probabilities(x: Tensor) -> Tensor:
+    return x * 0.1 + 0.5
+
+
+ORDINARY |= {
+    **_each("alias_copy conj conj_physical squeeze_copy unbind_copy diff hfft2 hfftn ihfft2 ihfftn gradient", ()),
+    **_each("t_copy combinations cov corrcoef pdist", lambda x: (x[0, 0],)),
+    **_each("view_copy expand_copy", lambda x: (x, (2, 3, 4, 4))),
+    "combinations": lambda x: (x[0, 0, 0],),
+    "detach_copy": "elsewhere",  # no gradient passes it
+    **_each("row_stack cartesian_prod", lambda x: ([x[0, 0, 0], x[0, 0, 1] * 2],)),
+    "cartesian_prod": lambda x: (x[0, 0, 0], x[0, 0, 1] * 2),
+    "pad_sequence": lambda x: ([x[0, 0], x[0, 1, :2] * 2],),
+    "native_channel_shuffle": "elsewhere",  # torch has no derivative of it
+    **_each("unsafe_chunk unsafe_split split_copy", (2,)),
+    **_each("unsafe_split_with_sizes split_with_sizes_copy", ((1, 1),)),
+    "narrow_copy": (1, 1, 2),
+    "select_copy": (1, 0),
+    "slice_copy": (1, 0, 2),
+    **_each("diagonal_copy diagflat", lambda x: (x[0, 0],)),
+    "permute_copy": ((0, 2, 1, 3),),
+    "transpose_copy": (1, 2),
+    "unsqueeze_copy": (1,),
+    "unfold_copy": (2, 2, 1),
+    "as_strided_copy": ((3, 4), (4, 1)),
+    "native_dropout": (0.4, True),
+    "diagonal_scatter": lambda x: (x[0, 0], x[0, 1, 0] * 2),
+    "as_strided_scatter": lambda x: (x, x[0, 0, 0] * 2, (4,), (1,)),
+    "slice_inverse": lambda x: (x[:, :2], x, 1, 0, 2, 1),
+    **_each("view_as_complex_copy view_as_real_copy", "elsewhere"),  # torch has no derivative of them
+    "imag": lambda x: (torch.complex(x, x * 2),),
+    "polar": lambda x: (x.abs() + 0.1, x),
+    "constant_pad_nd": ((1, 2), 0.5),
+    **_each("reflection_pad1d replication_pad1d", lambda x: (x[0], (1, 2))),
+    **_each("reflection_pad2d replication_pad2d", ((1, 2, 1, 0),)),
+    **_each("reflection_pad3d replication_pad3d", lambda x: (x[None], (1, 2, 1, 0, 0, 1))),
+    "fill": (2.0,),
+    "fill_diagonal_": lambda x: (x[0, 0], 2.0),
+    "put": lambda x: (x, INDEX, x[0, 0, 0, :2] * 2),
+    "sum_to_size": ((2, 1, 4, 4),),
+    "nanmedian": (),
+    "_weight_norm": lambda x: (x, x[:, :1, :1, :1].abs() * 2, 0),
+    **_each(
+        """to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc to_padded_tensor coalesce values
+        sparse_mask values_copy linear_cross_entropy _pack_padded_sequence _pad_packed_sequence lobpcg
+        svd_lowrank pca_lowrank resize cfloat cdouble chalf""",
+        "elsewhere",  # other layouts and random projections: test_sparse in test_table, test_recurrent
+    ),
+    "im2col": (2, 1, 0, 1),
+    **_each("quantile nanquantile", (0.3, 1)),
+    "scatter_reduce": lambda x: (x, 0, torch.zeros(1, 3, 4, 4, dtype=torch.long), x[:1] * 2, "amax"),
+    "index_reduce": lambda x: (x.abs(), 0, INDEX, x.abs() * 2, "amax"),
+    "stft": lambda x: ((x.reshape(6, 16), 8), {"return_complex": True, "window": torch.ones(8)}),
+    "istft": lambda x: (
+        (torch.stft(x.reshape(6, 16), 8, return_complex=True, window=torch.ones(8)), 8),
+        {"window": torch.ones(8)},
+    ),
+    "affine_grid": lambda x: (x.reshape(-1, 2, 3), (16, 1, 2, 2), False),
+    "affine_grid_generator": lambda x: (x.reshape(-1, 2, 3), (16, 1, 2, 2), False),
+    **_each("fmod remainder __mod__ __imod__", (0.7,)),
+    "__rmod__": "elsewhere",  # torch has no derivative by the divisor
+    "copysign": lambda x: (x, torch.full((2, 3, 4, 4), -1.0)),
+    "nuclear_norm": lambda x: (x[0, 0],),
+    "frobenius_norm": lambda x: (x[0, 0], (0, 1)),
+    **_each("dist", lambda x: (x, x.flip(0) * 0.7)),
+    "renorm": (2, 0, 1.0),
+    "cdist": lambda x: (x[0, 0], x[1, 0] * 2),
+    "pairwise_distance": lambda x: (x[0, 0], x[1, 0] * 2),
+    "nll_loss2d": lambda x: (x, torch.zeros(2, 4, 4, dtype=torch.long)),
+    **_each("poisson_nll_loss soft_margin_loss hinge_embedding_loss", lambda x: (x, x.detach().sign())),
+    "poisson_nll_loss": lambda x: (x, torch.ones_like(x), True, False, 1e-8, 1),
+    "gaussian_nll_loss": lambda x: (x, x.detach() * 2, x.abs() + 0.5),
+    "kl_div": lambda x: (x.log_softmax(1), torch.full((2, 3, 4, 4), 0.25)),
+    "ctc_loss": lambda x: (x.reshape(8, 3, 4).log_softmax(2), torch.ones(3, 2, dtype=torch.long), (8,) * 3, (2,) * 3),
+    "binary_cross_entropy": lambda x: (_probabilities(x), torch.full((2, 3, 4, 4), 0.25)),
+    "margin_ranking_loss": lambda x: (x, x.flip(0) * 2, x.detach().sign()),
+    "multi_margin_loss": lambda x: (x[0, 0], torch.tensor([0, 1, 3, 2])),
+    "multilabel_margin_loss": lambda x: (x[0, 0], torch.tensor([[0, 1, -1, -1]] * 4)),
+    "multilabel_soft_margin_loss": lambda x: (x[0, 0], torch.eye(4)),
+    **_each("triplet_margin_loss triplet_margin_with_distance_loss", lambda x: (x[0, 0], x[0, 1], x[0, 2])),
+    "cosine_embedding_loss": lambda x: (x[0, 0], x[0, 1], torch.tensor([1, -1, 1, -1])),
+    **_each("inv inverse pinv pinverse det slogdet logdet tensorinv", lambda x: (_square(x),)),
+    **_each("inv_ex lu_factor lu_factor_ex qr svdvals", lambda x: (_square(x),)),
+    **_each("svdvals eigvalsh", lambda x: (_symmetric(x[0, 0]),)),
+    **_each("svd eigh", "elsewhere"),  # of their vectors only functions without a phase have a gradient
+    **_each("cholesky cholesky_ex", lambda x: (_square(x) @ _square(x).mT,)),
+    "cholesky_inverse": lambda x: (torch.linalg.cholesky(_square(x) @ _square(x).mT),),
+    **_each("lu ldl_factor ldl_factor_ex eig eigvals lu_unpack matrix_sqrth", "elsewhere"),
+    **_each("householder_product orgqr", lambda x: (x[0, 0], x[0, 1, 0])),
+    "ormqr": lambda x: (x[0, 0], x[0, 1, 0], x[0, 2]),
+    "matrix_power": (3,),
+    "tensorinv": lambda x: (_square(x[0, 0]), 1),
+    "cond": "elsewhere",
+    "lstsq": lambda x: (_square(x[0, 0]), x[0, 1]),
+    "vander": "elsewhere",  # its own backward fails in plain torch
+    **_each("atan2 arctan2 hypot logaddexp logaddexp2", lambda x: (x, x.flip(0) * 2)),
+    "angle": lambda x: (torch.complex(x, x.flip(0)),),
+    **_each("xlogy xlog1py", lambda x: (x, x.flip(0).abs() + 0.5)),
+    "float_power": lambda x: (x.abs() + 0.5, 1.5),
+    "ldexp": lambda x: (x, torch.tensor(2)),
+    "frexp": (),
+    "polygamma": "elsewhere",
+    **_each("mvlgamma multigammaln", lambda x: (x.abs() + 2, 2)),
+    **_each("igamma gammainc igammac gammaincc", lambda x: (torch.full((2, 3, 4, 4), 1.5), x.abs() + 0.5)),
+    "zeta": lambda x: (torch.full((2, 3, 4, 4), 2.5), x.abs() + 1.5),
+    "cross": lambda x: (x, x.flip(0) * 2, 1),
+    **_each("polygamma", lambda x: (1, x.abs() + 0.5)),
+}
+SUMMED |= {
+    **_each("__add__ __radd__ __sub__", lambda x: (x, x.flip(0) * 2)),
+    "upsample_linear1d": lambda x: (x[0], 8, False),
+    **_each("upsample_nearest1d", lambda x: (x[0], 8)),
+    **_each("upsample_nearest2d", lambda x: (x, (8, 8))),
+    "upsample_nearest3d": lambda x: (x[None], (6, 8, 8)),
+    **_each("upsample_bilinear2d upsample_bicubic2d", lambda x: (x, (8, 8), False)),
+    "upsample_trilinear3d": lambda x: (x[None], (6, 8, 8), False),
+    **_each("grid_sampler grid_sampler_2d", lambda x: (x, GRID, 0, 0, True)),
+    **_each("grid_sampler_3d _sparse_sum", "elsewhere"),
+    "col2im": lambda x: (x.reshape(2, 12, 4), (4, 4), (2, 2), 1, 0, 2),
+    **_each("trapezoid trapz cumulative_trapezoid", ()),
+}
+ARITHMETIC: dict[str, Any] = (
+    {
+        name: SECANT.pop(name)
+        for name in """abs absolute expm1 log1p erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh log
+    log2 log10 logit acosh arccosh exp exp2 cos cosh erfc sinc i0 acos arccos logsigmoid""".split()  # noqa: SIM905
+    }
+    | _each("""erfinv i0e erfcx deg2rad rad2deg i1 i1e lgamma gammaln digamma psi entr ndtr ndtri log_ndtr""", ())
+    | _each(
+        """bessel_j0 bessel_j1 bessel_y0 bessel_y1 modified_bessel_i0 modified_bessel_i1 modified_bessel_k0
+    modified_bessel_k1 scaled_modified_bessel_k0 scaled_modified_bessel_k1 spherical_bessel_j0 airy_ai""",
+        "elsewhere",  # torch has no derivative of them
+    )
+)
+FRACTION |= {"erfinv", "ndtri", "entr"}
+POSITIVE |= {"lgamma", "gammaln", "digamma", "psi"}
+
+
 def _named(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return value if len(value) == 2 and isinstance(value[1], dict) else (value, {})
 

@@ -29,6 +29,9 @@ class Listed:
 
     def in_float64(self) -> tuple[nn.Module, dict[str, Tensor]]:
         model, inputs = self.build().double(), self.inputs()
+        for parameter in model.parameters():
+            if parameter.is_complex():  # which double() leaves alone
+                parameter.data = parameter.data.to(torch.complex128)
         return model, {name: v.double() if v.is_floating_point() else v for name, v in inputs.items()}
 
 
@@ -52,6 +55,61 @@ def _timm(name: str, size: int = 32, *, relu: bool = False, remark: str = "", **
         return model
 
     return Listed(name, "timm", build, images(size), relu, remark)
+
+
+class FourierOperator(nn.Module):
+    """A Fourier neural operator: complex weights on the lowest frequencies, beside a pointwise path."""
+
+    def __init__(self, width: int = 8, modes: int = 5) -> None:
+        super().__init__()
+        self.lift, self.pointwise, self.last = nn.Linear(1, width), nn.Linear(width, width), nn.Linear(width, CLASSES)
+        self.spectrum = nn.Parameter(torch.randn(modes, width, width, dtype=torch.complex64) / width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lift(x)
+        lowest = torch.fft.rfft(x, dim=1)[:, : len(self.spectrum)]
+        mixed = torch.einsum("bmi,mio->bmo", lowest, self.spectrum)
+        smooth = torch.fft.irfft(mixed, n=x.shape[1], dim=1)
+        output: Tensor = self.last(nn.functional.gelu(smooth + self.pointwise(x)))
+        return output
+
+
+class UNet(nn.Module):
+    """Two levels: down by pooling, up by a transposed convolution, and the skip by `cat`."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.down, self.bottom = self._block(3, width), self._block(width, 2 * width)
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.merge, self.last = self._block(2 * width, width), nn.Conv2d(width, CLASSES, 1)
+
+    @staticmethod
+    def _block(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.down(x)
+        deep = self.up(self.bottom(nn.functional.max_pool2d(skip, 2)))
+        output: Tensor = self.last(self.merge(torch.cat((skip, deep), 1)))
+        return output.movedim(1, -1)
+
+
+class Detector(nn.Module):
+    """RetinaNet's head on a feature pyramid: classes and boxes of every anchor."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)])
+        self.pyramid = torchvision.ops.FeaturePyramidNetwork([8, 16], width)
+        self.head = models.detection.retinanet.RetinaNetHead(width, 3, CLASSES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features: dict[str, Tensor] = {}
+        for stage in self.stages:
+            x = features[str(len(features))] = stage(x).relu()
+        return tuple(self.head(list(self.pyramid(features).values())).values())
 
 
 def _with_small_classifier(name: str, size: int, features: int) -> Listed:
@@ -140,4 +198,16 @@ TIMM = [
     _timm("pvt_v2_b0"),
     _timm("coatnet_nano_rw_224", 64, img_size=64, remark="convolution and attention"),
     _timm("sequencer2d_s", layers=(1, 1, 1, 1), remark="LSTM over rows and columns"),
+]
+
+OTHERS = [
+    Listed(
+        "Fourier neural operator",
+        "here",
+        FourierOperator,
+        lambda: {"x": torch.randn(BATCH, 16, 1)},
+        remark="complex weights",
+    ),
+    Listed("U-Net", "here", UNet, images(16), relu=True),
+    Listed("RetinaNet head", "here", Detector, images(32), relu=True, remark="on a feature pyramid; classes and boxes"),
 ]

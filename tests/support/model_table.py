@@ -13,11 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.huggingface import HUGGING_FACE
-from support.listed import TIMM, TORCHVISION, Listed
+from support.listed import OTHERS, TIMM, TORCHVISION, Listed
 from support.one_step import Step, one_step
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-SOURCES = {"torchvision": TORCHVISION, "timm": TIMM, "Hugging Face transformers": HUGGING_FACE}
+SOURCES = {"torchvision": TORCHVISION, "timm": TIMM, "Hugging Face transformers": HUGGING_FACE, "Others": OTHERS}
 HEADER = """\
 # Models that work as they are
 
@@ -33,6 +33,12 @@ The models have random weights and are in training mode. Most are smaller than t
 The column "tensors" counts the trainable parameters, "at 0" those that start at 0 and learn only with a
 `magnitude_floor` in the composite. `python tests/support/model_table.py --write` writes this page; it fails if a model
 fails.
+
+Behind the outputs of these {models} models, up to their weights, are {nodes:,} nodes of autograd (column "nodes"):
+{own:,} are feedprop's own ({share:.1%}, column "own"), and {rest:,} ({other:.1%}) pass credit by the ordinary backward
+of torch's functions, where the handlers called them.
+A node that no handler saw stops the step, so there is none: 100 % or refused. (For comparison: DynamicLRP, a research
+code, reports 99.92 % of 31,465 nodes over 15 architectures, for relevance alone.)
 """
 
 
@@ -40,15 +46,20 @@ def row(listed: Listed, step: Step) -> str:
     """Return the line of the table that tells of one model."""
     shapes = ", ".join("x".join(map(str, value.shape[1:])) for value in listed.inputs().values())
     exact = "-\\|w\\| gradient" if listed.relu else ""
-    return f"| {listed.name} | {shapes} | {step.tensors} | {step.zero} | {exact} | {listed.remark} |"
+    counts = f"{step.tensors} | {step.zero} | {step.nodes} | {step.own}"
+    return f"| {listed.name} | {shapes} | {counts} | {exact} | {listed.remark} |"
 
 
 def page(rows: dict[str, list[str]]) -> str:
     """Return the whole page."""
-    lines = [HEADER]
+    cells = [line.split(" | ") for found in rows.values() for line in found]
+    nodes, own = (sum(int(line[column]) for line in cells) for column in (4, 5))
+    share = own / max(nodes, 1)
+    told = HEADER.format(models=len(cells), nodes=nodes, own=own, share=share, rest=nodes - own, other=1 - share)
+    lines = [told]
     for source, found in rows.items():
-        lines += [f"## {source}", "", "| model | input | tensors | at 0 | feedback | |", "|---|---|---|---|---|---|"]
-        lines += [*found, ""]
+        lines += [f"## {source}", "", "| model | input | tensors | at 0 | nodes | own | feedback | |"]
+        lines += ["|---" * 8 + "|", *found, ""]
     return "\n".join(lines)
 
 

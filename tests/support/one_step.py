@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import feedprop
 from feedprop import rewards
+from feedprop.interception.audit import nodes_behind
 from support.listed import Listed
 
 REWARD = rewards.SoftmaxReward()
@@ -29,6 +30,8 @@ class Step:
     tensors: int  # trainable ones, each of which was reached
     numbers: int  # in them
     zero: int  # tensors that are 0 in a fresh model
+    nodes: int = 0  # of autograd behind the attached model's outputs, up to its weights
+    own: int = 0  # those of them that are feedprop's
 
 
 def one_step(listed: Listed) -> Step:
@@ -41,7 +44,7 @@ def one_step(listed: Listed) -> Step:
     model, inputs = listed.in_float64() if listed.relu else (listed.build(), listed.inputs())
     model.train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    step = Step(len(trained), sum(p.numel() for p in trained.values()), _used(trained))
+    zero = _used(trained)
     state = copy.deepcopy(model.state_dict())
 
     gradients, plain = propagated(model, inputs, F.cross_entropy, trained if listed.relu else {})
@@ -49,6 +52,7 @@ def one_step(listed: Listed) -> Step:
     before = _attributes(model)
     feedprop.attach(model)
     feedback, output = propagated(model, inputs, REWARD, trained)
+    nodes, own = counted(output)
     _same(plain, output, "attached, the model answers differently")
     _reached(trained, feedback)
     for name, gradient in gradients.items():
@@ -64,7 +68,20 @@ def one_step(listed: Listed) -> Step:
     model.load_state_dict(state)
     with torch.no_grad():
         _same(plain, _outputs(model, inputs), "detached, the model answers differently")
-    return step
+    return Step(len(trained), sum(p.numel() for p in trained.values()), zero, nodes, own)
+
+
+def counted(outputs: list[Tensor]) -> tuple[int, int]:
+    """Return how many nodes are behind an attached model's outputs, and how many of them are feedprop's own.
+
+    The others pass credit by their ordinary backward. A node that no rule saw would have stopped the pass.
+    """
+    nodes = list(nodes_behind(outputs))
+    made_by = [getattr(node, "_forward_cls", type(node)).__module__.partition(".")[0] for node in nodes]
+    strays = set(made_by) - {"feedprop", "torch", "builtins"}
+    if strays:
+        raise StepError(f"nodes of {', '.join(sorted(strays))} are behind the output")
+    return len(nodes), made_by.count("feedprop")
 
 
 def _used(trained: dict[str, nn.Parameter]) -> int:
@@ -99,20 +116,20 @@ def propagated(
     with torch.set_grad_enabled(bool(trained)):
         outputs = _outputs(model, inputs)
     if trained:
-        torch.stack([objective(o, torch.arange(len(o)) % o.shape[1]) for o in outputs]).sum().backward()
-    return {name: p.grad for name, p in trained.items()}, [o.detach() for o in outputs]
+        rows = [o.flatten(0, -2) for o in outputs]
+        torch.stack([objective(o, torch.arange(len(o)) % o.shape[1]) for o in rows]).sum().backward()
+    return {name: p.grad for name, p in trained.items()}, outputs
 
 
 def _outputs(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """Return every output that a user would reward, as rows of classes."""
+    """Return every output that a user would reward, classes last."""
     torch.manual_seed(1)  # dropout, stochastic depth
     numpy.random.seed(1)  # Wav2Vec2's masks
     output = model(**inputs)
     for name in ("logits", "logits_per_image"):
         if not isinstance(output, tuple) and hasattr(output, name):
             output = getattr(output, name)
-    outputs = output if isinstance(output, tuple) else (output,)
-    return [o.flatten(0, -2) for o in outputs]
+    return list(output) if isinstance(output, tuple) else [output]
 
 
 def _same(expected: list[Tensor], found: list[Tensor], message: str) -> None:

@@ -3,14 +3,16 @@
 The **credit** of a value x is its reward per unit, c = r / x. Credit travels backwards through linear operations
 exactly as a gradient does; only these corrections are needed on the way (Weber et al. 2023, arXiv 2308.12053):
 
-    weighted            a weight w that takes part receives |w| times the ordinary gradient
+    weighted            a weight w receives |w| times the ordinary gradient of each use
     damped              a pre-activation z passes on |z| / (|z| + epsilon) of its credit
     secant              an activation phi passes on phi(z) / z instead of its derivative
     central_difference  or the slope of phi from z - d to z + d
     scaled              a factor of a product passes on its share
+    substituted         a rule other than LRP-epsilon shares the reward by other inputs and weights
     start_backward      where the reward comes in
 
-None of them changes a value. What is remembered about a tensor between operations lives in `marks`.
+None of them changes a value. Inside `derivative`, all of them pass the ordinary gradient.
+What is remembered about a tensor between operations lives in `marks`.
 """
 
 from feedprop.credit import marks

@@ -18,7 +18,7 @@ _SlopeOf = Callable[..., Tensor]  # of pre-activations and activations, or of th
 
 
 def slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
-    """x / (z + epsilon * sign z), with sign 0 = +1; without epsilon 0 where z = 0."""
+    """Return x / (z + epsilon sign z), with sign 0 = +1; if epsilon = 0, 0 where z = 0."""
     if epsilon:
         denominator = torch.copysign(z.new_full((), epsilon), z).add_(z)
         return torch.div(x, denominator)
@@ -70,13 +70,12 @@ def _sloped(activation: Activation, z: Tensor, slope_of: _SlopeOf, *, keeps_outp
 def secant(activation: Activation, z: Tensor, *, smooth: bool = False) -> Tensor:
     """Return activation(z); the credit that comes back is multiplied by the secant activation(z) / z.
 
-    An activation hands its reward on unchanged (Weber et al. 2023, section 3.1), so c_z = r / z = c_x x / z. Needs no
-    derivative.
+    The reward passes unchanged (Weber et al. 2023, section 3.1), so c_z = r / z = c_x x / z. Needs no derivative.
 
     Args:
         activation: elementwise, 0 at 0.
         z: any shape.
-        smooth: at z = 0 take the limit of the secant, the slope there; otherwise 0.
+        smooth: whether the secant at z = 0 is its limit, the slope there, instead of 0.
     """
     z, epsilon = (z, 0.0) if transformed() else fusible(z)
     if smooth and not epsilon:
@@ -85,7 +84,7 @@ def secant(activation: Activation, z: Tensor, *, smooth: bool = False) -> Tensor
 
 
 def _with_limit(slopes: Tensor, z: Tensor, activation: Activation) -> Tensor:
-    """Return `slopes`, at z = 0 the slope of the activation there, as a difference."""
+    """Replace the slopes where z = 0 by the slope of the activation at 0, a narrow central difference."""
     zero = z == 0
     if z.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed() and not zero.any():
         return slopes
@@ -104,9 +103,9 @@ def offset_secant(
     Args:
         activation: elementwise.
         z: any shape.
-        middle: of the limits of the activation at 0.
-        jump: their difference.
-        epsilon: in units of the root mean square of all `z`, so that scaling the weights before changes no reward.
+        middle: the mean of the limits of the activation at 0.
+        jump: the difference of these limits.
+        epsilon: in units of the root mean square of all `z`, so that scaling the weights changes no reward.
     """
     if not jump and not epsilon:
         return _sloped(activation, z, lambda z, x: _with_limit(torch.div(x - middle, z), z, activation))
@@ -117,7 +116,7 @@ def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: flo
     rise = x - middle if middle else x
     if not epsilon:
         return torch.div(rise, z).masked_fill_(z == 0, 0.0)
-    if jump:  # at 0 itself phi may have either value: take the jump
+    if jump:  # phi(0) may be either limit: take half the jump
         rise = torch.where(z == 0, torch.copysign(z.new_full((), jump / 2), z), rise)
     width = epsilon * z.square().mean().sqrt()
     return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
@@ -144,13 +143,13 @@ def central_difference(activation: Activation, z: Tensor, step: float) -> Tensor
     return _sloped(activation, z, slope_of, keeps_output=False)
 
 
-_BLOCK = 2**17  # numbers: their temporary results stay in a core's cache, and torch's threads still share the work
+_BLOCK = 2**17  # elements: small enough for a core's cache, large enough for torch to use all threads
 
 
 def _by_blocks(slope_of: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """Return slope_of(z) of an elementwise function; on a CPU in blocks.
+    """Return slope_of(z) for an elementwise function; on a CPU in blocks.
 
-    Large temporaries are reallocated on every call, which takes longer than computing them.
+    Large temporaries are reallocated on every call, which takes longer than the computation.
     """
     small = z.numel() <= _BLOCK or not z.is_contiguous()
     if small or z.device.type != "cpu" or torch.is_grad_enabled() or transformed():
@@ -162,13 +161,13 @@ def _by_blocks(slope_of: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 
 
 def traced_secant(activation: Activation, z: Tensor, *, offset: bool, epsilon: float) -> Tensor:
-    """The secant of an activation whose limits at 0 are not known, in operations that torch.compile can trace.
+    """Pass the secant of an activation with unknown limits at 0, in operations that torch.compile can trace.
 
     Args:
         activation: elementwise.
         z: any shape.
-        offset: take the secant from (0, middle of the limits) instead of (0, 0).
-        epsilon: as in `offset_secant`; with `offset` used where there is a jump, otherwise where a limit is not 0.
+        offset: whether the secant starts from (0, mean of the limits) instead of (0, 0).
+        epsilon: as in `offset_secant`; used if the limits differ or, without `offset`, if one of them is not 0.
     """
     x = activation(z.detach())
     below, above = _limits(activation, z)
@@ -189,5 +188,5 @@ def _limits(activation: Activation, z: Tensor) -> Tensor:
     tiny = torch.finfo(z.dtype).tiny
     with torch.no_grad():
         values = activation(torch.tensor([-tiny, tiny], dtype=z.dtype, device=z.device))
-    small = 2 * tiny**0.5  # what is smaller vanishes at 0, also like a root; what is larger than 1 / small diverges
+    small = 2 * tiny**0.5  # below it, the limit is 0 (also for roots); above 1 / small, there is none
     return torch.where((values.abs() > small) & (values.abs() < 1 / small), values, 0.0)

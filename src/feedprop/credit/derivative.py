@@ -1,4 +1,4 @@
-"""Derivatives that a model takes of itself (forces, energies): while one is taken, credit is an ordinary gradient."""
+"""Derivatives that a model takes of itself (forces, energies): meanwhile every primitive passes ordinary gradients."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from feedprop.errors import FeedpropError
 
-_taken = 0  # a backward pass may run in threads of its own, so this counts for the process
+_taken = 0  # for the whole process, because backward passes may run in other threads
 
 
 @contextlib.contextmanager
 def derivative() -> Iterator[None]:
-    """Have the primitives of `feedprop.credit` pass the ordinary gradient within the block."""
+    """Let the primitives of `feedprop.credit` pass the ordinary gradient within the block."""
     global _taken
     _taken += 1
     try:
@@ -22,12 +22,12 @@ def derivative() -> Iterator[None]:
 
 
 def is_taken() -> bool:
-    """Whether an ordinary derivative is asked for."""
+    """Whether a block of `derivative` is running."""
     return _taken > 0
 
 
 def refuse_derivative(rule: str) -> None:
-    """Raise if an ordinary derivative is asked of what has none."""
+    """Raise within a block of `derivative`, for backward passes that have no ordinary form."""
     if _taken:
         raise FeedpropError(
             f"torch.autograd.grad() inside of the model needs an ordinary gradient, but {rule} shares rewards by rules "

@@ -1,4 +1,4 @@
-"""Shares: credit that goes where an LRP rule sends it, and where it comes in."""
+"""Shares: credit that is scaled, or goes another way than through the operation that computed the value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Substituted(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, epsilon: float, factors: tuple[Any, ...], *parts: Tensor) -> Tensor:
         ctx.epsilon, ctx.factors = epsilon, factors
         ctx.save_for_backward(z, *parts)
-        return z.clone()  # what follows may write in place
+        return z.clone()  # may be written to in place
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Any, ...]:
@@ -43,8 +43,8 @@ def substituted(z: Tensor, *shares: tuple[float | Tensor, Tensor], epsilon: floa
 
 class _WithValues(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, passing: Tensor) -> Tensor:
-        return values
+    def forward(ctx: Any, values: tuple[Tensor], passing: Tensor) -> Tensor:
+        return values[0]  # in a tuple: autograd would make a view of an input that is returned
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[None, Tensor]:
@@ -52,12 +52,12 @@ class _WithValues(torch.autograd.Function):
 
 
 def with_values(values: Tensor, passing: Tensor) -> Tensor:
-    """Return `values`, a function's own; credit goes the way of `passing`, the same computed in parts."""
+    """Return `values`; credit goes through `passing`, the same value up to rounding, computed in parts."""
     if not passing.requires_grad:
         return values
     if transformed():
         return rerouted(values, (passing, 1.0))
-    return _WithValues.apply(values.detach(), passing)  # type: ignore[no-any-return]
+    return _WithValues.apply((values.detach(),), passing)  # type: ignore[no-any-return]
 
 
 class _UnitInputs(torch.autograd.Function):
@@ -80,7 +80,7 @@ def unit_inputs(x: Tensor) -> Tensor:
 
 
 def follows_weights(x: Tensor) -> bool:
-    """Whether a parameter takes part in the computation of `x`; under torch.compile and torch.func, any tensor."""
+    """Whether `x` was computed from a parameter; under torch.compile and torch.func, from any tensor with gradient."""
     if torch.compiler.is_compiling() or transformed():
         return x.requires_grad and not x.is_leaf
     todo: list[Any] = [x.grad_fn]

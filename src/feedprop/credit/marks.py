@@ -1,14 +1,13 @@
 """Everything that is remembered about a tensor: one place to set, read, carry along and forget it.
 
-A mark tells of the values that a tensor had when the mark was set. It knows the version of the tensor's memory, so a
-write ends it, whoever writes and through whatever view. torch.compile cannot see versions; there the in-place handlers
-call `forget`.
+A mark holds for the values that the tensor had when it was set. It stores the version of the tensor's memory, so any
+write ends it, also a write through a view. torch.compile hides versions; there the in-place handlers call `forget`.
 
-    WEIGHT        computed from parameters alone: takes feedback, never a share of the reward
+    WEIGHT        computed from parameters alone: gets feedback, never a share of the reward
     UNDAMPED      the tensor before the damping of LRP-epsilon
-    COMPARISON    the comparison that a mask is the answer of
-    SOURCES       the tensors that an elementwise result is a function of
-    SELECTION     the result of a comparison as a number
+    COMPARISON    the comparison that computed a mask
+    SOURCES       the tensors of which an elementwise result is a function
+    SELECTION     whether it is a comparison that became a number
     NON_NEGATIVE  no value is negative
     START         where a reward on an output of 0 enters (see `feedprop.credit.start`)
 """
@@ -42,7 +41,7 @@ class Undamped(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What a mask says of a difference: `yes` where compare(difference, 0), else `no`."""
+    """A mask as a step function of a difference: `yes` where compare(difference, 0), else `no`."""
 
     tensor: Tensor
     compare: Callable[[Any, Any], Any]
@@ -52,26 +51,26 @@ class Comparison(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a reward on an output of 0 enters: as credit reward / tensor, or as it is (`undivided`)."""
+    """Where a reward on an output of 0 enters: as the credit reward / tensor, or as it is (`undivided`)."""
 
-    tensor: Tensor | None  # None: overwritten
+    tensor: Tensor | None  # None if it was overwritten
     undivided: bool = False
 
 
 def version(tensor: Tensor) -> int:
-    """Return how often the memory of a tensor was written to, through whatever view (torch.compile: 0)."""
+    """Return how often the memory of a tensor was written to, views included; under torch.compile 0."""
     return 0 if torch.compiler.is_compiling() else tensor._version
 
 
 def mark(tensor: Tensor, kind: str, value: Any) -> None:
-    """Remember `value` about the present values of `tensor`, unless that is a parameter, which outlives the pass."""
+    """Remember `value` about the present values of `tensor`. Parameters, which outlive the pass, are not marked."""
     if type(tensor) is not Tensor and isinstance(tensor, Parameter):
         return
     setattr(tensor, kind, (value, version(tensor)))
 
 
 def get(tensor: Any, kind: str) -> Any:
-    """Return what is remembered about the values of `tensor`, None if nothing is."""
+    """Return what is remembered about the present values of `tensor`, or None."""
     found = getattr(tensor, kind, None)
     if found is None:
         return None
@@ -80,7 +79,7 @@ def get(tensor: Any, kind: str) -> Any:
 
 
 def forget(tensor: Tensor) -> None:
-    """Forget all that is remembered about `tensor`, which is about to be written to."""
+    """Forget everything about `tensor`, because it is about to be written to."""
     compiling = torch.compiler.is_compiling()
     for kind in KINDS:
         if compiling and getattr(tensor, kind, None) is not None:
@@ -97,7 +96,7 @@ def is_weight(value: Any) -> bool:
 
 
 def identity(parameter: Tensor) -> Any:
-    """Return by what a parameter is known as the owner of a weight (torch.compile knows no identities)."""
+    """Return the id of a parameter, or True under torch.compile, which knows no ids."""
     return True if torch.compiler.is_compiling() else id(parameter)
 
 
@@ -125,7 +124,6 @@ def mark_elementwise(function: Callable[..., Any]) -> None:
 
 
 def known_elementwise(function: Callable[..., Any]) -> bool:
-    """Whether `mark_elementwise` was called for `function`."""
     return getattr(function, _ELEMENTWISE, False)
 
 
@@ -135,7 +133,7 @@ CARRIED = (COMPARISON, UNDAMPED, START)
 def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Carry marks along an operation that only moves values, output = function(*args, **kwargs). Returns the output.
 
-    The tensor in a mark is moved in the same way. Where several tensors are put together, all must have the mark.
+    The tensor in a mark is moved in the same way. If several tensors are joined, all must have the mark.
     """
     name = "input" if "input" in kwargs else "tensors"
     moved = args[0] if args else kwargs.get(name)

@@ -1,11 +1,11 @@
-"""Where rewards come in: as credit at the outputs, and for outputs of exactly 0 at what they were computed from.
+"""Where rewards enter: as credit at the outputs; for an output of exactly 0, where that output was computed.
 
-The credit r / o of an output o = 0 does not exist. If o is an activation of z, the credit r / z enters at z; if it is
-the spike of a silent neuron, the reward itself enters at the neuron. Both are found through the graph, so that what
-only moves values in between (views, cat, DDP, casts, inside the model or behind it) does not matter: the reward on
-those outputs is sent backwards through it, as credit would be.
+An output o = 0 has no credit r / o. If o is an activation of z, the credit r / z enters at z; if o is the spike of a
+silent neuron, the reward itself enters at the neuron. Both are found by following the graph back through operations
+that only move values (views, cat, casts, DDP), inside the model or after it. The rewards travel back through these
+operations as credit does.
 
-torch.compile and torch.func hide the graph; there a mark on the output says where the reward enters.
+torch.compile and torch.func hide the graph. There, a mark on the output says where the reward enters.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from torch.autograd.graph import GradientEdge
 from feedprop.credit import marks
 from feedprop.credit.transforms import rerouted, transformed
 
-_KEY = "feedprop.start"  # in the metadata of the node that computed an activation: its pre-activation
+_KEY = "feedprop.start"  # key in the metadata of the node that computed an activation; holds the pre-activation
 _HELD = "_feedprop_held"
-Edge = tuple[Any, int]  # a node of the graph, and the number of the result
+Edge = tuple[Any, int]  # a node of the graph, and which of its results
 Sources = tuple[tuple[Edge, "Tensor | None"], ...]
 
 MOVING = frozenset(
     f"{name}Backward0"
     for name in """
-    View Reshape UnsafeView ReshapeAlias AsStrided Expand Squeeze Unsqueeze Transpose T Permute Movedim Select Slice
+    View ViewAsReal ViewAsComplex Reshape UnsafeView ReshapeAlias AsStrided Expand Squeeze Unsqueeze Transpose T
+    Permute Movedim Select Slice
     Split SplitWithSizes Unbind Clone Cat Stack ToCopy Alias Contiguous Index IndexSelect Gather Flip Roll Narrow
     Unfold Diagonal Repeat ChannelShuffle PixelShuffle PixelUnshuffle UnsafeSplit UnsafeSplitWithSizes
     """.split()  # noqa: SIM905
 ) | {"SqueezeBackward1", "SqueezeBackward2", "TransposeBackward1", "CopyBackwards", "CopySlices", "_DDPSinkBackward",
      "UnsafeViewBackward0", "SplitBackward1", "_ChannelsFirstBackward"}  # fmt: skip
-NEURONS: list[type[Any]] = []  # nodes that take a reward on their first result as it is, as `reward_on_silent`
+NEURONS: list[type[Any]] = []  # node types that read the reward on their first result from `reward_on_silent`
 
 
 def traced() -> bool:
@@ -46,7 +47,7 @@ def traced() -> bool:
 
 
 class _Held:
-    """The activations that a tensor holds the values of, each with its pre-activation."""
+    """The activations whose values a tensor holds, each with its pre-activation."""
 
     __slots__ = ("__weakref__", "sources")
 
@@ -57,14 +58,14 @@ class _Held:
 class Starts:
     """The activations of one forward pass that the model may still return, with their pre-activations.
 
-    What the model's code has dropped can no longer be returned; its pre-activation is dropped too, to save memory.
+    Once the model's code holds an activation no longer, it cannot be returned, and its pre-activation is freed.
     """
 
     def __init__(self) -> None:
         self._held: list[tuple[Tensor, _Held]] = []
 
     def remember(self, output: Tensor, pre_activation: Tensor | None) -> None:
-        """Note that `output` is the activation of `pre_activation` (None: it was overwritten)."""
+        """Note that `output` is the activation of `pre_activation`, which is None if it was overwritten."""
         if traced():
             marks.mark(output, marks.START, marks.Start(pre_activation))
             return
@@ -72,7 +73,7 @@ class Starts:
             self._keep(output, (((output.grad_fn, output.output_nr), pre_activation),))
 
     def carry(self, inputs: Iterable[Any], output: Any) -> None:
-        """Note that `output` holds values of `inputs`."""
+        """Note that `output` holds the values of `inputs`, moved."""
         if not self._held:
             return
         sources: list[Any] = []
@@ -92,7 +93,7 @@ class Starts:
         self._held.append((output, held))
 
     def finish(self, outputs: Iterable[Tensor]) -> None:
-        """Let rewards find the pre-activations of those outputs of the model that are activations."""
+        """Store the pre-activations of the activations that the model returns in their nodes, where `enter` looks."""
         if self._held:
             known = {edge: z for _, held in self._held for edge, z in held.sources}
             for output in outputs:
@@ -110,7 +111,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _references_if_alone() -> tuple[int, int]:
-    """How often an activation that only its entry holds is referenced: as it is, and when saved by autograd."""
+    """The reference counts of a tensor that only a tuple holds: by itself, and if autograd saved it."""
     activation = (torch.ones(1, requires_grad=True).clone(),)
     plain = sys.getrefcount(activation[0])
     squared = activation[0].square()
@@ -120,16 +121,21 @@ def _references_if_alone() -> tuple[int, int]:
 
 
 _use_count = operator.methodcaller("_use_count")  # by name: not every torch release types it
-_ALONE = _references_if_alone()  # from some torch release on, autograd counts as a holder
+_ALONE = _references_if_alone()  # measured, because only newer releases of torch count autograd as a holder
 
 
 def _still_held(entry: tuple[Tensor, _Held]) -> bool:
-    """Whether some Python code holds the tensor and so may still return it."""
+    """Whether other Python code holds the tensor, and so may still return it."""
     return sys.getrefcount(entry[0]) > _ALONE[_use_count(entry[0]) > 1]
 
 
 def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
-    """Yield the edges behind `output`, through operations that only move values, at which a reward on 0 enters."""
+    """Yield the edges where a reward on an output of 0 may enter, behind operations that only move values.
+
+    Args:
+        output: where to begin.
+        wanted: the edges to look for; default: those with a stored pre-activation, and neurons.
+    """
     if output.grad_fn is None:
         return
     todo: list[Edge] = [(output.grad_fn, output.output_nr)]
@@ -143,7 +149,7 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
         ):
             yield node, number
         elif type(node).__name__ in MOVING or _is_times_one(node):
-            overwriting = type(node).__name__ == "CopyBackwards"  # its first edge is what was there before
+            overwriting = type(node).__name__ == "CopyBackwards"  # its first edge leads to the overwritten values
             for edge in node.next_functions[1 if overwriting else 0 :]:
                 if edge[0] is not None and edge not in seen:
                     seen.add(edge)
@@ -182,14 +188,14 @@ def start_backward(
     size: int | Tensor = 1,
     silent: tuple[tuple[Any, Tensor], ...] = (),
 ) -> Tensor:
-    """Return minus `reward` / `size`, a scalar whose `.backward()` starts the propagation with `credit` at `outputs`.
+    """Return -reward / size, a scalar whose `.backward()` starts the propagation with `credit` at `outputs`.
 
     Args:
         reward: scalar.
         outputs: any shape.
-        credit: shaped like `outputs`; enters with a minus, since optimizers descend.
-        size: what both are divided by.
-        silent: neurons (nodes of the graph), each with the reward that enters there undivided.
+        credit: shaped like `outputs`; its sign is changed, since optimizers descend.
+        size: divides the reward and the credit.
+        silent: nodes of neurons, each with the reward that enters there undivided.
     """
     if transformed():
         return (reward / -size).detach() + rerouted(torch.zeros_like(outputs), (outputs, credit / -size)).sum()
@@ -198,17 +204,18 @@ def start_backward(
 
 
 class Entered:
-    """Where the rewards on outputs of 0 enter: credit at pre-activations, rewards at neurons, and what cannot."""
+    """Where the rewards on outputs of 0 enter: credit at pre-activations, rewards at neurons."""
 
     def __init__(self) -> None:
         self.credits: list[tuple[Tensor, Tensor]] = []  # a pre-activation and the credit there
         self.silent: list[tuple[Any, Tensor]] = []  # a neuron and the reward there
-        self.overwritten = False
-        self.lost = 0  # rewarded outputs of 0 of which neither is known (counted on the CPU, where it costs little)
+        self.overwritten = False  # whether a pre-activation is needed that relu(inplace=True) overwrote
+        self.lost = 0  # number of rewarded outputs of 0 whose reward cannot enter; counted on the CPU only, where that
+        # costs little
 
 
 def enter(outputs: Tensor, rewards: Tensor) -> Entered:
-    """Find where `rewards` enter, which are 0 but on outputs of 0."""
+    """Find where `rewards` enter; they are 0 except on outputs of 0."""
     entered = Entered()
     start = marks.get(outputs, marks.START)  # set where the graph is hidden
     if start is not None and start.tensor is None:
@@ -226,7 +233,7 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
     if not edges:
         return entered
     root: Edge = (outputs.grad_fn, outputs.output_nr)
-    while type(root[0]).__name__ == "_DDPSinkBackward":  # its backward pass does more than hand credit on
+    while type(root[0]).__name__ == "_DDPSinkBackward":  # its backward pass also has side effects in DDP
         root = root[0].next_functions[root[1]]
     if edges == [root]:
         arriving: Any = (rewards,)
@@ -246,7 +253,7 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
         else:
             entered.credits.append((z, divided(reward, z.detach())))
             entered.lost -= int(((reward != 0) & (z.detach() != 0)).sum()) if counts else 0
-    entered.lost = max(entered.lost, 0)  # one output may stand in several places
+    entered.lost = max(entered.lost, 0)  # an output that was repeated is counted more than once
     return entered
 
 

@@ -1,4 +1,4 @@
-"""Sums: the damping of LRP-epsilon, also where what was summed is overwritten."""
+"""Sums: the damping of LRP-epsilon, also if the sum is overwritten later."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class _Damped(torch.autograd.Function):
         ctx.save_for_backward(z)
         ctx.damping = ctx.rectified = None
         if torch.compiler.is_compiling():
-            return z.clone()  # under torch.compile, what is saved must be out of reach of later writes
-        return z.detach()  # the same memory, yet no view: what follows may write in place (see `prepare_write`)
+            return z.clone()  # under torch.compile, later writes must not reach the saved tensor
+        return z.detach()  # the same memory, but no view, so it may be written to in place (see `prepare_write`)
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
@@ -47,13 +47,13 @@ DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward
 
 
 def damping_of(z: Tensor, epsilon: float) -> Tensor:
-    """|z| / (|z| + epsilon), as 1 - epsilon / (|z| + epsilon) costs digits near 0."""
+    """Return |z| / (|z| + epsilon); 1 - epsilon / (|z| + epsilon) would lose digits near 0."""
     size = z.abs()
     return (size + epsilon).reciprocal_().mul_(size)
 
 
 def _rectified_damping(x: Tensor, epsilon: float) -> Tensor:
-    """The same for x = relu(z): where x is 0, ReLU lets no credit pass."""
+    """Return the damping of x = relu(z), times the slope of ReLU: 0 where x = 0."""
     return (x + epsilon).reciprocal_().mul_(x)
 
 
@@ -77,32 +77,32 @@ def damped(z: Tensor, epsilon: float) -> Tensor:
     if transformed():
         return rerouted(z, (z, damping_of(z.detach(), epsilon)))
     output: Tensor = _Damped.apply(z, epsilon)
-    marks.mark(output, marks.UNDAMPED, marks.Undamped(z, epsilon))  # an activation damps and bends in one pass
+    marks.mark(output, marks.UNDAMPED, marks.Undamped(z, epsilon))  # an activation then needs one pass over z
     return output
 
 
 def damped_in_place(z: Tensor, epsilon: float) -> Tensor:
-    """Like `damped` for a tensor that an in-place operation has just written: the same object comes back."""
+    """Like `damped`, for a tensor that an in-place operation has just written; returns the same object."""
     if epsilon == 0 or not z.requires_grad:
         return z
     return _DampedInPlace.apply(z, epsilon)  # type: ignore[no-any-return]
 
 
 def undamped(z: Tensor) -> tuple[Tensor, float]:
-    """Return the tensor behind a damped one and its epsilon; if there is none, or it is watched, itself and 0."""
+    """Return the tensor before damping, and its epsilon; `z` and 0 if `z` was not damped or has hooks."""
     recorded: tuple[Tensor, float] | None = marks.get(z, marks.UNDAMPED)
     if recorded is None:
         return z, 0.0
     if torch.compiler.is_compiling():
-        behind, epsilon = recorded  # with the values of z, should something have been written to a part of it
+        behind, epsilon = recorded
         return rerouted(z, (behind, 1.0)), epsilon
-    if z._backward_hooks or z.retains_grad:  # by FSDP for instance
+    if z._backward_hooks or z.retains_grad:  # of FSDP for instance; they must see the damped credit
         return z, 0.0
     return recorded
 
 
 def fusible(z: Tensor) -> tuple[Tensor, float]:
-    """The same for who only spares a pass over `z`: compiled, the two passes are fused anyway."""
+    """Like `undamped`, but under torch.compile return `z` and 0, because it fuses the two passes anyway."""
     return (z, 0.0) if torch.compiler.is_compiling() else undamped(z)
 
 
@@ -123,7 +123,7 @@ class _DampedReLU(torch.autograd.Function):
 
 
 def damped_relu(z: Tensor) -> Tensor:
-    """ReLU whose backward pass damps too, in one pass over the result: x / (x + epsilon) is 0 where x is."""
+    """Return x = relu(z). If z is damped, the backward pass of both is one product, credit * x / (x + epsilon)."""
     z, epsilon = fusible(z)
     if epsilon == 0:
         return torch.relu(z)

@@ -1,4 +1,4 @@
-"""The same corrections under torch.func (grad, vmap, vjp), whose transforms differentiate operations of torch alone."""
+"""The same corrections under torch.func (grad, vmap, vjp), written in torch operations that its transforms follow."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def transformed() -> bool:
-    """Whether a transform of torch.func is at work."""
+    """Whether a transform of torch.func is running."""
     return torch._C._are_functorch_transforms_active()
 
 
 def rerouted(value: Tensor, *ways: tuple[Tensor, Tensor | float]) -> Tensor:
-    """Return `value`; of the credit that comes back each x of `ways`, (x, slope), receives slope times as much."""
+    """Return `value`; each x of `ways`, pairs (x, slope), receives slope times the credit that comes back."""
     output = value.detach()
     for x, slope in ways:
         output = output + (x - x.detach()) * (slope.detach() if isinstance(slope, Tensor) else slope)  # adds 0

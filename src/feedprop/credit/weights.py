@@ -1,4 +1,4 @@
-"""Weights: the feedback that one receives for its part in an operation."""
+"""Weights: each use of one in an operation gives it feedback, |w| times its gradient."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Magnitude:
     """What the credit of a weight is multiplied by to give its feedback: |w|, or |w| / rms(w).
 
     Args:
-        floor: the least |w|; relative, in units of rms(w).
-        relative: whether |w| is divided by the root mean square of the parameter.
+        floor: smallest |w|, in units of rms(w) if `relative`.
+        relative: whether to divide |w| by the root mean square of the parameter.
     """
 
     floor: float = 0.0
@@ -31,14 +31,14 @@ class Magnitude:
         return self.scaled(weight.abs(), weight)
 
     def scaled(self, sizes: Tensor, weight: Tensor) -> Tensor:
-        """Return the magnitudes of entries of these sizes >= 0 in `weight`; changes `sizes`."""
+        """Return the magnitudes of entries of `weight` whose absolute values are `sizes`; overwrites `sizes`."""
         if self.relative:
             sizes = sizes.div_(root_mean_square(weight))
         return sizes.clamp_(min=self.floor) if self.floor else sizes
 
 
 def root_mean_square(weight: Tensor) -> Tensor:
-    """Return sqrt(mean(w^2)), a scalar; that of zeros is above 0."""
+    """Return sqrt(mean(w^2)), a scalar; for zeros a tiny number, since it divides."""
     rms: Tensor = torch.linalg.vector_norm(weight) / max(weight.numel(), 1) ** 0.5
     return rms.clamp(min=torch.finfo(rms.dtype).tiny)
 
@@ -87,8 +87,8 @@ def _feedback(credit: Tensor, weight: Tensor, magnitude: Magnitude) -> Tensor:
 def weighted(weight: Tensor, magnitude: Magnitude) -> Tensor:
     """Return `weight` for use in one operation; its gradient will be multiplied by its magnitude.
 
-    sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With a floor a
-    weight of zero can learn too.
+    sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With a floor,
+    weights of 0 learn too.
     """
     if transformed():
         return rerouted(weight, (weight, magnitude(weight.detach())))
@@ -96,21 +96,21 @@ def weighted(weight: Tensor, magnitude: Magnitude) -> Tensor:
 
 
 def both_weighted(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of one operation, as `used` does, by a single node of the graph."""
+    """Return weight and bias of one operation, like `weighted`, by a single node of the graph."""
     if transformed():
         return weighted(weight, magnitude), weighted(bias, magnitude)
     return _BothWeighted.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
 def as_weight(weight: Tensor, magnitude: Magnitude) -> Tensor:
-    """Return a weight as one operation uses it: a parameter with its magnitude, still known as a weight."""
+    """Return a weight for use in one operation: a parameter is `weighted` and marked as a weight."""
     if type(weight) is Tensor or not (isinstance(weight, Parameter) and weight.requires_grad):
         return weight
     return marks.mark_weight(weighted(weight, magnitude), marks.identity(weight))
 
 
 def as_weights(weight: Tensor, bias: Tensor | None, magnitude: Magnitude) -> tuple[Tensor, Tensor | None]:
-    """Return weight and bias of a linear operation as it uses them."""
+    """Return weight and bias for use in one linear operation."""
     if bias is None:
         return as_weight(weight, magnitude), None
     if isinstance(weight, Parameter) and isinstance(bias, Parameter) and weight.requires_grad and bias.requires_grad:
@@ -148,11 +148,14 @@ WEIGHT_NODES: tuple[Any, ...] = (_Weighted._backward_cls, _BothWeighted._backwar
 
 
 def modified_weight(weight: Tensor, modified: Tensor, magnitude: Magnitude, *, latent: bool = False) -> Tensor:
-    """Return `modified`, what an LRP rule makes of `weight`, whose gradient is sign(w) w' times the credit there.
+    """Return `modified`, the weight w' that an LRP rule uses instead of w; w gets sign(w) w' times the credit at w'.
 
-    With a floor, a modified weight that counts is at least that large in its own feedback; relative magnitudes are in
-    units of rms(w). With `latent`, the weight was computed from parameters, which multiply by their own magnitude: the
-    gradient is w'/w times the credit.
+    Args:
+        weight: w.
+        modified: w', shaped like it.
+        magnitude: a floor is the least |w'| in this product, except where w' = 0 and w is not; relative ones divide
+            it by rms(w).
+        latent: w was computed from parameters, which have their own magnitude: w gets w' / w times the credit.
     """
     if transformed():
         return rerouted(modified, (weight, _flow(weight.detach(), modified.detach(), magnitude, latent)))

@@ -1,4 +1,4 @@
-"""In-place operations: what the backward pass needs is kept before it is overwritten."""
+"""In-place operations: the slopes that the backward pass needs are computed before the write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feedprop.credit.sums import DAMPED_NODES, damping_of
 
 
 def prepare_write(target: Tensor) -> None:
-    """Make an in-place operation on `target` safe: what damps or bends its credit is kept before it is overwritten."""
+    """Compute the damping or slope of `target` now, because it is about to be overwritten, and forget its marks."""
     base = target if target._base is None else target._base
     node: Any = base.grad_fn
     if isinstance(node, DAMPED_NODES) and node.damping is None and node.rectified is None:
@@ -27,7 +27,7 @@ def prepare_write(target: Tensor) -> None:
 
 
 def relu_in_place(z: Tensor) -> Tensor:
-    """ReLU in place; a damped `z` takes its damping from the result, so that no memory is added."""
+    """Apply ReLU in place; the damping of `z` is computed from the result later, so no memory is added."""
     node: Any = z.grad_fn
     if z._base is None and isinstance(node, DAMPED_NODES) and node.damping is None and node.rectified is None:
         marks.forget(z)

@@ -1,4 +1,4 @@
-"""Activation checkpointing: what the backward pass computes again, it computes with the rules."""
+"""Activation checkpointing: the backward pass recomputes with the rules."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PLAIN = noop_context_fn.__code__
 
 
 def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
-    """Return the contexts of a computation and of its recomputation by the rules, as torch.utils.checkpoint takes them.
+    """Return two contexts, for a computation and its recomputation under the rules, as `context_fn` must.
 
-    Checkpoints use them anyway while a model is attached; call it in a `context_fn` of your own.
+    While a model is attached, checkpoints without a `context_fn` use them. Enter them in a `context_fn` of your own.
     """
     propagations = running()
     again = _again(propagations[-1], propagations[-1].active_rule()) if propagations else contextlib.nullcontext()
@@ -26,7 +26,7 @@ def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.
 
 
 def make() -> None:
-    """Have every checkpoint that is given no context_fn recompute with the rules that were active, if any were."""
+    """Let every checkpoint without a context_fn recompute with the rules that were active, if any were."""
     noop_context_fn.__code__ = _contexts.__code__
 
 
@@ -36,14 +36,14 @@ def undo() -> None:
 
 
 def _contexts() -> Any:
-    from feedprop.interception.activation_checkpointing import recomputation  # it runs among torch's names
+    from feedprop.interception.activation_checkpointing import recomputation  # runs with the globals of torch
 
     return recomputation()
 
 
 @contextlib.contextmanager
 def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
-    """Recompute within a pass, starting from the rule that was active the first time."""
+    """Enter the pass again, with the rule that was active at first."""
     depth = len(propagation.scopes.rules)
     propagation.scopes.rules.append(rule)
     try:
@@ -55,7 +55,7 @@ def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
 
 
 def checkpointed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Call a checkpoint under torch.compile, where it is one function: what it calls is traced under the rules."""
+    """Handle torch.utils.checkpoint under torch.compile: the function inside is traced under the rules."""
     inner, *rest = args
     if kwargs.get("context_fn") is recomputation:  # the rules are in the trace
         kwargs = {name: value for name, value in kwargs.items() if name != "context_fn"}

@@ -1,8 +1,8 @@
-"""What no rule saw of a forward pass: found in the graph that autograd keeps, and refused.
+"""Searches the graph of a forward pass for what no rule saw, and refuses it.
 
 The world is closed: a parameter reaches an output through a weight node, and every node between was made by a handler,
-by feedprop or by torch's own machinery. Each pass counts the nodes that handlers made; where that, or the number of
-nodes, is new, the graph is walked. What is used outside of a pass is found when `.backward()` starts.
+by feedprop or by torch's own machinery. Each pass counts its nodes and those that handlers made. If a pair of counts is
+new, the graph is searched. What is used outside of a pass is found when `.backward()` starts (see `backward`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from feedprop.errors import FeedpropError, UnknownOperationError, first_few
 from feedprop.operations.elementwise import elementwise
 from feedprop.operations.registry import HANDLERS
 
-_OURS = ("feedprop", "torch")  # torch's own are part of how it runs a model: checkpoints, DDP, FSDP, compiled regions
-_COMPILED = "torch._functorch"  # where the functions of compiled regions are made, into which the rules were traced
-_OF_VIEWS = ("AsStridedBackward0", "CopySlices")  # made by autograd itself for views of what was written to
-_MOST = 100_000  # objects looked at in search of tensors
+_OURS = ("feedprop", "torch")  # torch's autograd functions run models: checkpoints, DDP, FSDP, compiled regions
+_COMPILED = "torch._functorch"  # the module of the functions of compiled regions, which contain the rules
+_OF_VIEWS = ("AsStridedBackward0", "CopySlices")  # nodes that autograd makes for views of tensors that were written to
+_MOST = 100_000  # number of objects that are searched for tensors
 
 
 def sequence_number() -> int:
-    """Return the number that autograd gives to the next node made in this thread."""
+    """Return the number of the next node that autograd makes in this thread."""
     number: int = torch._C._autograd._get_sequence_nr()
     return number
 
@@ -39,7 +39,7 @@ class Spans:
         self.ranges: list[list[int]] = []
 
     def add(self, begin: int, end: int) -> None:
-        """Note that all nodes from `begin` up to `end` were made by a handler."""
+        """Note that a handler made the nodes from `begin` up to but not including `end`."""
         if begin == end:
             return
         while self.ranges and self.ranges[-1][0] >= begin:
@@ -58,7 +58,7 @@ class Spans:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor in what a model takes or returns, whatever objects hold it."""
+    """Yield every tensor in what a model takes or returns, also inside objects of the user's own."""
     todo, seen = [value], set[int]()
     while todo and len(seen) < _MOST:
         item = todo.pop()
@@ -80,7 +80,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def refuse_code(result: Any) -> None:
-    """Raise if a model returns code that is still to run: it would run without the rules."""
+    """Raise if a model returns a function or generator: its body would run without the rules."""
     parts = result.values() if isinstance(result, dict) else result
     for part in parts if isinstance(result, (tuple, list, dict)) else (result,):
         if isinstance(part, (GeneratorType, FunctionType)):
@@ -92,23 +92,24 @@ def refuse_code(result: Any) -> None:
 
 
 class Audit:
-    """Which graphs of an attached model were looked at already."""
+    """Searches each new graph of an attached model once; remembers graphs by their numbers of nodes."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.known: set[tuple[int, int]] = set()
 
     def check(self, result: Any, inputs: Any, spans: Spans, *, since: int) -> None:
-        """Raise if a node or a parameter that no rule saw is behind what the model returned.
+        """Raise if the graph of a result contains a node or a parameter that no rule saw.
 
         Args:
-            result: of the model.
-            inputs: that it was given; what computed them is not its concern.
+            result: what the model returned.
+            inputs: what it was called with; the graph that computed them is not searched.
             spans: the nodes that handlers made.
-            since: `sequence_number()` before it ran.
+            since: `sequence_number()` before the model ran.
 
         Raises:
-            UnknownOperationError: naming it, and the remedy.
+            FeedpropError: the model returned a function or generator.
+            UnknownOperationError: a node or parameter that no rule saw; the message has the remedy.
         """
         key = sequence_number() - since, spans.count()
         if key in self.known:
@@ -138,7 +139,7 @@ class Audit:
         self.known.add(key)
 
     def _seen(self, node: Any, spans: Spans) -> bool:
-        """Whether a rule saw how a node was made; raise if it is an autograd function that nobody registered."""
+        """Whether a rule saw how a node was made; raise if it is of an autograd function that is not registered."""
         function = getattr(node, "_forward_cls", None)
         if function is None:
             name = type(node).__name__
@@ -183,12 +184,12 @@ class Audit:
 def nodes_behind(
     tensors: Iterable[Tensor], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None
 ) -> Iterator[Any]:
-    """Yield each node that took part in the computation of `tensors`, once, but not what is behind a weight node.
+    """Yield once each node that took part in the computation of `tensors`; the search ends at weight nodes.
 
     Args:
-        tensors: those without a history have no nodes.
-        ends: nodes to leave out, with what is behind them.
-        stop: leave out nodes of which this is true, with what is behind them.
+        tensors: any; those without a graph have no nodes.
+        ends: nodes where the search ends; they are not yielded.
+        stop: the search ends at nodes for which this is true; they are not yielded.
     """
     yield from walk((tensor.grad_fn for tensor in tensors), ends=ends, stop=stop)
 

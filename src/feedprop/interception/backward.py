@@ -1,4 +1,4 @@
-"""The start of a backward pass: refuses what would give parameters of an attached model a plain gradient."""
+"""The start of a backward pass: refuses layers of attached models that were used outside of a pass."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError, first_few
-from feedprop.interception.audit import nodes_behind, walk
+from feedprop.interception.audit import nodes_behind, sequence_number, walk
 
-_MOST = 4096  # passes remembered; what is older is walked again
+_MOST = 4096  # number of passes to remember at least; the graphs of older ones are searched
 
 
 class _Passes(threading.local):
-    """The sequence numbers of the nodes of passes in this thread (they count per thread), in ascending order."""
+    """The ranges of sequence numbers of the passes of this thread, in ascending order."""
 
     def __init__(self) -> None:
         self.begins: list[int] = []
@@ -40,7 +40,7 @@ class _Passes(threading.local):
 PASSES = _Passes()
 ATTACHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
-# What a layer does with its parameters; a penalty on weights is made of other nodes and keeps its gradient.
+# The nodes that layers make of their parameters. A penalty on weights is made of others, and keeps its gradient.
 _LAYERS = frozenset(
     f"{name}Backward0"
     for name in """
@@ -55,7 +55,7 @@ _plain: Any = None
 
 
 def make() -> None:
-    """Look at the graph behind each backward pass before it starts."""
+    """Search the graph of each backward pass before it starts."""
     global _plain
     if _plain is not None:
         return
@@ -63,9 +63,14 @@ def make() -> None:
 
     @functools.wraps(plain)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            refuse_plain_gradients(tensors)
-        return plain(tensors, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            return plain(tensors, *args, **kwargs)
+        roots = tensors if isinstance(tensors, (tuple, list)) else (tensors,)
+        _GRAPHS.look_at([root for root in roots if isinstance(root, Tensor)])
+        try:
+            return plain(tensors, *args, **kwargs)
+        finally:
+            _GRAPHS.last = sequence_number()
 
     torch.autograd.backward = backward
 
@@ -77,15 +82,48 @@ def undo() -> None:
         torch.autograd.backward, _plain = _plain, None
 
 
-def refuse_plain_gradients(tensors: Any) -> None:
+class _Graphs(threading.local):
+    """Remembers which graphs were searched, by their nodes since the last backward pass and the nearest leaf."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.known: set[tuple[int, int]] = set()
+
+    def look_at(self, roots: list[Tensor]) -> None:
+        key = sequence_number() - self.last, _nearest_leaf(roots)
+        if key in self.known:
+            return
+        refuse_plain_gradients(roots)
+        if len(self.known) > _MOST:
+            self.known.clear()
+        self.known.add(key)
+
+
+_GRAPHS = _Graphs()
+
+
+def forget_graphs() -> None:
+    """Forget which graphs were searched, since another model is attached."""
+    _GRAPHS.known.clear()
+
+
+def _nearest_leaf(roots: list[Tensor]) -> int:
+    """Return the id of the leaf to which the first edges lead, 0 if they lead into a pass."""
+    node: Any = roots[0].grad_fn if roots else None
+    while node is not None and node._sequence_nr() not in PASSES:
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return id(variable)
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    return 0
+
+
+def refuse_plain_gradients(roots: list[Tensor]) -> None:
     """Raise if a layer of an attached model was used outside of a pass.
 
     Raises:
         FeedpropError: naming its parameters, and the remedies.
     """
-    roots = [
-        root for root in (tensors if isinstance(tensors, (tuple, list)) else (tensors,)) if isinstance(root, Tensor)
-    ]
     layers = [node for node in nodes_behind(roots, stop=_in_a_pass) if type(node).__name__ in _LAYERS]
     layers = [node for node in layers if not _is_product_with_itself(node)]
     found = {id(node.variable) for node in walk(layers, stop=_in_a_pass) if hasattr(node, "variable")}

@@ -1,4 +1,4 @@
-"""What torch.compile must be told so that it sees what eager torch sees."""
+"""Lets torch.compile pass the same functions to the rules as eager torch does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.overrides import get_ignored_functions, get_overridable_functions
 
 from feedprop.operations.registry import HANDLERS, moved, neutral
 
-# What torch.compile calls for the attributes T, mT, H and mH of a tensor.
+# torch.compile calls these for the attributes T, mT, H and mH of a tensor.
 for _name in ("numpy_T", "mT", "matrix_H", "mH", "adjoint"):
     HANDLERS[getattr(torch.ops.aten, _name)] = moved
 
@@ -19,10 +19,10 @@ _KEY: Any = "feedprop"  # our entry in torch's dictionary: namespace -> function
 
 
 def make() -> None:
-    """Have torch.compile hand every function that has a handler to the rules.
+    """Let torch.compile pass every function that has a handler to the rules.
 
-    It puts some into the graph unseen (F.tanh, F.sigmoid, F.hardswish): those that torch.overrides says no mode can
-    override. In eager torch the rules see them, or what they call.
+    It would not pass those that torch.overrides lists as not overridable (F.tanh, F.sigmoid, F.hardswish). In eager
+    torch, the rules see these functions or the ones that they call.
     """
     unseen = {function for function in _ignored() if HANDLERS.get(function, neutral) is not neutral}
     listed = get_overridable_functions()

@@ -18,14 +18,14 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception import install
 from feedprop.interception.audit import Audit, sequence_number, tensors_in
-from feedprop.interception.backward import ATTACHED, PASSES
+from feedprop.interception.backward import ATTACHED, PASSES, forget_graphs
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, Scopes, running
 from feedprop.rules import Composite, Rule
 
 
 class Forward:
-    """What replaces the forward of an attached model. A plain object, so that the model can be copied and pickled."""
+    """Replaces the forward of an attached model. A plain object, so that the model can be copied and pickled."""
 
     def __init__(self, model: nn.Module, composite: Composite, *, unknown: str, methods: Sequence[str]) -> None:
         self.model, self.composite, self.unknown = model, composite, unknown
@@ -37,6 +37,7 @@ class Forward:
         self._hook(composite)
         install.acquire(self)
         ATTACHED.add(model)
+        forget_graphs()
         model.forward = self
         model._call_impl = Hooked(self)  # type: ignore[method-assign]
         for name in methods:
@@ -59,11 +60,11 @@ class Forward:
             for parameter in modules[path].parameters(recurse=False):
                 if self.owners.setdefault(id(parameter), rule) != rule:
                     tied.add(id(parameter))
-        for parameter in tied:  # the rule of the module that is called decides
+        for parameter in tied:  # shared by modules of different rules: gets the rule of the module that is called
             del self.owners[parameter]
 
     def remove(self) -> None:
-        """Restore what was replaced, in the reverse order of attaching."""
+        """Remove the hooks and restore what was replaced."""
         for module in self.model.modules():
             hooks: Any
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
@@ -102,7 +103,7 @@ class Forward:
         return inspect.signature(self.__wrapped__)
 
     def plain(self, name: str) -> Callable[..., Any]:
-        """Return a method as it is without rules."""
+        """Return the original method of this name."""
         before: Callable[..., Any] | None = self.replaced[name]
         return MethodType(getattr(type(self.model), name), self.model) if before is None else before
 
@@ -114,7 +115,7 @@ class Forward:
         return self.run("forward", args, kwargs)
 
     def _of_copy(self, owner: nn.Module) -> Forward:
-        """Give a shallow copy of the model a forward of its own."""
+        """Give `owner`, a shallow copy of the model, its own forward."""
         own: Forward = copy.copy(self)
         own.model = owner
         own.audit = Audit(owner)
@@ -122,13 +123,13 @@ class Forward:
         return own
 
     def inside(self) -> bool:
-        """Whether a pass of this model runs already, in this thread."""
+        """Whether a pass of this model is already running in this thread."""
         if torch.compiler.is_compiling():
             return self.tracing
         return any(mode.model is self.model for mode in running())
 
     def run(self, name: str, args: Any, kwargs: Any) -> Any:
-        """Call the method of this name in a pass under rules."""
+        """Call the method of this name, in a pass under rules unless gradients are off or one is running."""
         if not torch.is_grad_enabled() or self.inside():
             return self._call(name, args, kwargs)
         if torch.compiler.is_compiling():
@@ -161,7 +162,7 @@ class Forward:
             refuse_hidden_gradients(self.model)
         swapped = swap_in(self.model, propagation.magnitude)
         outer, begin = running(), sequence_number()
-        for mode in outer:  # an attached model inside an attached model: only the inner one handles a function
+        for mode in outer:  # in an attached model inside an attached model, only the inner rules apply
             mode.suspended = True
         try:
             with propagation:
@@ -197,7 +198,7 @@ class Method:
 
 
 class Hooked:
-    """`nn.Module._call_impl` of an attached model: its own forward hooks and pre-hooks run inside the pass."""
+    """Replaces `nn.Module._call_impl` of an attached model, so that its own hooks run inside the pass."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
@@ -221,7 +222,7 @@ def _has_foreign_hooks(model: nn.Module) -> bool:
 
 
 def _caller(frame: Any) -> nn.Module | None:
-    """Return the module whose forward is called, if that is called by `nn.Module.__call__`."""
+    """Return the module in whose `nn.Module.__call__` this frame is, or None."""
     if not frame.f_code.co_filename.endswith("module.py"):
         return None
     owner = frame.f_locals.get("self")
@@ -229,10 +230,7 @@ def _caller(frame: Any) -> nn.Module | None:
 
 
 class _Enter:
-    """Forward pre-hook: from here on, the rule of this module is the active one.
-
-    With `first`, the module gets that rule if it is the first to run among those that could.
-    """
+    """Forward pre-hook: makes the rule of this module the active one, or `first` if it is the first linear layer."""
 
     def __init__(self, forward: Forward, rule: Rule, *, first: Rule | None) -> None:
         self.forward, self.rule, self.first = forward, rule, first
@@ -245,7 +243,7 @@ class _Enter:
 
 
 class _Leave:
-    """Forward hook: the rule before is the active one again."""
+    """Forward hook: makes the previous rule the active one again."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
@@ -257,14 +255,14 @@ class _Leave:
 
 
 def _scopes(forward: Forward) -> list[Scopes]:
-    """Return the rules of the modules that run in the present pass of a model, if there is one."""
+    """Return the scopes of the running passes of a model."""
     if torch.compiler.is_compiling():
         return [forward.scopes]
     return [mode.scopes for mode in running() if mode.model is forward.model]
 
 
 def _finished(result: Any, propagation: Propagation) -> Any:
-    """Let rewards find where they enter, and give parameters that are returned as they are their magnitude."""
+    """Return `result`, prepared for rewards on outputs of 0, with its parameters `weighted`."""
     if torch.compiler.is_compiling():
         for part in _plain_tensors(result):
             start = marks.get(part, marks.START)
@@ -289,7 +287,7 @@ def _plain_tensors(result: Any) -> list[Tensor]:
 
 
 def _with_magnitude(result: Any, magnitude: credit.Magnitude) -> Any:
-    """Return a result in which each parameter is replaced by a view that takes feedback."""
+    """Return a result in which each parameter is replaced by a view that gets feedback."""
     if isinstance(result, nn.Parameter):
         return credit.as_weight(result, magnitude)
     if isinstance(result, tuple) and hasattr(result, "_fields"):

@@ -1,4 +1,4 @@
-"""Models under torch.func: weights that are given instead of parameters take feedback as these do."""
+"""Models under torch.func: tensors that are swapped in for parameters get feedback, as parameters do."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Places = list[tuple[dict[str, Any], str, Tensor]]
 
 
 def swap_in(model: nn.Module, magnitude: credit.Magnitude) -> Places:
-    """Give each weight that stands where a parameter was its magnitude; return the places with what was there.
+    """Replace each tensor that stands for a parameter by its `weighted` view. Returns what was replaced, and where.
 
-    torch.func.functional_call puts tensors where parameters are, for one call.
+    torch.func.functional_call puts such tensors in `_parameters` for one call.
     """
     places: Places = []
     modules: list[Any] = [model]
-    for module in modules:  # runs at every step; model.modules() takes longer
+    for module in modules:  # at every step, so not model.modules(), which is slower
         modules += [child for child in module._modules.values() if child is not None]
         if "_is_fsdp_managed_module" in module.__dict__:
             refuse_flat_parameters(module)
@@ -35,7 +35,7 @@ def swap_in(model: nn.Module, magnitude: credit.Magnitude) -> Places:
     uses: dict[int, Tensor] = {}
     for held, name, weight in places:
         if weight.requires_grad and not credit.is_weight(weight):
-            if id(weight) not in uses:  # tied weights: one use of one tensor
+            if id(weight) not in uses:  # tied weights are one tensor, which is weighted once
                 uses[id(weight)] = marks.mark_weight(credit.weighted(weight, magnitude))
             held[name] = uses[id(weight)]
     return places
@@ -48,7 +48,7 @@ def restore(places: Places) -> None:
 
 
 def refuse_hidden_gradients(model: nn.Module) -> None:
-    """Raise where a transform of torch.func keeps from a forward pass what will be differentiated."""
+    """Raise if a transform of torch.func hides from the pass which tensors will be differentiated."""
     levels = [level.key().name for level in retrieve_all_functorch_interpreters()]
     if "Jvp" in levels:
         raise FeedpropError(

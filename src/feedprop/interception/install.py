@@ -1,7 +1,7 @@
 """Every change that feedprop makes to torch and to classes of others: in one list, each with its reason.
 
-The changes are made when the first model is attached (or an attached model arrives by pickle) and undone when the last
-one is detached or gone. Where no attached model runs, what was changed behaves as before.
+The changes are made when the first model is attached (or unpickled) and undone when the last one is detached or
+deleted. While no attached model runs, everything behaves as before, except that backward passes are searched.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["CHANGES", "PRIVATE", "Change", "acquire", "release"]
 
 
 class Change(NamedTuple):
-    """A change: what is changed, why, how it is made (again, if it is made already) and undone."""
+    """A change: what is changed, why, and how it is made and undone. Making it again must be harmless."""
 
     what: str
     why: str

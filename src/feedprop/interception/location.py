@@ -1,4 +1,4 @@
-"""Where a forward pass is, for error messages: the function by its public name, the module by its path."""
+"""Names for error messages: of a function as a user writes it, of the running module by its path."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def spelling(function: Function) -> str:
 
 
 def running_module(model: nn.Module) -> str:
-    """Return path and type of the innermost module whose forward is running, read off the call stack."""
+    """Return path and type of the innermost running module, found on the call stack."""
     if torch.compiler.is_compiling():
         return "the compiled model"
     paths = {id(module): path for path, module in model.named_modules()}

@@ -25,7 +25,7 @@ _LEAF_MAKERS = (Tensor.requires_grad_, Tensor.requires_grad.__set__)  # type: ig
 
 
 class Scopes:
-    """The rules of the modules that run in one pass, the innermost last, and the linear layer that ran first."""
+    """The rules of the running modules of one pass, the innermost last, and the linear layer that ran first."""
 
     def __init__(self, default: Rule) -> None:
         self.restart(default)
@@ -57,21 +57,21 @@ class Propagation(TorchFunctionMode):
         self.suspended = False
         self.starts = credit.Starts()
         self.spans = Spans()
-        self.leaves: list[Tensor] = []  # made by the model itself, from which it takes gradients
+        self.leaves: list[Tensor] = []  # that the model made to take gradients from
         self._buffers: set[int] | None = None
 
-    def active_rule(self) -> Rule:  # no property: the compiler finds none on a mode begun before it
-        """Return the rule of the innermost module that runs."""
+    def active_rule(self) -> Rule:  # a method, since Dynamo does not find properties of a mode that is already active
+        """Return the rule of the innermost running module."""
         return self.scopes.rules[-1]
 
     def rule_of(self, weight: Tensor) -> Rule:
-        """Return the rule of the module that `weight` belongs to, else the active one."""
+        """Return the rule of the module that owns `weight`; the active one if none does, or compiled."""
         active = self.scopes.rules[-1]
         if not self.owners or torch.compiler.is_compiling():
             return active
         owner = id(weight) if isinstance(weight, nn.Parameter) else marks.get(weight, marks.WEIGHT)
         if isinstance(self.scopes.first, nn.Module) and any(id(p) == owner for p in self.scopes.first.parameters()):
-            return active  # the layer that runs first has a rule of its own
+            return active  # which may be `first`
         return self.owners.get(owner, active)
 
     def is_buffer(self, value: Tensor) -> bool:
@@ -128,7 +128,7 @@ class Propagation(TorchFunctionMode):
 
 
 def running() -> list[Propagation]:
-    """Return the passes that run in this thread, the innermost last."""
+    """Return the running passes of this thread, the innermost last."""
     modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]  # torch has no types there
     return [mode for mode in modes if isinstance(mode, Propagation) and not mode.suspended]
 
@@ -147,14 +147,14 @@ def _refuse_reentrant_checkpoint() -> None:
         frame = frame.f_back
 
 
-# Methods of tensors that torch writes in Python: Dynamo finds them in a table by the object that it looked up itself.
+# Methods of tensors that torch writes in Python. Dynamo passes wrappers of them to the mode: these are the originals.
 _METHODS: dict[str, Function] = {
     method.__name__: method for method in vars(Tensor).values() if isinstance(method, FunctionType)
 } | {"unflatten": torch.unflatten}  # the method calls super(), which Dynamo cannot trace before torch 2.14
 
 
 def _decomposed() -> Iterator[tuple[Function, Function]]:
-    """Yield Python functions of torch that call others, each with a copy that does not call the mode for itself."""
+    """Yield each Python function of torch with a copy that calls the mode for its parts, but not for itself."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     places = {"torch.nn.functional": nn.functional, "torch.functional": torch.functional, "torch._tensor": Tensor}
     for module, place in places.items():

@@ -1,4 +1,4 @@
-"""Functions of torch.jit.script and torch.jit.trace: in attached models they run as the Python they are made from."""
+"""Functions of torch.jit.script and torch.jit.trace: in attached models, the Python functions behind them run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _plain: Any = None
 
 
 def make() -> None:
-    """Let the rules see inside calls of scripted functions, which torch runs where no mode sees them.
+    """Let scripted functions run as Python in passes, because no mode sees inside TorchScript.
 
-    The type is torch's own, so this holds for all of them; outside of attached models they run as before.
+    This changes the type of all scripted functions; outside of attached models they run as before.
     """
     global _plain
     if _plain is not None:

@@ -1,4 +1,4 @@
-"""Wrappers of models under which parameters cannot be followed: refused rather than trained by plain gradients."""
+"""Refuses modules that use parameters where no rule sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REFUSED = {
 
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Raise if a module of `model` keeps the use of parameters from feedprop."""
+    """Raise if `model` contains a module that uses parameters where no rule sees it."""
     for path, module in model.named_modules():
         for kind in type(module).__mro__:
             if kind.__module__.startswith("torch.") and kind.__name__ in _REFUSED:
@@ -23,7 +23,7 @@ def refuse_unsupported(model: nn.Module) -> None:
 
 
 def refuse_flat_parameters(module: nn.Module) -> None:
-    """Raise if FullyShardedDataParallel has put parts of a flat parameter in the places of parameters."""
+    """Raise if FullyShardedDataParallel has replaced parameters by pieces of a flat one."""
     flat = [value for value in vars(module).values() if isinstance(value, Tensor) and value.requires_grad]
     if flat or any(hasattr(weight, "_is_flat_param") for weight in module._parameters.values()):
         raise FeedpropError(_hides("FullyShardedDataParallel", "FullyShardedDataParallel"))

@@ -1,4 +1,4 @@
-"""How credit passes fused attention, which stays one call."""
+"""Fused attention, which stays one call."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale
 
 
 def scaled_dot_product_attention(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Attend, softmax(q k^T / sqrt d + mask) v: the ordinary backward, times each one's share if rewards are conserved.
+    """Return softmax(q k^T / sqrt d + mask) v with the ordinary backward, times the share of each if conserving.
 
-    Of the product of attention weights and values, each has half; of the product of queries and keys, each has half of
-    that (Achtibat et al. 2024, AttnLRP, eq. 11 and 15). What is constant or a parameter leaves its half to the other.
+    Attention weights and values each get half of the reward, queries and keys each half of the former (Achtibat et al.
+    2024, AttnLRP, eq. 11 and 15). A constant or a parameter leaves its share to the other factor.
     """
     operands, args, kwargs = operands_of(context, args, kwargs)
     named = dict(zip(_NAMES, args, strict=False)) | kwargs

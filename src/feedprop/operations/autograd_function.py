@@ -1,7 +1,8 @@
-"""A torch.autograd.Function of a user's or a further package's: seen once it is registered, refused until then.
+"""Autograd functions of users and other packages: their handlers are called once they are registered.
 
-Its `apply` is no torch function, so the rules would not see it: what it writes as its backward, a gradient, would pass
-for credit. While a model is attached, the `apply` of each registered function hands itself to the mode.
+The `apply` of a torch.autograd.Function is no torch function, so no mode sees it, and its own backward, a gradient,
+would be mistaken for credit. While a model is attached, the `apply` of each registered function calls the mode. Those
+that are not registered are refused by the audit.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch.overrides import handle_torch_function
 
 from feedprop.operations.dispatch import listened_to
 
-REGISTERED: dict[type[Any], Callable[[Any], None]] = {}  # -> what is to be done with the apply that a mode sees
-_changed: dict[type[Any], dict[str, Any]] = {}  # -> what it defined itself, before
+REGISTERED: dict[type[Any], Callable[[Any], None]] = {}  # -> what to call with the `apply` that a mode sees
+_changed: dict[type[Any], dict[str, Any]] = {}  # -> its own attributes before the change
 _installed = False
 
 
@@ -28,11 +29,11 @@ def is_autograd_function(value: Any) -> bool:
 
 
 class _Visible(FunctionMeta):
-    """The type of what was made visible: torch.compile calls the `apply` of no other type as it stands."""
+    """The type of changed functions: torch.compile handles the `apply` of FunctionMeta in a way of its own."""
 
 
 def make() -> None:
-    """Let the `apply` of each registered function hand itself to whoever listens, as torch's functions do."""
+    """Let the `apply` of each registered function call the running mode, as torch functions do."""
     global _installed
     _installed = True
     for function, register in REGISTERED.items():
@@ -55,12 +56,12 @@ def undo() -> None:
 
 
 def sees_stored_apply(function: type[Any]) -> bool:
-    """Whether calls of an `apply` that was stored before the function was registered pass credit too."""
+    """Whether an `apply` that was stored before the function was registered calls the handler too."""
     return function in _changed and isinstance(vars(function).get("forward"), _Relayed)
 
 
 def add(function: type[Any], register: Callable[[Any], None]) -> None:
-    """Register a function; `register` is called with its `apply` as a mode sees it, whenever that is made."""
+    """Add a function; `register` is called with each `apply` that is made visible to modes."""
     REGISTERED[function] = register
     if _installed:
         register(vars(function)["apply"].__func__.handed_over if function in _changed else _make_visible(function))
@@ -83,7 +84,7 @@ def _make_visible(function: type[Any]) -> Any:
     def of_class(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
         if cls is function:
             return apply(*args, **kwargs)
-        return inherited.__get__(None, cls)(*args, **kwargs)  # a subclass, which is registered by itself or not at all
+        return inherited.__get__(None, cls)(*args, **kwargs)  # a subclass must be registered itself
 
     apply.__name__ = apply.__qualname__ = f"{function.__name__}.apply"
     of_class.handed_over = apply  # type: ignore[attr-defined]
@@ -102,10 +103,10 @@ class _Relayed(staticmethod):  # type: ignore[type-arg]
 
 
 def _relay(function: type[Any], forward: Any, backward: Any, apply: Any) -> None:
-    """Let calls of `f = Function.apply`, stored before it was registered, pass credit by its handler.
+    """Let calls of `f = Function.apply`, stored before the function was registered, use its handler.
 
-    torch makes such a call where no mode sees it, but it calls the function's forward: in a pass, that hands the call
-    to the mode, on inputs of its own, and backward sends credit through what came of it.
+    No mode sees such a call, but it runs the function's forward. In a pass, that forward calls the handler on detached
+    inputs, and the backward sends credit through the graph of the result.
     """
 
     def seen(ctx: Any, *args: Any) -> Any:

@@ -8,9 +8,9 @@ from torch.overrides import has_torch_function
 
 
 def listened_to(*tensors: Tensor) -> bool:
-    """Whether a call with these tensors is to be handed over by `torch.overrides.handle_torch_function`.
+    """Whether a call with these tensors must go through `torch.overrides.handle_torch_function`.
 
-    To a mode, such as an attached model that runs, or to a subclass of Tensor. torch.compile says of has_torch_function
-    that it is False where only a mode listens.
+    It must if a mode is active, such as the pass of an attached model, or if one is of a subclass of Tensor. Under
+    torch.compile, has_torch_function ignores modes.
     """
     return has_torch_function(tensors) or torch._C._is_torch_function_mode_enabled()

@@ -1,4 +1,4 @@
-"""How credit passes activations, also those that are written with comparisons."""
+"""Activations, arithmetic of one number, and comparisons that become numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from feedprop.operations.registry import (
 
 
 def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Rectify: the secant of ReLU is its derivative."""
+    """Apply ReLU, whose secant is its derivative."""
     z = args[0] if args else kwargs["input"]
     if not z.requires_grad or credit.is_weight(z):
         return ordinary(context, function, args, kwargs)
@@ -40,8 +40,8 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
     """Return the handler of an elementwise activation.
 
     Args:
-        limits: takes the further arguments of the function and returns its limits at 0; None lets them be computed.
-        non_negative: whether no output is ever negative.
+        limits: takes the further arguments of the function and returns its limits at 0; if None, they are computed.
+        non_negative: whether outputs are never negative.
     """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -49,7 +49,7 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
         rest, named = args[1:], {name: value for name, value in kwargs.items() if name != "input"}
         further = any(isinstance(value, Tensor) for value in (*rest, *named.values()))
         if further and any(isinstance(value, Tensor) and value.requires_grad for value in (*rest, *named.values())):
-            return ordinary(context, function, args, kwargs)  # a bound or slope that learns takes its own credit
+            return ordinary(context, function, args, kwargs)  # a bound or slope with gradient gets credit too
         if not isinstance(z, Tensor) or not z.requires_grad:
             return ordinary(context, function, args, kwargs)
         at_zero = limits(*rest, **named) if limits else None
@@ -74,7 +74,7 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
 
 
 def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> Handler:
-    """Return the handler of arithmetic of one number: the ordinary backward; conserving, that of an activation."""
+    """Return the handler of arithmetic of one number: the ordinary backward; conserving, as an activation."""
     conserving = activation(limits, non_negative=non_negative)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -89,7 +89,7 @@ def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> 
 
 
 elementwise = activation(None)  # what users register for an activation of their own
-PIECEWISE_CONSTANT: set[Function] = set()  # their derivative is 0, so latent weights would not learn
+PIECEWISE_CONSTANT: set[Function] = set()  # by their derivative, 0, latent weights would not learn
 
 
 def _answered(context: Context, output: Tensor, z: Tensor, *, non_negative: bool = False) -> Tensor:
@@ -100,7 +100,7 @@ def _answered(context: Context, output: Tensor, z: Tensor, *, non_negative: bool
 
 
 def _of_weight(context: Context, phi: credit.Activation, weight: Tensor, *, constant_in_pieces: bool) -> Tensor:
-    """Compute weights from latent ones: sign(w), round(w) hand feedback on, whatever is smooth has its derivative."""
+    """Compute weights from latent ones: sign(w) and round(w) by secants, smooth functions by their derivative."""
     used = credit.as_weight(weight, context.magnitude)
     output = credit.secant(phi, used) if constant_in_pieces else phi(used)
     return marks.mark_weight(output, marks.get(used, marks.WEIGHT) or True)
@@ -115,7 +115,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def compared(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Compare; if the answer becomes a number, (z > 0).float(), that is a step function of the difference."""
+    """Compare; if the mask becomes a number, (z > 0).float(), it is a step function of the difference."""
     answer = function(*args, **kwargs)
     z, *others = (*args, *kwargs.values())
     if len(others) != 1 or not isinstance(z, Tensor):
@@ -125,7 +125,7 @@ def compared(context: Context, function: Function, args: Arguments, kwargs: Keyw
         return answer
     same = not isinstance(other, Tensor) and other == 0
     difference = z if same else summed(context, torch.sub, (z, other), {})
-    if not difference.is_floating_point():  # of complex numbers or integers
+    if not difference.is_floating_point():  # complex numbers or integers
         return answer
     sources = self_gated.sources_of(z, other)
     compare = COMPARISONS[function.__name__]
@@ -136,13 +136,17 @@ def compared(context: Context, function: Function, args: Arguments, kwargs: Keyw
 
 
 def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tensor:
-    """Return `value`, what a comparison became as a number, with the backward pass of a step function."""
+    """Return `value`, a comparison that became a number, with the backward pass of a step function."""
     z, compare, yes, no, sources = comparison
+    dtype, kept = (
+        value.dtype,
+        [value],
+    )  # popped when used, since a graph must not hold its own output
 
     def phi(values: Tensor) -> Tensor:
-        if not credit.traced() and values.data_ptr() == z.data_ptr():
-            return value
-        return torch.where(compare(values, 0), yes, no).to(value.dtype)
+        if kept and not credit.traced() and values.data_ptr() == z.data_ptr():
+            return kept.pop()
+        return torch.where(compare(values, 0), yes, no).to(dtype)
 
     if credit.is_weight(z):
         output = _of_weight(context, phi, z, constant_in_pieces=True)
@@ -155,7 +159,7 @@ def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tens
 
 
 def converted(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Convert to another type; the answer of a comparison becomes a step function."""
+    """Convert to another type; a mask that was compared becomes a step function."""
     source: Any = args[0] if args else None
     comparison = marks.get(source, marks.COMPARISON)
     if comparison is None:
@@ -170,7 +174,7 @@ def converted(context: Context, function: Function, args: Arguments, kwargs: Key
 
 
 def selected(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Select by a condition; between two numbers, where(z > 0, 1.0, -1.0), that is a step function."""
+    """Select by a condition; between two numbers, as in where(z > 0, 1.0, -1.0), this is a step function."""
     values = (*args, *kwargs.values())
     comparison = marks.get(values[0], marks.COMPARISON) if values else None
     if comparison is None or len(values) != 3 or not all(isinstance(value, (int, float)) for value in values[1:]):

@@ -1,4 +1,4 @@
-"""Handlers of in-place spellings: the same credit, and the target keeps its identity."""
+"""Handlers of in-place spellings: the same credit as out of place, written into the same tensor."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from feedprop.operations.registry import (
 
 
 def in_place(handler: Handler, out_of_place: Function) -> Handler:
-    """Return the handler of the in-place spelling of a function, from that of the other one."""
+    """Return the handler of an in-place spelling, given the handler and the out-of-place spelling."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         if not args:
             args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
         target = args[0]
         weight = marks.get(target, marks.WEIGHT)
-        if torch.compiler.is_compiling() or credit.transformed():  # there a copy costs little
+        if torch.compiler.is_compiling() or credit.transformed():  # they make copies anyway
             copy = self_gated.copied(target, args[1:])
             marks.forget(target)
             return _written(context, target, (copy, *args[1:]), kwargs)
@@ -40,7 +40,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             return _relu_in_place(context, target)
         before = self_gated.copied(target, args[1:]) if handler not in (ordinary, moved, summed) else None
         credit.prepare_write(target)
-        if weight is not None:  # it is one until it is written to
+        if weight is not None:  # the old values are still a weight for this operation
             marks.mark_weight(target, weight)
         if before is not None:
             return _written(context, target, (before, *args[1:]), kwargs)
@@ -57,7 +57,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, out_of_place, args, kwargs)
-        result = args[0] if result is None else result  # __setitem__ returns nothing: it wrote to the copy
+        result = args[0] if result is None else result  # __setitem__ returns None and has written to the copy
         target.copy_(result)
         self_gated.hand_on(result, target)
         if isinstance(result, Tensor) and result.requires_grad:
@@ -71,7 +71,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
 
 
 def _relu_in_place(context: Context, target: Tensor) -> Tensor:
-    """Rectify in place; the pre-activation is overwritten, so a reward on an output of 0 cannot enter."""
+    """Apply ReLU in place. This overwrites the pre-activation, so rewards on outputs of 0 cannot enter."""
     weight = marks.get(target, marks.WEIGHT)
     output = credit.relu_in_place(target)
     if weight is not None:
@@ -81,7 +81,13 @@ def _relu_in_place(context: Context, target: Tensor) -> Tensor:
 
 
 def optionally_in_place(handler: Handler, position: int, *, written: Handler) -> Handler:
-    """Return the handler of a function with an argument `inplace` at `position`; `written` handles inplace=True."""
+    """Return the handler of a function with an argument `inplace`.
+
+    Args:
+        handler: for inplace=False.
+        position: of the argument.
+        written: the handler for inplace=True, to be made one of an in-place spelling.
+    """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         asked = kwargs.get("inplace", args[position] if len(args) > position else False)

@@ -1,7 +1,7 @@
-"""How credit passes normalisations.
+"""Normalisations and lookups.
 
-For training by their ordinary backward, statistics included. Conserving, what they divide by counts as a constant, so
-that only the mean takes credit away and none of the reward is lost (Achtibat et al. 2024, AttnLRP, prop. 3.4).
+In training they have their ordinary backward, statistics included. Conserving, the divisor is a constant, so that
+reward is conserved (Achtibat et al. 2024, AttnLRP, prop. 3.4).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Flow = Callable[..., Tensor]  # of the input and the named arguments: the normal
 
 
 def layer(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass credit as `summed` does; the output is an activation even if no input is one."""
+    """Pass credit as `summed` does; the output is an activation even if it was computed from parameters alone."""
     _, args, kwargs = operands_of(context, args, kwargs)
     return damped(context, function(*args, **kwargs))
 
 
 def normalisation(names: str, flow: Flow) -> Handler:
-    """Return the handler of a normalisation with arguments of these names; `flow` computes it by a constant scale."""
+    """Return the handler of a normalisation with arguments of these names; `flow` divides by a constant."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         named = dict(zip(names.split(), args, strict=False)) | kwargs
@@ -58,7 +58,7 @@ def normalisation(names: str, flow: Flow) -> Handler:
     return handle
 
 
-OVER_LAST = ("layer_norm", "rms_norm")  # their weights belong to the last dimensions, those of the others to channels
+OVER_LAST = ("layer_norm", "rms_norm")  # weights over the last dimensions; those of the others are over channels
 
 
 def _along(weight: Tensor, x: Tensor, *, channels: bool) -> Tensor:
@@ -66,7 +66,7 @@ def _along(weight: Tensor, x: Tensor, *, channels: bool) -> Tensor:
 
 
 def _divided(x: Tensor, dims: tuple[int, ...], eps: float | None, *, centred: bool = True) -> Tensor:
-    """(x - mean) / sqrt(variance + eps), the root as a constant."""
+    """Return (x - mean) / sqrt(variance + eps) with a constant root."""
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     x = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
     x = x - x.mean(dims, keepdim=True) if centred else x
@@ -114,7 +114,7 @@ NORMALISATIONS: dict[Function, Handler] = {
 
 
 def lookup(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Look up embeddings; `max_norm` changes the table itself, as it does without rules, before it is used."""
+    """Look up embeddings; with `max_norm`, first rescale the rows of the table in place, as torch does."""
     max_norm = kwargs.get("max_norm")
     weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
     if max_norm is not None and isinstance(weight, Tensor):
@@ -143,13 +143,13 @@ def cosine_similarity(context: Context, function: Function, args: Arguments, kwa
         return product(context, function, args, kwargs)
     named = {"dim": 1, "eps": 1e-8} | dict(zip(("x1", "x2", "dim", "eps"), args, strict=False)) | kwargs
     a, b, dim, eps = (named[name] for name in ("x1", "x2", "dim", "eps"))
-    a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]  # torch has no types there
-    size = [x.detach().norm(dim=dim, keepdim=True).clamp_min(eps) for x in (a, b)]
+    whole = torch.broadcast_tensors(a.detach(), b.detach())  # type: ignore[no-untyped-call]  # torch has no types there
+    size = [x.norm(dim=dim, keepdim=True).clamp_min(eps) for x in whole]
     return product(context, lambda a, b: (a / size[0] * (b / size[1])).sum(dim), (a, b), {})
 
 
 def rescaled(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass a function that multiplies each x by a factor of its neighbours; conserving, the factor is a constant."""
+    """Multiply each x by a function of its neighbours (local response normalisation), a constant if conserving."""
     x = args[0] if args else kwargs["input"]
     if not context.conserving or not is_activation(x):
         return layer(context, function, args, kwargs)

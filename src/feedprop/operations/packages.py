@@ -1,14 +1,17 @@
-"""Autograd functions of packages that people use, and how credit passes each: a package as a few lines of data."""
+"""Functions of common packages, with the handler of each."""
 
 from __future__ import annotations
 
 import sys
 
+import torch
 from torch import nn
 
 from feedprop.operations.elementwise import elementwise
-from feedprop.operations.registry import HANDLERS, Handler, ordinary, register
+from feedprop.operations.products import deformable
+from feedprop.operations.registry import HANDLERS, Handler, ordinary, register, summed
 
+# autograd functions, by the module that defines them
 KNOWN: dict[str, dict[str, Handler]] = {
     "timm.layers.activations_me": dict.fromkeys(
         ("SwishAutoFn", "MishAutoFn", "HardSigmoidAutoFn", "HardSwishAutoFn", "HardMishAutoFn"), elementwise
@@ -18,19 +21,30 @@ KNOWN: dict[str, dict[str, Handler]] = {
     "transformers.models.recurrent_gemma.modeling_recurrent_gemma": {"SqrtBoundDerivative": elementwise},
     "transformers.models.sew_d.modeling_sew_d": {"XSoftmax": ordinary, "XDropout": ordinary},
 }
+# operators, torch.ops.PACKAGE.NAME, by the package that defines them
+OPERATORS: dict[str, dict[str, Handler]] = {
+    "torchvision": {
+        "roi_align": summed,  # averages
+        "ps_roi_align": summed,
+        "ps_roi_pool": summed,
+        "roi_pool": ordinary,  # a maximum
+        "deform_conv2d": deformable,
+    },
+}
 
 
 def is_snntorch_neuron(module: nn.Module) -> bool:
-    """Whether a module is one of snnTorch's neurons; answered without importing snnTorch, which is an extra."""
+    """Whether a module is one of snnTorch's neurons. Does not import snnTorch, which is an extra."""
     names = (f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__)
     return any(name.startswith("snntorch.") and name.endswith(".SpikingNeuron") for name in names)
 
 
 def register_known() -> None:
-    """Register the known functions of the packages that are imported, but what a user registered already."""
-    for name, handlers in KNOWN.items():
-        module = sys.modules.get(name)
+    """Register the known functions of imported packages, except those that a user registered."""
+    places = [(sys.modules.get(name), handlers) for name, handlers in KNOWN.items()]
+    places += [(getattr(torch.ops, name), handlers) for name, handlers in OPERATORS.items() if name in sys.modules]
+    for place, handlers in places:
         for function, handler in handlers.items():
-            found = getattr(module, function, None)
+            found = getattr(place, function, None)
             if found is not None and found not in HANDLERS:
                 register(found)(handler)

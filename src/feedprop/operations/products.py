@@ -1,8 +1,8 @@
-"""Treatments of products: of two activations, by a weight, gates, powers, quotients, and products added at once.
+"""Products: of two activations, by a weight, gates, powers, quotients, and products that are added at once.
 
-Two handlers, by `context.conserving`. For training every factor has its ordinary backward, as if the others were
-constants. Conserving, the factors that carry reward share it equally, and what divides is a mere scale (Achtibat et al.
-2024, AttnLRP). Parameters take feedback, never a share, either way.
+In training, every factor has its ordinary backward, as if the others were constants. If `context.conserving`, the
+activations among the factors share the reward equally, and divisors are constants (Achtibat et al. 2024, AttnLRP).
+Parameters get feedback and never a share in both cases.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from feedprop.operations.registry import (
 
 
 def product(context: Context, function: Function, args: Arguments, kwargs: Keywords, *, adds: bool = True) -> Any:
-    """Multiply; with `adds`, products are added up (matmul, einsum), and the sum is damped."""
+    """Multiply; `adds` says that products are added up (matmul, einsum), so the sum is damped."""
     operands, args, kwargs = operands_of(context, args, kwargs)
     if context.conserving and operands.activations > 1:
         factors = shared(context, (*args, *kwargs.values()))
@@ -43,12 +43,12 @@ def product(context: Context, function: Function, args: Arguments, kwargs: Keywo
 
 
 def elementwise_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Multiply elementwise: nothing is added up, so only a parameter's part is damped."""
+    """Multiply elementwise: nothing is added up, so only a product with a parameter, a linear layer, is damped."""
     return product(context, function, args, kwargs, adds=False)
 
 
 def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Divide; conserving, the numerator takes all the reward (AttnLRP, identity rule of normalisations)."""
+    """Divide; conserving, the numerator gets all of the reward (AttnLRP, identity rule of normalisations)."""
     names = [name for name in ("input", "other") if name in kwargs]
     numerator, denominator, *rest = (*args, *(kwargs.pop(name) for name in names))
     if context.conserving and isinstance(denominator, Tensor) and not credit.is_weight(denominator):
@@ -57,7 +57,7 @@ def quotient(context: Context, function: Function, args: Arguments, kwargs: Keyw
 
 
 def solution(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Solve A x = b; conserving, b takes all the reward, as the numerator of a quotient does."""
+    """Solve A x = b; conserving, b gets all of the reward, as the numerator of a quotient does."""
     names = [name for name in ("A", "input", "B") if name in kwargs]
     matrix, right, *rest = (*args, *(kwargs.pop(name) for name in names))
     if context.conserving and not credit.is_weight(matrix):
@@ -66,7 +66,7 @@ def solution(context: Context, function: Function, args: Arguments, kwargs: Keyw
 
 
 def power(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Raise to a power as a product x x ... x would: conserving, credit passes by x^n / x, or not at all if n < 0."""
+    """Raise to a power; conserving, credit passes by x^n / x, as by a product x x ... x, and not at all if n <= 0."""
     x, *rest = (*args, *(kwargs[name] for name in ("input", "exponent") if name in kwargs))
     exponent = rest[0] if rest else EXPONENTS[function.__name__]
     if not context.conserving or not is_activation(x):
@@ -87,7 +87,7 @@ EXPONENTS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0}
 
 
 def linear(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Apply the weight's rule to function(input, weight, bias, ...); a weight computed from activations is a factor."""
+    """Apply the rule of the weight to function(input, weight, bias, ...); a "weight" with credit makes it a product."""
     if len(args) >= 3:
         inputs, weight, bias, *rest = args
         named = kwargs
@@ -106,7 +106,23 @@ def linear(context: Context, function: Function, args: Arguments, kwargs: Keywor
     return context.rule_of(weight)(operation, inputs, weight, bias, context.magnitude)
 
 
-_ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in the order of the arguments
+def deformable(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Apply the rule of the weight to a deformable convolution; its mask is a factor of the input."""
+    inputs, weight, offset, mask, bias, *rest = args
+    inputs, mask = shared(context, (inputs, credit.as_weight(mask, context.magnitude)))
+    offset = credit.as_weight(offset, context.magnitude)
+
+    def operation(by_inputs: Tensor, by_weight: Tensor, bias: Tensor | None) -> Any:
+        used, given = (by_inputs, inputs) if inputs.requires_grad else (by_weight, weight)
+        once = used.requires_grad == given.requires_grad  # a rule may call it for weights and inputs separately
+        further = (offset, mask) if once else (offset.detach(), mask.detach())
+        bias = by_weight.new_zeros(len(by_weight)) if bias is None else bias
+        return function(by_inputs, by_weight, *further, bias, *rest, **kwargs)
+
+    return linear(context, operation, (inputs, weight, bias), {})
+
+
+_ADDED = ("input", "mat", "mat1", "batch1", "vec1", "vec", "mat2", "batch2", "vec2")  # in positional order
 
 
 def added_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -122,7 +138,7 @@ def added_product(context: Context, function: Function, args: Arguments, kwargs:
 
 
 def matrix_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass a product with one weight or constant as the linear layer that it is; see `product`."""
+    """Pass a product of two tensors as a linear layer if one is a weight or constant; else as a `product`."""
     tensors = [value for value in flat([*args, *kwargs.values()]) if _is_factor(value)]
     weights = [value for value in tensors if credit.is_weight(value)] or [
         value for value in tensors if not value.requires_grad
@@ -150,7 +166,7 @@ def _is_factor(value: Any) -> bool:
 
 
 def product_of_elements(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Multiply all elements of a tensor, or all so far: prod, cumprod."""
+    """Multiply the elements of a tensor: prod, cumprod."""
     operands, args, kwargs = operands_of(context, args, kwargs)
     output = function(*args, **kwargs)
     if operands.activations == 0:
@@ -166,7 +182,7 @@ def product_of_elements(context: Context, function: Function, args: Arguments, k
 
 
 def interpolated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass lerp(a, b, w) as a sum; conserving and with a gate w, as a + w (b - a), sums and a product."""
+    """Pass lerp(a, b, w) as a sum; conserving, and if w is an activation, as the product and sums a + w (b - a)."""
     a, b, gate = (*args, *(kwargs[name] for name in ("input", "end", "weight")[len(args) :]))
     if not context.conserving or not is_activation(gate):
         return summed(context, function, args, kwargs)
@@ -175,7 +191,7 @@ def interpolated(context: Context, function: Function, args: Arguments, kwargs: 
 
 
 def gated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass glu(x) = a * sigmoid(b), the halves of x, as the product that it is."""
+    """Pass glu(x) = a * sigmoid(b), with a and b the halves of x, as a product and a sigmoid."""
     x = args[0] if args else kwargs["input"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
     if not x.requires_grad or credit.is_weight(x):

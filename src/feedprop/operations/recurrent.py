@@ -1,8 +1,7 @@
-"""Recurrent layers, step by step: the fused kernels of LSTM, GRU and RNN have a backward that carries no credit.
+"""Recurrent layers: credit passes LSTM, GRU and RNN step by step; values are those of the fused kernels.
 
-Each step is written in torch functions that have handlers of their own. A gate's pre-activation W x + U h + b is one
-linear operation on (x, h), to which the active rule applies; gates multiply, sigmoid and tanh pass by their secants.
-Values are those of the fused kernels.
+Each step is written in torch functions with their own handlers. The pre-activation of a gate, W x + U h + b, is one
+linear operation on (x, h), to which the rule applies; gates multiply; sigmoid and tanh are activations.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Step = Callable[[Tensor, State], State]
 
 
 def _joined(weights: Weights) -> tuple[Tensor, Tensor | None]:
-    """W and U side by side, and the sum of the biases: one linear layer of (x, h)."""
+    """Return [W, U] and the sum of the biases: one linear layer of (x, h)."""
     bias = weights[2] + weights[3] if len(weights) >= 4 else None
     return torch.cat([weights[0], weights[1]], 1), bias
 
@@ -78,7 +77,7 @@ CELLS: dict[str, Callable[[Weights], Step]] = {
 
 
 def _scan(step: Step, steps: Sequence[Tensor], state: State, *, reverse: bool) -> tuple[list[Tensor], State]:
-    """Run over time; steps may have fewer and fewer rows, as the sequences of a packed batch end one by one."""
+    """Run over time. Later steps may have fewer rows, as the sequences of a packed batch end one by one."""
     outputs: list[Tensor] = []
     rows, start, ended = len(steps[-1] if reverse else steps[0]), state, list[State]()
     state = tuple(part[:rows] for part in start)
@@ -121,7 +120,7 @@ def _run_layers(
 
 
 def _sequences(name: str) -> Function:
-    """Return torch.lstm, torch.gru, ... in steps, with the arguments of both of their forms: padded and packed."""
+    """Return torch.lstm, torch.gru, ... written in steps; takes padded and packed sequences, as they do."""
 
     def run(x: Tensor, *args: Any) -> Any:
         packed = not isinstance(args[2], bool)
@@ -145,7 +144,7 @@ def _sequences(name: str) -> Function:
 
 
 def _single(name: str) -> Function:
-    """Return torch.lstm_cell, torch.gru_cell, ... in its parts."""
+    """Return torch.lstm_cell, torch.gru_cell, ... written in torch functions."""
 
     def run(x: Tensor, state: Any, *weights: Tensor | None) -> Any:
         step = CELLS[name]([w for w in weights if w is not None])
@@ -156,9 +155,9 @@ def _single(name: str) -> Function:
 
 
 def in_steps(parts: Function) -> Handler:
-    """Return the handler that sends credit through `parts`, step by step, wherever something carries credit.
+    """Return the handler that takes values from the fused kernel and sends credit through `parts`, step by step.
 
-    The values are those of the fused kernel. With dropout between layers, both draw the same random numbers.
+    With dropout between layers, both draw the same random numbers.
     """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -169,7 +168,7 @@ def in_steps(parts: Function) -> Handler:
             return context.decompose(parts, *args, **kwargs)
         draws = any(isinstance(value, float) and value > 0 for value in args)  # dropout
         with torch.random.fork_rng(enabled=draws):
-            fused = function(*args, **kwargs)  # with its graph, since torch picks the kernel by it
+            fused = function(*args, **kwargs)  # with gradients enabled, since torch chooses the kernel by that
         passing = context.decompose(parts, *args, **kwargs)
         if isinstance(fused, Tensor):
             return credit.with_values(fused, passing)

@@ -1,8 +1,8 @@
 """Which handler each torch function has, what a handler is, and the handlers that most functions share.
 
-A handler is called instead of its torch function, as `handler(context, function, args, kwargs)`. It returns the value
-of the function, computed by calling it once with the arguments that were given, and gives it a backward pass that
-carries credit. `context` tells the active rule, the magnitude of weights and the rule of activations.
+A handler is called instead of its torch function, as `handler(context, function, args, kwargs)`. It computes the value
+by calling the function once with the given arguments, and returns it with a backward pass that carries credit.
+`context` has the active rule, the magnitude of weights and the rule of activations.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LinearRule(Protocol):
 
 
 class ActivationRule(Protocol):
-    """How activations pass credit, as the handlers see it; `feedprop.rules.ActivationRule` says more."""
+    """How activations pass credit, as the handlers see it; see `feedprop.rules.ActivationRule`."""
 
     by_values: bool
 
@@ -48,7 +48,7 @@ class ActivationRule(Protocol):
 
 
 class Context(Protocol):
-    """What a handler knows of the pass it is part of."""
+    """What a handler knows about the running pass."""
 
     @property
     def magnitude(self) -> credit.Magnitude: ...
@@ -66,7 +66,7 @@ class Context(Protocol):
         """Return the rule of the innermost module that runs."""
 
     def rule_of(self, weight: Tensor) -> LinearRule:
-        """Return the rule of the module that `weight` belongs to, else the active one."""
+        """Return the rule of the module that owns `weight`; the active one if none does."""
 
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
@@ -80,15 +80,15 @@ HANDLERS: dict[Function, Handler] = {}
 
 
 def register(torch_function: Function) -> Callable[[Handler], Handler]:
-    """Say how credit passes `torch_function`, in every model and for the life of the process.
+    """Set how credit passes `torch_function`, in every model, until the process ends.
 
     Call it, `register(torch.special.i0)(elementwise)`, or decorate a handler of your own with it. The ready handlers:
-    `ordinary` (the gradient is right: linear in each input, or selecting), `summed` (the same, and contributions are
-    added up), `elementwise` (an activation) and `product` (inputs are multiplied).
+    `ordinary` (the gradient: for what is linear in each input, selects, or is smooth arithmetic), `summed` (the same,
+    for functions that add contributions up), `elementwise` (activations) and `product` (inputs are multiplied).
 
     Args:
-        torch_function: as it is called, `torch.special.i0`, `torch.nn.functional.gelu`, `torch.Tensor.tanh`; or a
-            subclass of torch.autograd.Function, whose own backward then counts only as far as the handler uses it.
+        torch_function: the function as it is called, such as `torch.special.i0` or `torch.Tensor.tanh`; or a subclass
+            of torch.autograd.Function, whose own backward is then used only if the handler uses it.
     """
     if not callable(torch_function):
         raise TypeError(f"register() takes a torch function such as torch.special.i0, not {torch_function!r}")
@@ -104,16 +104,16 @@ def register(torch_function: Function) -> Callable[[Handler], Handler]:
 
 @dataclass
 class Operands:
-    """The tensors among the arguments of one call, by the part that they take in it."""
+    """The tensors among the arguments of one call: how many are activations and weights, and which are constants."""
 
     context: Context
     activations: int = 0  # they carry credit
     weights: int = 0  # parameters, and tensors computed from parameters alone
-    constants: list[Tensor] = field(default_factory=list)  # without gradient: inputs, buffers, masks, indices
-    owner: Any = True  # the id of the first parameter, where known
+    constants: list[Tensor] = field(default_factory=list)  # need no gradient: inputs, buffers, masks, indices
+    owner: Any = True  # the id of the first parameter, if known
 
     def use(self, value: Any) -> Any:
-        """Return `value` as it takes part: a parameter inside it has its magnitude."""
+        """Count the tensors in `value`. Returns it with its parameters `weighted`."""
         if isinstance(value, Tensor):
             if not value.requires_grad:
                 self.constants.append(value)
@@ -137,14 +137,14 @@ class Operands:
 
     @property
     def yield_weight(self) -> bool:
-        """Whether what is computed from them is a weight: no activation and no data take part."""
+        """Whether their result is a weight: computed from parameters, buffers and single numbers alone."""
         return self.weights > 0 and self.activations == 0 and all(map(self._belongs_to_weights, self.constants))
 
     def _belongs_to_weights(self, constant: Tensor) -> bool:
         return constant.numel() == 1 or marks.is_weight(constant) or self.context.is_buffer(constant)
 
     def mark(self, output: Any) -> Any:
-        """Remember a result that was computed from parameters alone. Returns the result."""
+        """Mark the result as a weight if it is one. Returns the result."""
         if self.yield_weight:
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
@@ -153,7 +153,7 @@ class Operands:
 
 
 def operands_of(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Operands, Arguments, Keywords]:
-    """Return the tensors of a call by their part in it, and the arguments as they take part."""
+    """Return the tensors of a call by kind, and its arguments with parameters `weighted`."""
     operands = Operands(context)
     args = tuple([operands.use(value) for value in args])
     if kwargs:
@@ -167,13 +167,13 @@ def neutral(context: Context, function: Function, args: Arguments, kwargs: Keywo
 
 
 def ordinary(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass credit by the ordinary backward: what selects, what is linear in each input, smooth arithmetic."""
+    """Pass credit by the ordinary backward: for what selects, is linear in each input, or is smooth arithmetic."""
     operands, args, kwargs = operands_of(context, args, kwargs)
     return operands.mark(function(*args, **kwargs))
 
 
 def moved(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass credit by the ordinary backward of a function that only moves values, and carry their marks along."""
+    """Pass credit by the ordinary backward of a function that only moves values, and carry marks along."""
     operands, used, named = operands_of(context, args, kwargs)
     output = operands.mark(function(*used, **named))
     if operands.activations or operands.constants:
@@ -184,7 +184,7 @@ def moved(context: Context, function: Function, args: Arguments, kwargs: Keyword
 
 
 def gradient_inside(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Take a gradient inside of the model, torch.autograd.grad: an ordinary one, that carries no credit itself."""
+    """Call torch.autograd.grad inside the model: it returns an ordinary gradient, through which no credit passes."""
     if kwargs.get("create_graph") or (len(args) > 4 and args[4]):
         raise FeedpropError(
             "torch.autograd.grad(..., create_graph=True) inside of an attached model: no rule says how credit passes a "
@@ -209,20 +209,20 @@ def refused(reason: str) -> Handler:
 
 
 def based_on(handler: Handler, wrapped: Handler) -> Handler:
-    """Note which handler another one adds to: in-place spellings use that."""
+    """Note that `wrapped` extends `handler`, which in-place spellings must know. Returns `wrapped`."""
     wrapped.base = getattr(handler, "base", handler)  # type: ignore[attr-defined]
     return wrapped
 
 
 def keeps_sign(handler: Handler) -> Handler:
-    """Return a handler that also knows: from inputs of which none is negative comes no negative output."""
+    """Return a handler that marks the output as non-negative if no input is negative."""
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
         parts = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
         parts = parts if isinstance(parts, (tuple, list)) else (parts,)
         if isinstance(output, Tensor) and all(marks.known_non_negative(part) for part in parts):
-            marks.mark_non_negative(output)  # spares some rules half of their work
+            marks.mark_non_negative(output)  # halves the work of some rules
         return output
 
     return based_on(handler, handle)
@@ -236,16 +236,17 @@ def summed(context: Context, function: Function, args: Arguments, kwargs: Keywor
 
 
 def damped(context: Context, output: Any) -> Any:
-    """Damp the credit at sums by the epsilon of the active rule."""
+    """Return `output`, a sum or several, damped by the epsilon of the active rule."""
     if isinstance(output, Tensor):
         return credit.damped(output, context.active_rule().damping)
     return type(output)(damped(context, item) if isinstance(item, Tensor) else item for item in output)
 
 
 def shared(context: Context, factors: Arguments) -> Arguments:
-    """Return the factors of a product so that, if rewards are conserved, those that carry reward share it equally.
+    """Return the factors of a product; if the composite conserves rewards, activations share the reward equally.
 
-    Achtibat et al. 2024 (AttnLRP), eq. 11. Otherwise each has the ordinary backward, as if the others were constants.
+    See Achtibat et al. 2024 (AttnLRP), eq. 11. Otherwise each factor has the ordinary backward, as if the others were
+    constants.
     """
     if not context.conserving:
         return factors
@@ -256,7 +257,7 @@ def shared(context: Context, factors: Arguments) -> Arguments:
 
 
 def flat(values: Any) -> Iterator[Any]:
-    """Yield arguments, those within lists and tuples one by one."""
+    """Yield arguments one by one, also those inside lists and tuples."""
     for value in values:
         if type(value) in (list, tuple):
             yield from flat(value)
@@ -274,7 +275,7 @@ def without_gradient(values: Any) -> Any:
 
 
 def is_activation(value: Any) -> bool:
-    """Whether an argument is an activation that takes a reward."""
+    """Whether an argument is a tensor that carries credit: it needs a gradient and is no weight."""
     return isinstance(value, Tensor) and value.requires_grad and not credit.is_weight(value)
 
 

@@ -1,9 +1,9 @@
-"""Recognises activations that are written out, x * sigmoid(x), 0.5 * x * (1 + tanh(...)): each passes by its secant.
+"""Recognises activations that are written out, such as x * sigmoid(x); they pass credit by their secant.
 
-Swish, GELU and their kin multiply x by a function of the same x (Ramachandran et al. 2017, "self-gated"). As a product
-of two factors, x would take the credit of the one and of the other; as the activation that it is, c_x = c_y y / x, like
-`F.silu` and `F.gelu`. A mask that was compared from x, x * (x > 0).float(), selects: it is a constant in the product.
-To recognise both, each elementwise result remembers the tensors that it is a function of.
+Swish, GELU and their kin multiply x by a function of the same x (Ramachandran et al. 2017, "self-gated"). A product of
+two factors would give x the credit of both. As an activation, c_x = c_y y / x, as for `F.silu` and `F.gelu`. A mask
+computed by comparing x, as in x * (x > 0).float(), selects: it is a constant factor. To recognise both, each
+elementwise result remembers the tensors of which it is a function, its sources.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
-FARTHEST = 4  # sources that a result remembers, the nearest first
+FARTHEST = 4  # number of sources that a result remembers, the nearest first
 Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
 
 
 def tracked(handler: Handler, *, multiplies: bool) -> Handler:
-    """Return a handler whose results know what they are functions of; `multiplies`: by constants, multiples."""
+    """Return a handler that remembers the sources of its results.
+
+    Args:
+        handler: of an elementwise function.
+        multiplies: whether the function of one tensor is a multiple of it, as in x * 2.
+    """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
@@ -44,7 +49,7 @@ def tracked(handler: Handler, *, multiplies: bool) -> Handler:
 
 
 def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
-    """Return the handler of a product (or quotient) that recognises x g(x), and x times a mask compared from x."""
+    """Return the handler of a product (or quotient) that recognises x g(x), and x times a mask computed from x."""
     plain = tracked(handler, multiplies=True)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -74,19 +79,19 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
 
 
 def sources_of(*values: Any) -> list[tuple[Tensor, bool]]:
-    """Return the tensors that values are functions of, each as a source that is no multiple."""
+    """Return the tensors of which values are functions, each with False: no value is a multiple of it."""
     found = [x for value in values if isinstance(value, Tensor) for x, _ in _sources(value)]
     return [(x, False) for x in found]
 
 
 def selects(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
-    """Remember that `output` is a comparison of `sources` as a number."""
+    """Mark `output` as a comparison of `sources` that became a number."""
     marks.mark(output, marks.SELECTION, True)
     _remember(output, sources)
 
 
 def copied(target: Tensor, others: Arguments) -> Tensor:
-    """Return a copy of what is going to be overwritten, of which the other arguments are functions as they were."""
+    """Return a copy of `target`, which is about to be overwritten, that replaces it as a source of `others`."""
     copy = target.clone()
     weight = marks.get(target, marks.WEIGHT)
     if weight is not None:
@@ -101,7 +106,7 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
 
 
 def hand_on(result: Tensor, target: Tensor) -> None:
-    """Let a tensor that holds the values of another know of what they are a function."""
+    """Copy the sources of `result` to `target`, which now holds its values."""
     for kind in (marks.SOURCES, marks.SELECTION):
         value = marks.get(result, kind)
         if value is not None:
@@ -112,13 +117,13 @@ def _remember(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
     sources = sources[:FARTHEST]
     if torch.compiler.is_compiling():
         kept: list[Source] = [(x, 0, multiple) for x, multiple in sources]
-    else:  # weakly: the model's code holds x if it is going to multiply by x
+    else:  # weakly, because the model's code holds x if it will multiply by x
         kept = [(weakref.ref(x), x._version, multiple) for x, multiple in sources]
     marks.mark(output, marks.SOURCES, kept)
 
 
 def _sources(value: Tensor) -> Iterator[tuple[Tensor, bool]]:
-    """Yield the tensors that `value` is a function of, itself first, and whether it is a multiple of them."""
+    """Yield the tensors of which `value` is a function, itself first, each with whether it is a multiple of it."""
     yield value, True
     for x, version, multiple in marks.get(value, marks.SOURCES) or ():
         if torch.compiler.is_compiling():
@@ -130,6 +135,6 @@ def _sources(value: Tensor) -> Iterator[tuple[Tensor, bool]]:
 
 
 def _common(a: Tensor, b: Tensor) -> list[tuple[Tensor, bool, bool]]:
-    """Return what both are functions of, the nearest first, and whether each is a multiple of it."""
+    """Return the tensors of which both are functions, nearest first, each with whether a and b are multiples of it."""
     of_b = list(_sources(b))
     return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if x is y]

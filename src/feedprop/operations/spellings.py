@@ -32,7 +32,7 @@ def spellings(name: str) -> Iterator[Function]:
         found = getattr(place, name, None)
         if found is None or isinstance(found, ModuleType):
             continue
-        if not callable(found):  # a property: its getter is what a mode sees
+        if not callable(found):  # a property: a mode sees its getter
             found = getattr(found, "__get__", None)
         if callable(found):
             yield found
@@ -59,7 +59,7 @@ def position_of_inplace(function: Function) -> int | None:
 
 
 def attributes(but: frozenset[str]) -> Iterator[Function]:
-    """Yield the getters and setters of what a tensor carries beside its values."""
+    """Yield the getters and setters of the attributes of tensors, except those named in `but`."""
     for name, attribute in inspect.getmembers(torch._C.TensorBase, inspect.isgetsetdescriptor):
         if name not in but:
             yield from (attribute.__get__, attribute.__set__, attribute.__delete__)

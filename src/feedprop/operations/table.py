@@ -44,12 +44,12 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
         logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
         floor_divide gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
-        tril_indices triu_indices combinations matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
+        tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
         __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__ __floordiv__
         __rfloordiv__ __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
     """),
-    # --- they only move values: views, selections by position, copies
+    # --- what only moves values: views, selections by position, copies
     (keeps_sign(moved), """
         cat concat concatenate stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t expand
         expand_as chunk narrow select index_select gather __getitem__ repeat
@@ -61,7 +61,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         rot90 split split_with_sizes tensor_split swapaxes swapdims take take_along_dim tile unbind unflatten unfold
         vsplit vstack cpu cuda pin_memory unsafe_chunk unsafe_split unsafe_split_with_sizes view_copy narrow_copy
         select_copy slice_copy diagonal_copy expand_copy permute_copy split_copy split_with_sizes_copy squeeze_copy
-        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy detach_copy pad_sequence
+        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy as_strided_copy detach_copy pad_sequence
     """),
     # --- selections, piecewise linear maps, transforms: linear in each input, or smooth, so the gradient is right
     (keeps_sign(ordinary), """
@@ -75,8 +75,8 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__ pad
         constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
         replication_pad3d zero_ fill_ fill fill_diagonal_ chain_matmul block_diag nan_to_num positive resize meshgrid
-        cartesian_prod put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc
-        to_padded_tensor coalesce values sparse_mask values_copy im2col
+        cartesian_prod combinations put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr
+        to_sparse_bsc to_padded_tensor coalesce values sparse_mask values_copy im2col
         max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices
         adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d
         fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median nanmedian mode
@@ -98,18 +98,18 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
         inv inverse inv_ex pinv pinverse det slogdet logdet cholesky cholesky_ex cholesky_inverse qr svd svdvals eig
         eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr
-        ormqr matrix_power matrix_exp tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
+        ormqr matrix_power matrix_exp matrix_sqrth tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
         atan2 arctan2 angle hypot logaddexp logaddexp2 xlogy xlog1py float_power ldexp frexp polygamma mvlgamma
         multigammaln igamma gammainc igammac gammaincc zeta cross
     """),
-    # --- contributions are added up: the ordinary backward, damped
+    # --- sums of contributions: the ordinary backward, damped
     (keeps_sign(summed), """
         sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     """),
     (tracked(summed, multiplies=False), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
     (summed, """
-        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace interpolate upsample upsample_nearest
-        upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
+        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace _sparse_sum interpolate upsample
+        upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
         upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d grid_sample grid_sampler grid_sampler_2d
         grid_sampler_3d index_add scatter_add fold col2im segment_reduce trapezoid trapz cumulative_trapezoid
     """),
@@ -142,7 +142,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (products.summed_with_product, "addcmul"),
     (products.summed_with_quotient, "addcdiv"),
     (scaled_dot_product_attention, "scaled_dot_product_attention"),
-    # --- comparisons and what is made of them
+    # --- comparisons, and conversions of their results
     (compared, "gt ge lt le greater greater_equal less less_equal"),
     (tracked(converted, multiplies=True), "float double half bfloat16 to type type_as"),
     (converted, "int long cfloat cdouble chalf"),
@@ -165,7 +165,7 @@ def at(below: float, above: float | None = None) -> Callable[..., Limits]:
 
 def _clamped(low: Any = None, high: Any = None) -> Limits:
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return 0.0, 0.0  # bounds that vary: the paper's secant
+        return 0.0, 0.0  # bounds that differ per element: the paper's secant
     value = max(0.0, low or 0.0) if low is not None else 0.0
     value = min(value, high) if high is not None else value
     return value, value
@@ -192,7 +192,7 @@ ACTIVATIONS: dict[str, Callable[..., Limits]] = {
 # Arithmetic of one number: the ordinary backward in training; conserving, an activation with these limits at 0.
 ARITHMETIC: dict[str, Callable[..., Limits]] = {
     "abs absolute expm1 log1p erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh": at(0.0),
-    "log log2 log10 logit acosh arccosh erfinv": at(0.0),  # no limit there, or none other than 0
+    "log log2 log10 logit acosh arccosh erfinv": at(0.0),  # no limit, or 0
     "exp exp2 cos cosh erfc sinc i0 i0e erfcx": at(1.0),
     "acos arccos": at(math.pi / 2),
     "logsigmoid": at(-math.log(2)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop.errors import FeedpropError
-from feedprop.rewards.reward import Reward, check_range
+from feedprop.rewards.reward import Reward, can_look, check_range
 
 
 class Labels(NamedTuple):
@@ -60,6 +60,12 @@ class ClassReward(Reward):
         dim = class_dimension(outputs)
         self._check(outputs, targets)
         index = targets.unsqueeze(dim).long()
+        if weights is None and can_look(outputs) and not 0 <= self.ignore_index < outputs.shape[dim]:
+            try:
+                onehot = torch.zeros_like(outputs).scatter_(dim, index, 1.0)
+                return Labels(index, outputs.new_ones(()), onehot, max(index.numel(), 1))
+            except RuntimeError:  # a class is out of range: wrong, or to be ignored
+                pass
         kept = index != self.ignore_index
         index = index.where(kept, 0)
         check_range(index, outputs.shape[dim])

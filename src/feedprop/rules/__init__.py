@@ -1,4 +1,4 @@
-"""Rules of Layer-wise Relevance Propagation, which module gets which, and how further torch functions pass credit."""
+"""Rules of Layer-wise Relevance Propagation, composites that assign them to modules, and handlers to register."""
 
 from feedprop.operations.elementwise import elementwise
 from feedprop.operations.products import product

@@ -11,10 +11,10 @@ from feedprop.rules.settings import Settings
 
 
 class ActivationRule(Settings):
-    """What `attach(model, activation=...)` takes: returns phi(z) with the backward pass that credit is to have."""
+    """What `Composite(activation=...)` takes: called with an activation phi, returns phi(z) with its backward pass."""
 
     by_values: bool = False
-    """Whether z and phi(z) suffice: then x * sigmoid(x), written out, counts as one activation."""
+    """Whether z and phi(z) determine the slope: then x * sigmoid(x), written out, counts as one activation."""
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z).
@@ -22,7 +22,7 @@ class ActivationRule(Settings):
         Args:
             activation: elementwise.
             z: pre-activations, any shape.
-            at_zero: the limits of phi at 0 from below and above, if known.
+            at_zero: the limits of phi at 0 from below and above, None if they are not known.
         """
         raise NotImplementedError
 
@@ -30,16 +30,16 @@ class ActivationRule(Settings):
 class Secant(ActivationRule):
     """Credit passes by the slope of the line from (0, m) to (z, phi(z)): c_z = c_x (phi(z) - m) / (z + sign(z) e).
 
-    The paper hands the reward on unchanged, which is m = 0 and e = 0 (Weber et al. 2023, section 3.1). That slope is
-    unbounded near z = 0 wherever phi(0) is not 0 (sigmoid, softplus, cosine) or phi jumps there (step, sign), and there
-    the published method hardly trains. So by default m is phi(0), treated like a bias, the middle of the jump if phi
-    jumps; and e = `epsilon` rms(z) if phi jumps, else 0, since the slope is bounded without. For ReLU, tanh, GELU,
-    SiLU, ELU and all others with phi(0) = 0 that changes nothing.
+    The paper passes the reward on unchanged, which is m = 0 and e = 0 (Weber et al. 2023, section 3.1). That slope is
+    unbounded near z = 0 if phi(0) is not 0 (sigmoid, softplus) or phi jumps there (step, sign), and with such
+    activations the published method hardly trains. So by default m is phi(0), which counts as a bias, or the middle of
+    the jump; and e = `epsilon` rms(z) if phi jumps, else 0. For ReLU, tanh, GELU, SiLU, ELU and all others with
+    phi(0) = 0, m = e = 0. At z = 0 the slope is its limit, phi'(0).
 
     Args:
         epsilon: >= 0, in units of the root mean square of the pre-activations of a layer and batch. Used for
-            activations that jump at 0, and with `offset=False` for all whose phi(0) is not 0.
-        offset: treat phi(0) as a bias; False is the paper's m = 0.
+            activations that jump at 0 and, with `offset=False`, for all whose phi(0) is not 0.
+        offset: whether phi(0) counts as a bias; False is the paper's m = 0.
     """
 
     by_values = True
@@ -49,11 +49,11 @@ class Secant(ActivationRule):
 
     @classmethod
     def published(cls) -> Secant:
-        """Return the paper's way: phi(z) / z, stabilised by the epsilon of the linear rule alone."""
+        """Return the paper's phi(z) / z, stabilised by nothing but the epsilon of the linear rule; 0 at z = 0."""
         return cls(epsilon=0.0, offset=False)
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
-        """Return activation(z) with this backward pass; limits at 0 that are not given are computed."""
+        """Return activation(z) with this backward pass; computes the limits at 0 if they are not given."""
         if at_zero is None and torch.compiler.is_compiling():
             return credit.traced_secant(activation, z, offset=self.offset, epsilon=self.epsilon)
         below, above = credit.limits_at_zero(activation, z) if at_zero is None else at_zero
@@ -69,15 +69,15 @@ class Secant(ActivationRule):
 class CentralDifference(ActivationRule):
     """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d), d being the step.
 
-    This is the mean slope over the interval from z - d to z + d; no derivative need exist. A secant from 0 describes
-    instead what all of z has contributed, which differs where phi bends: at -1, GELU falls but has the secant .16.
-    Networks of GELU or SiLU train better by central differences (experiments/todays-models). ReLU, which is made of two
-    lines through 0, keeps its secant; that is its derivative.
+    This is the mean slope between z - d and z + d; phi need not have a derivative. The secant from 0 describes what all
+    of z has contributed, which differs where phi bends: at -1, GELU falls, but its secant is .16. Networks of GELU or
+    SiLU train better by central differences (experiments/todays-models). ReLU and other functions that consist of two
+    lines through 0 keep their secant, which is their derivative.
 
     An activation that is written out, x * sigmoid(x), is a product here; each factor has its own backward.
 
     Args:
-        step: > 0, in the unit of z. Functions that are not defined everywhere keep their secant.
+        step: > 0, in the unit of z.
     """
 
     def __init__(self, step: float = 0.5) -> None:
@@ -87,6 +87,4 @@ class CentralDifference(ActivationRule):
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass."""
-        if z.is_complex():  # a difference along one direction would tell half of it
-            return credit.secant(activation, z, smooth=True)
         return credit.central_difference(activation, z, self.step)

@@ -31,12 +31,14 @@ LINEAR_LAYERS: Types = (nn.Linear, nn.Bilinear, *CONVOLUTIONS)  # type: ignore[m
 
 
 class Composite:
-    """Says which rule each module of a model gets; wherever one module matches several patterns, the first counts.
+    """Everything that shapes feedback: which rule each module gets, and all other settings.
+
+    A weight gets the rule of its module. If a module matches several patterns, the first counts.
 
     Args:
         default: for what no pattern matches, and for what runs outside any module.
         by_type: module type, or tuple of types, to rule; subclasses match.
-        by_name: glob over module paths as in `named_modules()`, "features.*", to rule; a match holds for all inside it.
+        by_name: glob over the paths of `named_modules()`, "features.*", to rule; a match holds for all modules inside.
         first: for the linear or convolution layer that runs first; `describe` assumes the order of `named_modules()`.
         last: for the last one, in the order of `named_modules()`.
         activation: how activations pass credit; `rules.Secant()` if not given.
@@ -45,10 +47,11 @@ class Composite:
             thresholds carry over from backprop.
         magnitude_floor: smallest magnitude used in the feedback of a weight, >= 0, in the unit of the weights (or of
             rms(w), with `relative_magnitude`). With 0, as published, parameters that are 0 never move.
-        conserving: whether products, quotients and normalisations of activations conserve reward. False, for training,
-            uses their ordinary backward; True, for explaining, shares the reward of a product equally among its factors
-            and treats what a normalisation divides by as a constant (Achtibat et al. 2024, AttnLRP).
-        allow_unmatched: do not refuse patterns that match nothing; for presets.
+        conserving: whether products, quotients, normalisations and arithmetic of activations conserve reward. False,
+            for training, uses their ordinary backward. True, for explaining, shares the reward of a product equally
+            among its factors, makes divisors constants and passes arithmetic by secants (Achtibat et al. 2024,
+            AttnLRP).
+        allow_unmatched: whether patterns may match nothing; for presets.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
     >>> print(Composite(first=Epsilon(0.1)).describe(model))
@@ -86,15 +89,15 @@ class Composite:
             raise TypeError(f"relative_magnitude must be True or False, not {relative_magnitude!r}")
         self.relative_magnitude = relative_magnitude
         self.magnitude_floor = non_negative("magnitude_floor", magnitude_floor)
-        self._floor = repr(self.magnitude_floor)  # torch.compile makes a variable of a number that changes, not of text
+        self._floor = repr(self.magnitude_floor)  # as text, since torch.compile makes changing numbers symbolic
 
     @classmethod
     def of(cls, rule: Rule | Composite | None) -> Composite:
-        """Return the composite of a single rule; a composite is returned as it is."""
+        """Return a composite with this default rule; a composite is returned as it is."""
         return rule if isinstance(rule, Composite) else cls(rule)
 
     def replace(self, **changes: Any) -> Composite:
-        """Return the same composite with other settings.
+        """Return a composite with some settings changed.
 
         >>> Composite(magnitude_floor=0.1).replace(magnitude_floor=0.0).magnitude_floor
         0.0
@@ -109,7 +112,7 @@ class Composite:
         return credit.Magnitude(floor, self.relative_magnitude)
 
     def assign(self, model: nn.Module) -> dict[str, tuple[Rule, str]]:
-        """Return path -> (rule, the pattern that matched) for every module that holds parameters or matches a pattern.
+        """Return path -> (rule, the pattern that matched) for each module that has parameters or matches a pattern.
 
         Raises:
             FeedpropError: a pattern matches nothing in `model`.
@@ -127,7 +130,7 @@ class Composite:
         return found
 
     def elsewhere(self, model: nn.Module) -> dict[str, Rule]:
-        """Return path -> the rule of a linear layer if another layer runs first; those matched by name are left out."""
+        """Return path -> the rule of each linear layer when it is not the first; without layers matched by name."""
         if self.first is None:
             return {}
         other = self.replace(first=None, allow_unmatched=True)
@@ -165,7 +168,7 @@ class Composite:
             )
 
     def describe(self, model: nn.Module) -> str:
-        """Return a table, one line a module: path, type, rule, and the pattern that chose it."""
+        """Return a table with one line per module: path, type, rule, and the pattern that matched."""
         modules = dict(model.named_modules())
         rows = [
             (path or "(model)", type(modules[path]).__name__, repr(rule), reason)
@@ -186,7 +189,7 @@ def _linear_layers(model: nn.Module) -> list[str]:
 
 
 def _matches(path: str, glob: str) -> bool:
-    """Whether a glob matches a module or one that it is part of."""
+    """Whether a glob matches a module or one that contains it."""
     parts = path.split(".")
     return any(fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1))
 

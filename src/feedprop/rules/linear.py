@@ -1,11 +1,10 @@
-"""The maths of each rule of Layer-wise Relevance Propagation for a linear operation; knows no hooks and no models.
+"""The rules of Layer-wise Relevance Propagation for a linear operation: only maths, no hooks and no models.
 
-A rule says how a linear operation z_j = sum_i a_i w_ij + b_j shares the reward r_j of its outputs among its inputs, and
-with it the feedback of each weight: sign(w_ij) times the reward that flowed through the connection. Names and meanings
-as in zennit.
+A rule shares the reward r_j of the outputs z_j = sum_i a_i w_ij + b_j among the inputs. This also sets the feedback of
+each weight: sign(w_ij) times the reward that flowed through the connection. Names and meanings are those of zennit.
 
-In the credit form (c = r / z) each rule computes z as usual, and beside it z' = sum_i a'_i w'_ij from its own inputs
-and weights; the credit c z / z' then goes the ordinary way back through z'.
+In terms of credit (c = r / z), each rule computes z as usual, and also z' = sum_i a'_i w'_ij from its own inputs and
+weights. The credit c z / z' then passes z' by its ordinary backward.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ class Rule(Settings):
     """A way to share the reward of a linear operation among its inputs and weights.
 
     Args:
-        epsilon: stabiliser >= 0, added to the size of what a reward is divided by, in the unit of pre-activations.
-        update: "rule" gives weights the feedback of the rule; "epsilon" gives them that of LRP-0 while rewards travel
+        epsilon: stabiliser >= 0, added to the absolute value of each divisor, in the unit of pre-activations.
+        update: "rule" gives weights the feedback of the rule; "epsilon" gives them that of LRP-0, while rewards travel
             by the rule.
     """
 
-    damping = 0.0  # the epsilon of sums, normalisations and pooling around the linear operations
+    damping = 0.0  # the epsilon of sums, normalisations and pooling in the modules of this rule
 
     def __init__(self, *, epsilon: float = 1e-6, update: str = "rule") -> None:
         self.epsilon = non_negative("epsilon", epsilon)
@@ -64,12 +63,12 @@ class Rule(Settings):
         return credit.substituted(z, *shares, epsilon=self.epsilon)
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
-        """Return (factor, z') for each z' that the reward is shared by: it receives factor times the reward of z."""
+        """Return pairs (factor, z'); each z' shares factor times the reward of z."""
         raise NotImplementedError
 
 
 class _Part:
-    """Computes z' from modified inputs and weights; the weights take the feedback of what flows through z'."""
+    """Computes z' from modified inputs and weights; the weights get feedback for the reward that flows through z'."""
 
     def __init__(
         self, operation: Function, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude | None
@@ -88,7 +87,7 @@ class _Part:
         if self.magnitude is None or not weight.requires_grad:
             return modified
         latent = not isinstance(weight, torch.nn.Parameter)
-        takes_part = modify is not torch.zeros_like  # what does not has no feedback
+        takes_part = modify is not torch.zeros_like  # otherwise no feedback, not even the floor's
         magnitude = self.magnitude if takes_part else credit.Magnitude()
         return credit.modified_weight(weight, modified, magnitude, latent=latent)
 
@@ -98,8 +97,8 @@ class Epsilon(Rule):
 
     Args:
         epsilon: stabiliser >= 0, in the unit of pre-activations. With 0, the default, this is LRP-0, and the feedback
-            of a ReLU network is -|w| times the gradient. Credit divides by no sum, so that 0 is stable, and free; the
-            published implementation has 1e-6.
+            of a ReLU network is -|w| times the gradient. Credit is never divided by a sum, so 0 is stable, and costs
+            nothing. The published implementation has 1e-6.
     """
 
     def __init__(self, epsilon: float = 0.0) -> None:
@@ -117,9 +116,9 @@ class Epsilon(Rule):
 
 
 class Gamma(Rule):
-    """LRP-gamma: what agrees in sign with z_j counts 1 + gamma times (Montavon et al. 2019, table 1).
+    """LRP-gamma: contributions with the sign of z_j count 1 + gamma times (Montavon et al. 2019, table 1).
 
-    z' = sum_i a_i (w_ij + gamma w_ij^+) for a_i, z_j > 0; in general every contribution a_i w_ij of the sign of z_j
+    z' = sum_i a_i (w_ij + gamma w_ij^+) for a_i, z_j > 0. In general, each contribution a_i w_ij with the sign of z_j
     gets the factor 1 + gamma (zennit's extension to inputs and outputs of any sign).
 
     Args:
@@ -190,7 +189,7 @@ def _negative(w: Tensor) -> Tensor:
 
 
 def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
-    """z' from positive inputs with one modification of the weights, and negative inputs with the other."""
+    """Return z' from positive inputs with one modification of the weights and negative inputs with the other."""
     if marks.known_non_negative(inputs):
         return part(inputs, on_positive, on_bias=on_positive)
     up = part(inputs.clamp(min=0), on_positive, on_bias=on_positive)
@@ -198,12 +197,12 @@ def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: F
 
 
 def _both_signs(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> tuple[Tensor, Tensor]:
-    """The same, and the other way round."""
+    """Return `_one_sign` of the two modifications, and of the two swapped."""
     return _one_sign(part, inputs, on_positive, on_negative), _one_sign(part, inputs, on_negative, on_positive)
 
 
 class _FirstLayer(Rule):
-    """A rule whose shares do not depend on the inputs, so that no credit can express them beyond the first layer."""
+    """A rule whose shares do not depend on the inputs; beyond the first layer, credit cannot express them."""
 
     def __call__(
         self, operation: Function, inputs: Tensor, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude
@@ -218,16 +217,16 @@ class _FirstLayer(Rule):
         return super().__call__(operation, inputs, weight, bias, magnitude)
 
     def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
-        """Return the only share; the inputs count as 1."""
+        """Return one share, in which each input is 1."""
         return [(1.0, part(credit.unit_inputs(inputs), self.importance, on_bias=self.importance_of_bias))]
 
     @staticmethod
     def importance(w: Tensor) -> Tensor:
-        """Return what a weight counts."""
+        """Return w' of a weight."""
         raise NotImplementedError
 
     def importance_of_bias(self, b: Tensor) -> Tensor:
-        """Return what a bias counts."""
+        """Return b' of a bias."""
         return self.importance(b)
 
 

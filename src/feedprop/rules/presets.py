@@ -1,4 +1,4 @@
-"""Ready composites: functions that return a Composite, each with where it comes from. Names as in zennit."""
+"""Ready composites: functions that return a Composite, each with its source. Names of LRP composites as in zennit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlu
 
 
 def training(epsilon: float = 0.0) -> Composite:
-    """Return the default of `attach`: Epsilon, with the ordinary backward of products and normalisations."""
+    """Return the default of `attach`: Epsilon, with the ordinary backward of products and arithmetic."""
     return Composite(Epsilon(epsilon))
 
 
@@ -57,7 +57,7 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
 
 
 def epsilon_gamma(epsilon: float = 1e-6, gamma: float = 0.25) -> Composite:
-    """Return Gamma for convolutions, Epsilon for the rest (Montavon et al. 2019, 10.3, but the lowest layers)."""
+    """Return Gamma for convolutions, Epsilon for the rest (Montavon et al. 2019, 10.3, except in the lowest layers)."""
     return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: Gamma(gamma)}, allow_unmatched=True)
 
 

@@ -1,4 +1,4 @@
-"""What a rule is: its kind and its settings."""
+"""The base class of rules: a rule is its class and its settings."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class Request:
     json: bool
 
 
-def parse_train(argv: Sequence[str]) -> Config:
+def parse_train(argv: Sequence[str], *, command: str = "train") -> Config:
     """Return the configuration that the command line and its --config files describe."""
-    return _configure(*_read_words(argv))
+    return _configure(*_read_words(argv), command=command)
 
 
 def parse_evaluate(argv: Sequence[str]) -> Request:
@@ -106,7 +106,7 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
     return arguments, options
 
 
-def _configure(arguments: Sequence[str], given: Options) -> Config:
+def _configure(arguments: Sequence[str], given: Options, *, command: str = "train") -> Config:
     """Return the configuration that the options, the files they name and the defaults add up to."""
     layers = [*map(read_config, given.pop("config", ())), given]
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
@@ -119,7 +119,9 @@ def _configure(arguments: Sequence[str], given: Options) -> Config:
             other = "backprop" if method == "lfp" else "lfp"
             raise FeedpropError(f"--{kind} belongs to --method {other}, but the method is {method}")
     options = reduce(_overlay, layers, defaults)
-    parser = OneSentenceParser(prog="feedprop train", description=DESCRIPTION, usage="feedprop train [options]")
+    parser = OneSentenceParser(
+        prog=f"feedprop {command}", description=DESCRIPTION, usage=f"feedprop {command} [options]"
+    )
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_class_arguments(Settings, None, skip={"overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the output folder")

@@ -1,4 +1,4 @@
-"""The commands train and evaluate."""
+"""The commands train, check and evaluate."""
 
 from __future__ import annotations
 
@@ -10,18 +10,35 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import feedprop
+from feedprop.errors import FeedpropError
 from feedprop.training import loop
-from feedprop.training.assembly import assemble
+from feedprop.training.assembly import assemble, attach
 from feedprop.training.checkpoints import RunFolder
 from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
 from feedprop.training.data.splits import loader
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.devices import make_accelerator
 from feedprop.training.evaluation import Evaluation, evaluate, near_zero_share
+from feedprop.training.models.spiking import firing_neurons
+
+CHECKED = 32  # samples
 
 
 def train_command(argv: Sequence[str]) -> None:
     loop.train(parse_train(argv), command=shlex.join(["feedprop", "train", *argv]))
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Check on one batch whether feedprop is right on the model of a configuration."""
+    config = parse_train(argv, command="check")
+    if config.settings.method != "lfp":
+        raise FeedpropError("feedprop check is about --method lfp; leave --method out")
+    parts = assemble(config)
+    remarks = attach(config, parts.model)
+    inputs, targets = next(iter(loader(parts.data["train"], batch_size=CHECKED)))
+    found = feedprop.check(parts.model, inputs, None if firing_neurons(parts.model) else targets)
+    print("\n".join([*remarks, str(found)]))
 
 
 def evaluate_command(argv: Sequence[str]) -> None:

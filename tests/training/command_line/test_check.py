@@ -1,0 +1,18 @@
+"""`feedprop check` says of a configuration whether LFP is right on its model."""
+
+import pytest
+
+from feedprop import cli
+
+
+@pytest.mark.parametrize("words", [(), ("--model", "lif_mlp", "--model.hidden", "[20]")], ids=["dense", "spiking"])
+def test_a_configuration_is_checked(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--data", "digits", *words]) == 0
+    said = capsys.readouterr().out
+    assert "answers     equal bit for bit" in said
+    assert "1.weight" in said
+
+
+def test_backprop_has_nothing_to_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--method", "backprop"]) == 2
+    assert capsys.readouterr().err == "feedprop: feedprop check is about --method lfp; leave --method out\n"
