@@ -140,6 +140,22 @@ def test_a_mask_of_weights_selects_weights() -> None:
         torch.testing.assert_close(feedback_of(layer)["weight"], expected, **CLOSE)
 
 
+@pytest.mark.parametrize("rule", [rules.Gamma(0.5), rules.AlphaBeta(), rules.ZPlus()], ids=str)
+def test_a_masked_weight_is_a_weight_by_its_rule(rule: rules.Rule) -> None:
+    x, weight, given = torch.randn(5, 6), torch.randn(3, 6), torch.randn(5, 3)
+    masks = {
+        "filled": lambda w: w.masked_fill(w.abs() <= 0.3, 0.0),
+        "compared": lambda w: w * (w.abs() > 0.3).double(),
+        "compared twice": lambda w: w * (w > -0.3).double() * 0.0 + w * (w.abs() > 0.3).double(),
+    }
+    found = []
+    for mask in masks.values():
+        model = Call(lambda x, w, mask=mask: F.linear(x, mask(w)), w=weight)
+        found.append(propagate(model, x, given, rule).feedback["w"].clone())
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+    torch.testing.assert_close(found[2], found[0], **CLOSE)
+
+
 def test_a_mask_of_something_else_is_a_factor() -> None:
     """A gate computed from another tensor carries credit of its own: it is a value there."""
     z, other = torch.randn(5, 6), torch.randn(5, 6, requires_grad=True)
@@ -170,6 +186,14 @@ def test_a_comparison_as_a_value_is_a_step(name: str, activation: rules.Activati
     step = _credit(lambda z: torch.heaviside(z, torch.zeros(())), z, composite)
     assert (step != 0).any()
     torch.testing.assert_close(_credit(VALUES[name], z, composite), step, rtol=1e-6, atol=1e-9)
+
+
+def test_the_numbers_of_a_step_are_those_of_where() -> None:
+    z, composite = torch.randn(5, 6), COMPOSITES["difference"]
+    step = _credit(VALUES["float"], z, composite)
+    torch.testing.assert_close(_credit(lambda z: torch.where(z > 0, 3.0, -2.0), z, composite), 5 * step, **CLOSE)
+    torch.testing.assert_close(_credit(lambda z: torch.where(z > 0, 3, -2).double(), z, composite), 5 * step, **CLOSE)
+    torch.testing.assert_close(_credit(lambda z: torch.where(z < 0, 1.0, 0.0), z, composite), -step, **CLOSE)
 
 
 def test_a_written_mask_is_a_constant() -> None:
