@@ -155,14 +155,20 @@ def test_an_exception_inside_a_ruled_module_leaves_its_scope() -> None:
                 y = self.inner(x)
             except ZeroDivisionError:
                 y = x
-            return self.last(y)
+            return self.last(y).cumsum(1)  # damped by the epsilon of the active rule
+
+    class Summed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).cumsum(1)
 
     model, x, given = Failing(), torch.randn(5, 4), torch.randn(5, 3)
-    composite = rules.Composite(rules.Epsilon(0.1), by_name={"inner": GAMMA})
+    composite = rules.Composite(rules.Epsilon(0.1), by_name={"inner": rules.Epsilon(3.0)})
     model.fails = True
     found = _feedback(model, x, given, composite)
-    expected = _feedback(nn.Sequential(model.last), x, given, rules.Epsilon(0.1))
-    torch.testing.assert_close(found["last.weight"], expected["0.weight"], **CLOSE)
+    alone = Summed(4, 3)
+    alone.load_state_dict(model.last.state_dict())
+    expected = _feedback(alone, x, given, rules.Epsilon(0.1))
+    torch.testing.assert_close(found["last.weight"], expected["weight"], **CLOSE)
 
 
 # --- the first layer is the one that runs first ---
@@ -184,7 +190,7 @@ def test_first_is_the_layer_that_runs_first(first: rules.Rule) -> None:
     model, x, given = Registered(), torch.randn(5, 6), torch.randn(5, 3)
     in_order = nn.Sequential(model.stem, nn.ReLU(), model.middle, nn.ReLU(), model.head)
     composite = rules.Composite(rules.Epsilon(0.1), first=first)
-    expected = _feedback(in_order, x, given, composite)
+    expected = _feedback(in_order, x, given, rules.Composite(rules.Epsilon(0.1), by_name={"0": first}))
     found = _feedback(model, x, given, composite)
     for name, place in {"stem": "0", "middle": "2", "head": "4"}.items():
         torch.testing.assert_close(found[f"{name}.weight"], expected[f"{place}.weight"], **CLOSE)
@@ -267,7 +273,7 @@ def test_two_threads_with_one_model_have_a_scope_each() -> None:
             y = self.layer(x)
             if getattr(inside, "waits", False):
                 barrier.wait()
-            return y
+            return y.cumsum(1)  # damped by the epsilon of the active rule
 
     class Both(nn.Module):
         def __init__(self) -> None:
@@ -279,7 +285,7 @@ def test_two_threads_with_one_model_have_a_scope_each() -> None:
             return self.last(two(torch.relu(one(x))))
 
     model, x, given = Both(), torch.randn(5, 4), torch.randn(5, 3)
-    composite = rules.Composite(rules.Epsilon(0.1), by_name={"a": GAMMA, "b": rules.ZPlus()})
+    composite = rules.Composite(rules.Epsilon(0.1), by_name={"a": rules.Epsilon(1.0), "b": rules.Epsilon(9.0)})
 
     def feedback() -> list[Tensor]:
         return list(torch.autograd.grad(model(x), list(model.parameters()), given))
