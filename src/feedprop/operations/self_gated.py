@@ -43,6 +43,8 @@ def tracked(handler: Handler, *, multiplies: bool) -> Handler:
             _remember(output, [(x, multiple and multiplies) for x, multiple in _sources(factors[0])])
         elif len(factors) == 2 and (common := _common(*factors)):
             _remember(output, [(x, False) for x, _, _ in common])
+        if all(marks.get(x, marks.SELECTION) is not None for x in factors):
+            marks.mark(output, marks.SELECTION, True)  # 1 - mask, mask * mask, mask + mask
         return output
 
     return based_on(handler, handle)
@@ -59,12 +61,16 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         if not common:
             return plain(context, function, args, kwargs)
         masks = [marks.get(x, marks.SELECTION) is not None for x in args]
+        if all(masks):
+            return plain(context, function, args, kwargs)
         if any(masks):
             factors = tuple(x.detach() if mask else x for x, mask in zip(args, masks, strict=True))
             for x in factors:
                 if not x.requires_grad and credit.is_weight(args[0]):
                     marks.mark_weight(x)  # a mask of weights, made from weights
-            return plain(context, function, factors, kwargs)
+            output = plain(context, function, factors, kwargs)
+            _remember(output, [(x, False) for x, _, _ in common])
+            return output
         x, first, second = common[0]
         gated = first != second and (first or not divides) and x.shape == args[0].shape
         if not gated or not context.activation.by_values or not all(map(is_activation, args)):

@@ -1,0 +1,232 @@
+"""Masks compared from what they multiply select; as values of their own, comparisons pass credit as steps."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from feedprop import attached, rules
+from support.propagation import CLOSE, Call, feedback_of, propagate, randomised
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+COMPOSITES = {
+    "secant": rules.Composite(),
+    "published": rules.Composite(activation=rules.Secant.published()),
+    "difference": rules.Composite(activation=rules.CentralDifference()),
+    "conserving": rules.presets.conserving().replace(activation=rules.Secant()),
+    "conserving difference": rules.presets.conserving().replace(activation=rules.CentralDifference()),
+}
+WITH_COMPOSITES = pytest.mark.parametrize("composite", COMPOSITES)
+
+
+def _credit(function: Callable[[Tensor], Tensor], z: Tensor, composite: rules.Composite) -> Tensor:
+    """Return what arrives at z, as an activation inside a model, of random credit at the output."""
+    x = z.clone().requires_grad_()
+    with attached(Call(lambda x: function(x * 1.0)), composite) as model:
+        output = model(x)
+        output.backward(torch.linspace(-1, 2, output.numel()).view(output.shape))
+    return x.grad
+
+
+# --- masks of an activation: the same as selecting by indexing ---
+
+
+def _top_k_gate(z: Tensor) -> Tensor:
+    threshold = z.topk(2, dim=-1).values[..., -1:]
+    return z * (z >= threshold).double()
+
+
+def _top_k_scattered(z: Tensor) -> Tensor:
+    values, indices = z.topk(2, dim=-1)
+    return torch.zeros_like(z).scatter(-1, indices, values)
+
+
+SELECTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "ReLU": (lambda z: z * (z > 0).double(), F.relu),
+    "ReLU by float": (lambda z: z * (z > 0).float(), F.relu),
+    "ReLU by to": (lambda z: z * (z > 0).to(z.dtype), F.relu),
+    "ReLU by type_as": (lambda z: z * (z > 0).type_as(z), F.relu),
+    "ReLU, mask first": (lambda z: (z > 0).double() * z, F.relu),
+    "ReLU, 0 < z": (lambda z: z * (0 < z).double(), F.relu),  # noqa: SIM300
+    "ReLU by gt": (lambda z: torch.mul(z, torch.gt(z, 0).double()), F.relu),
+    "ReLU by where of numbers": (lambda z: z * torch.where(z > 0, 1.0, 0.0), F.relu),
+    "ReLU by integers": (lambda z: z * torch.where(z > 0, 1, 0), F.relu),
+    "ReLU by heaviside": (lambda z: z * torch.heaviside(z, torch.zeros(())), F.relu),
+    "ReLU by int": (lambda z: z * (z > 0).int().double(), F.relu),
+    "ReLU by bool": (lambda z: z * (z > 0), F.relu),
+    "ReLU in place": (lambda z: z.clone().mul_((z > 0).double()), F.relu),
+    "leaky ReLU": (lambda z: z * torch.where(z > 0, 1.0, 0.1), lambda z: F.leaky_relu(z, 0.1)),
+    "threshold": (lambda z: z * (z > 0.5).double(), lambda z: z.masked_fill(z <= 0.5, 0.0)),
+    "by magnitude": (lambda z: z * (z.abs() > 0.5).double(), lambda z: z.masked_fill(z.abs() <= 0.5, 0.0)),
+    "band": (
+        lambda z: z * (z > -1).double() * (z < 1).double(),
+        lambda z: z.masked_fill((z <= -1) | (z >= 1), 0.0),
+    ),
+    "top-k": (_top_k_gate, _top_k_scattered),
+    "scaled mask": (lambda z: z * (2.0 * (z > 0).double()), lambda z: 2.0 * F.relu(z)),
+    "inverted mask": (lambda z: z * (1.0 - (z > 0).double()), lambda z: -F.relu(-z)),
+    "band by one mask": (
+        lambda z: z * ((z > -1).double() * (z < 1).double()),
+        lambda z: z.masked_fill((z <= -1) | (z >= 1), 0.0),
+    ),
+    "a count of masks": (lambda z: z * ((z > 0).double() + (z > 0).double()), lambda z: 2.0 * F.relu(z)),
+}  # fmt: skip
+
+
+@WITH_COMPOSITES
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_a_mask_of_what_it_multiplies_selects(name: str, composite: str) -> None:
+    masked, selecting = SELECTIONS[name]
+    z = torch.randn(5, 6)
+    torch.testing.assert_close(masked(z), selecting(z), **CLOSE)
+    settings = COMPOSITES[composite]
+    torch.testing.assert_close(_credit(masked, z, settings), _credit(selecting, z, settings), **CLOSE)
+
+
+@WITH_COMPOSITES
+def test_a_sign_selects_the_half_of_an_absolute_value(composite: str) -> None:
+    """|z| sign(z) is z; conserving, |z| is an activation by itself, so its own slope stays."""
+    z, settings = torch.randn(5, 6), COMPOSITES[composite]
+    sign = z.sign()
+    expected = _credit(lambda z: z.abs() * sign, z, settings)
+    if not settings.conserving:
+        torch.testing.assert_close(expected, torch.linspace(-1, 2, 30).view(5, 6), **CLOSE)
+    torch.testing.assert_close(_credit(lambda z: torch.sign(z) * z.abs(), z, settings), expected, **CLOSE)
+    torch.testing.assert_close(_credit(lambda z: z.abs() * torch.sign(z), z, settings), expected, **CLOSE)
+    expected = _credit(lambda z: z * sign, z, settings)
+    torch.testing.assert_close(_credit(lambda z: torch.sign(z) * z, z, settings), expected, **CLOSE)
+
+
+@WITH_COMPOSITES
+def test_a_product_of_masks_is_a_value_of_both(composite: str) -> None:
+    z = torch.randn(5, 6)
+    found = _credit(lambda z: (z > -1).double() * (z < 1).double(), z, COMPOSITES[composite])
+    assert (found != 0).any()
+
+
+@WITH_COMPOSITES
+def test_a_rounded_value_scales_what_was_rounded(composite: str) -> None:
+    """round(z) is a step function of z, so in z round(z) it is a constant, as a mask is."""
+    z = torch.randn(5, 6) * 3
+    expected = z.round() * torch.linspace(-1, 2, 30).view(5, 6)
+    torch.testing.assert_close(_credit(lambda z: z.round() * z, z, COMPOSITES[composite]), expected, **CLOSE)
+
+
+def test_a_mask_of_weights_selects_weights() -> None:
+    def masked(layer: nn.Linear, x: Tensor) -> Tensor:
+        return F.linear(x, layer.weight * (layer.weight.abs() > 0.3).double(), layer.bias)
+
+    x, given = torch.randn(5, 6), torch.randn(5, 3)
+    layer = randomised(nn.Linear(6, 3))
+    kept = (layer.weight.detach().abs() > 0.3).double()
+    assert 0 < kept.sum() < kept.numel()
+    expected = -layer.weight.detach().abs() * kept * (given.T @ x)
+    for settings in COMPOSITES.values():
+
+        class Masked(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = layer
+
+            def forward(self, x: Tensor) -> Tensor:
+                return masked(self.layer, x)
+
+        layer.zero_grad()
+        with attached(Masked(), settings) as model:
+            model(x).backward(given)
+        torch.testing.assert_close(feedback_of(layer)["weight"], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("rule", [rules.Gamma(0.5), rules.AlphaBeta(), rules.ZPlus()], ids=str)
+def test_a_masked_weight_is_a_weight_by_its_rule(rule: rules.Rule) -> None:
+    x, weight, given = torch.randn(5, 6), torch.randn(3, 6), torch.randn(5, 3)
+    masks = {
+        "filled": lambda w: w.masked_fill(w.abs() <= 0.3, 0.0),
+        "compared": lambda w: w * (w.abs() > 0.3).double(),
+        "compared twice": lambda w: w * (w > -0.3).double() * 0.0 + w * (w.abs() > 0.3).double(),
+    }
+    found = []
+    for mask in masks.values():
+        model = Call(lambda x, w, mask=mask: F.linear(x, mask(w)), w=weight)
+        found.append(propagate(model, x, given, rule).feedback["w"].clone())
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+    torch.testing.assert_close(found[2], found[0], **CLOSE)
+
+
+def test_a_mask_of_something_else_is_a_factor() -> None:
+    """A gate computed from another tensor carries credit of its own: it is a value there."""
+    z, other = torch.randn(5, 6), torch.randn(5, 6, requires_grad=True)
+    with attached(Call(lambda z, other: (z * 1) * ((other * 1) > 0).double())) as model:
+        model(z.requires_grad_(), other).sum().backward()
+    assert (other.grad != 0).any()
+    torch.testing.assert_close(z.grad, (other.detach() > 0).double(), **CLOSE)
+
+
+# --- as a value of its own, a comparison is a step function ---
+
+
+VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "float": lambda z: (z > 0).double(),
+    "to": lambda z: (z > 0).to(z.dtype),
+    "where": lambda z: torch.where(z > 0, 1.0, 0.0),
+    "integers": lambda z: torch.where(z > 0, 1, 0).double(),
+    "int": lambda z: (z > 0).int().double(),
+    "the other way round": lambda z: (0 < z).double(),  # noqa: SIM300
+    "of a difference": lambda z: (z + 1 > 1).double(),
+}
+
+
+@pytest.mark.parametrize("activation", [rules.Secant(), rules.Secant.published(), rules.CentralDifference()], ids=str)
+@pytest.mark.parametrize("name", VALUES)
+def test_a_comparison_as_a_value_is_a_step(name: str, activation: rules.ActivationRule) -> None:
+    z, composite = torch.randn(5, 6), rules.Composite(activation=activation)
+    step = _credit(lambda z: torch.heaviside(z, torch.zeros(())), z, composite)
+    assert (step != 0).any()
+    torch.testing.assert_close(_credit(VALUES[name], z, composite), step, rtol=1e-6, atol=1e-9)
+
+
+def test_the_numbers_of_a_step_are_those_of_where() -> None:
+    z, composite = torch.randn(5, 6), COMPOSITES["difference"]
+    step = _credit(VALUES["float"], z, composite)
+    torch.testing.assert_close(_credit(lambda z: torch.where(z > 0, 3.0, -2.0), z, composite), 5 * step, **CLOSE)
+    torch.testing.assert_close(_credit(lambda z: torch.where(z > 0, 3, -2).double(), z, composite), 5 * step, **CLOSE)
+    torch.testing.assert_close(_credit(lambda z: torch.where(z < 0, 1.0, 0.0), z, composite), -step, **CLOSE)
+
+
+def test_a_written_mask_is_a_constant() -> None:
+    def written(z: Tensor) -> Tensor:
+        keep = z > 0
+        keep[0] = True
+        return keep.double() * 3 + 0 * z
+
+    for settings in COMPOSITES.values():
+        assert (_credit(written, torch.randn(5, 6), settings) == 0).all()
+
+
+def test_a_mask_that_is_used_twice_is_both() -> None:
+    """In z m + m, the first m selects and the second is a value."""
+    z, composite = torch.randn(5, 6), COMPOSITES["difference"]
+
+    def both(z: Tensor) -> Tensor:
+        mask = (z > 0).double()
+        return z * mask + mask
+
+    expected = _credit(F.relu, z, composite) + _credit(VALUES["float"], z, composite)
+    torch.testing.assert_close(_credit(both, z, composite), expected, **CLOSE)
+
+
+def test_a_network_of_written_out_relus_is_one_of_relus() -> None:
+    class Written(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z * (z > 0).to(z.dtype)
+
+    torch.manual_seed(3)
+    layers = [randomised(nn.Linear(4, 6)), randomised(nn.Linear(6, 6)), randomised(nn.Linear(6, 3))]
+    x, given, found = torch.randn(5, 4), torch.randn(5, 3), []
+    for activation in (nn.ReLU(), Written()):
+        model = nn.Sequential(layers[0], activation, layers[1], activation, layers[2])
+        found.append(propagate(model, x, given, rules.Epsilon(0.1), activation=rules.Secant()).feedback)
+    torch.testing.assert_close(*found, **CLOSE)
