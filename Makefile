@@ -20,7 +20,8 @@ test: .venv/test lint
 # the library alone: no command, no lists of models, no pages and examples that need further packages
 test-minimum: .venv-minimum/test
 	OMP_NUM_THREADS=1 $(MINIMUM_BIN)/pytest -n 2 -rs --ignore=tests/training --ignore=tests/models \
-	  --ignore=tests/test_readme.py --ignore=tests/test_examples.py
+	  --ignore=tests/test_readme.py --ignore=tests/test_examples.py --ignore=tests/test_cli.py \
+	  --ignore=tests/test_experiment_results.py
 
 # random programs for FEEDPROP_FUZZ_MINUTES (60); failures go to runs/fuzz/failures.txt
 fuzz: .venv/test

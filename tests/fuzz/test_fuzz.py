@@ -65,7 +65,9 @@ def test_every_function_with_a_handler_is_called() -> None:
                 with plain_torch(), recorder:
                     program.model()(program.inputs())
                 break
-    names = (function.__name__ for function in HANDLED if not isinstance(function, type))
+    ours = (function for function in HANDLED if str(getattr(function, "__module__", "")).startswith("feedprop"))
+    functions = set(HANDLED) - set(ours)  # spiking neurons, if they were imported before, have tests of their own
+    names = (function.__name__ for function in functions if not isinstance(function, type))
     handled = {name for name in names if not name.endswith(".apply")}  # of autograd functions, which packages bring
     in_table = {name for each in (calls.ORDINARY, calls.SUMMED, calls.ARITHMETIC) for name in each}
     called = recorder.names | set(catalogue.NOT_CALLED.split()) | in_table | {f"{name}_" for name in in_table}

@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:.*(upsample|chain_matmul|torch.meshgrid|nuclear_norm|frobenius_norm|index_reduce|size_average|batchmean)"
     ),  # spellings that torch deprecates
+    pytest.mark.filterwarnings("ignore:torch.(qr|cholesky) is deprecated"),
 ]
 
 EPSILON = 0.3
@@ -210,6 +211,9 @@ def test_questions_about_a_tensor_change_nothing() -> None:
     torch.testing.assert_close(x.grad, torch.full((3, 4), 2.0))
 
 
+NEWER = {"matrix_sqrth"}  # than the oldest torch that is supported
+
+
 def test_each_name_stands_once() -> None:
     rows = [names for _, names in table.ROWS] + [*table.ACTIVATIONS, *table.ARITHMETIC]
     names = [name for row in rows for name in row.split()]
@@ -219,5 +223,7 @@ def test_each_name_stands_once() -> None:
 @pytest.mark.parametrize("name", BASES)
 def test_no_name_of_the_table_is_dead(name: str) -> None:
     found = list(spellings(name)) or list(spellings(f"{name}_"))
+    if name in NEWER and not found:
+        pytest.skip(f"this release of torch has no {name}")
     assert found, f"torch knows no {name!r}"
     assert all(function in HANDLERS for function in found)
