@@ -112,7 +112,11 @@ def test_products_with_a_complex_weight_are_damped(epsilon: float) -> None:
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("function", [torch.tanh, torch.exp, torch.sin, torch.sigmoid, torch.square], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [torch.tanh, torch.exp, torch.sin, torch.sigmoid, torch.square],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_complex_functions_keep_their_values_and_the_direction_of_credit(function: Callable[[Tensor], Tensor]) -> None:
     w = torch.randn(4, dtype=torch.complex128) * 0.1
     model, x = Call(lambda x, w: function(x * w).real, w=w), torch.randn(5, 4)
