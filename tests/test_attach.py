@@ -255,11 +255,11 @@ def test_modules_that_hide_parameters_are_refused(kind: str) -> None:
 def test_parameters_stuck_at_zero_are_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     with pytest.warns(UserWarning, match=r"1 parameters are 0 .*1\.bias"):
-        attach(model)
+        attach(model, rules.presets.sparse())
     detach(model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        attach(model, rules.Composite(magnitude_floor=0.01))
+        attach(model)  # has a floor
 
 
 class Administrator(nn.Module):

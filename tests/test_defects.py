@@ -146,7 +146,7 @@ def check_inputs_without_gradient() -> None:
     for needs in ((False, False), (True, False), (False, True), (True, True)):
         model.zero_grad()
         leaves = [x.clone().requires_grad_(need) for x, need in zip((a, b), needs, strict=True)]
-        with attached(model):
+        with attached(model, rules.Epsilon()):
             first, second = model(*leaves)
             (first.sum() + second.sum()).backward()
         assert [leaf.grad is not None for leaf in leaves] == list(needs)
@@ -256,7 +256,7 @@ def _same_direction(x: Tensor) -> Tensor:
 def check_zeros_are_named() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2))
     with pytest.warns(UserWarning, match=r"0\.bias"):
-        attach(model)
+        attach(model, rules.presets.sparse())
     with attached(nn.Sequential(nn.BatchNorm1d(2)), rules.Composite(magnitude_floor=0.1)) as learning:
         learning(torch.randn(5, 2)).sum().backward()
     assert (learning[0].bias.grad != 0).all()

@@ -58,7 +58,7 @@ def test_reward_of_a_layer_by_hand() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 2.0]]))
         model.bias.fill_(1.0)
-    found = check(nn.Sequential(model), torch.ones(1, 2))
+    found = check(attach(nn.Sequential(model), rules.Epsilon()), torch.ones(1, 2))
     (layer,) = found.layers
     assert (layer.out, layer.into, layer.biases, layer.lost) == (4.0, 3.0, 1.0, 0.0)
     assert [p.feedback for p in found.parameters] == pytest.approx([5**0.5, 1.0])
@@ -177,11 +177,12 @@ def test_a_refused_model() -> None:
     assert str(found) == f"- {found.problems[0]}"
 
 
+@pytest.mark.filterwarnings("ignore:1 parameters are 0")  # what `attach` says of them
 @pytest.mark.parametrize("floor", [0.0, 0.02])
 def test_parameters_stuck_at_0(floor: float) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     nn.init.zeros_(model[0].bias)
-    attach(model, rules.Composite(magnitude_floor=floor)) if floor else None
+    attach(model, rules.Composite(magnitude_floor=floor))
     found = check(model, torch.randn(INPUTS), classes())
     assert [p.zeros for p in found.parameters] == [0, 1, 0, 0]
     if floor:

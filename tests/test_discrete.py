@@ -114,7 +114,7 @@ def test_a_comparison_is_a_step_of_the_difference(threshold) -> None:
 
 def test_two_activations_compared_share_the_difference() -> None:
     a, b, credit = torch.randn(9, requires_grad=True), torch.randn(9, requires_grad=True), torch.randn(9)
-    with attached(Call(lambda a, b: (a * 1.0 > b * 1.0).to(a.dtype))) as model:
+    with attached(Call(lambda a, b: (a * 1.0 > b * 1.0).to(a.dtype)), rules.Epsilon()) as model:
         model(a, b).backward(credit)
     _, expected = _credit(discrete.step, (a - b).detach(), credit)
     torch.testing.assert_close(a.grad, expected, **CLOSE)
@@ -156,7 +156,7 @@ def test_quantised_weights_by_hand() -> None:
     # 2 bits: levels (-1.5, 0, 1.5) for a largest latent of 1.5; (0.9, -1.5, 0.1) become (1.5, -1.5, 0)
     # a = (2, 1, 4): z = 1.5, r = 3, credit 2; |w| a c = (6, 3, 0): the weight that was rounded to 0 took no part
     layer, latent = _latent(discrete.QuantizedWeight(2), [0.9, -1.5, 0.1])
-    with attached(layer):
+    with attached(layer, rules.Epsilon()):
         output = layer(torch.tensor([[2.0, 1.0, 4.0]]))
         assert output.item() == 1.5
         rewards.GivenReward()(output, torch.tensor([[3.0]])).backward()

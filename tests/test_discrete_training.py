@@ -130,7 +130,7 @@ def test_mistakes_alone_train_over_a_range_of_rates(rate: float) -> None:
 def test_feedback_reaches_the_layer_below_every_step() -> None:
     inputs, labels = circles()
     model = NETWORKS["step"]()
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         rewards.SoftmaxReward()(model(inputs), labels).backward()
     found = feedback_of(model)
     assert (found["0.weight"] != 0).all()

@@ -86,7 +86,7 @@ def train(name: str, method: str, data: Data, *, optimizer: str, lr: float, epoc
     model = network_of(name, method)
     criterion: nn.Module = nn.CrossEntropyLoss()
     if method == "feedback":
-        feedprop.attach(model)
+        feedprop.attach(model, feedprop.rules.Composite())  # plain |w|, as recorded
         criterion = rewards.SoftmaxReward()
     train_model(model, criterion, data, optimizer=make_optimizer(optimizer, model, lr), epochs=epochs)
     return model

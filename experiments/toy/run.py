@@ -38,7 +38,7 @@ def train(
     model = nn.Sequential(nn.Linear(2, 32), activation(), nn.Linear(32, 16), activation(), nn.Linear(16, classes))
     criterion: nn.Module = nn.CrossEntropyLoss()
     if method == "lfp":
-        feedprop.attach(model)
+        feedprop.attach(model, feedprop.rules.Composite())  # plain |w|, as recorded
         criterion = rewards.SoftmaxReward()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.95)
     data = source.train.inputs, source.train.targets

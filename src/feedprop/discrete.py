@@ -59,7 +59,12 @@ def _top_one(context: Context, function: Function, args: Arguments, kwargs: Keyw
     selected = top_one(scores.detach())
     largest, second = scores.topk(2, dim=-1).values.split(1, dim=-1)
     margin = summed(context, torch.sub, (scores, torch.where(selected > 0, second, largest)), {})
-    return context.activation(lambda _: selected, margin, at_zero=(0.0, 1.0))
+
+    def phi(values: Tensor) -> Tensor:
+        """1 where a score beats its rival; a tie, or NaN, as `top_one` decided it."""
+        return torch.where(values > 0, 1.0, torch.where(values < 0, 0.0, selected)).to(selected.dtype)
+
+    return context.activation(phi, margin, at_zero=(0.0, 1.0))
 
 
 class Step(nn.Module):

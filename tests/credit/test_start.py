@@ -153,7 +153,7 @@ def test_parts_of_several_outputs_are_told_apart() -> None:
             return torch.relu(self.left(x)), torch.relu(self.right(x))
 
     model, x, given = Halves(), torch.randn(3, 4), torch.randn(3, 6)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         left, right = model(x)
         rewards.GivenReward()(torch.cat([left, right], 1), torch.cat([given, torch.zeros(3, 6)], 1)).backward()
         found = feedback_of(model)
@@ -164,7 +164,7 @@ def test_parts_of_several_outputs_are_told_apart() -> None:
 
 def _feedback(model: nn.Module, x: Tensor, given: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         rewards.GivenReward()(model(x), given).backward()
     return {key: value.clone() for key, value in feedback_of(model).items()}
 

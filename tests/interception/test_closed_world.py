@@ -113,7 +113,7 @@ def test_a_parameter_used_outside_is_refused_beside_a_pass() -> None:
 
 def test_a_layer_that_is_attached_by_itself_may_be_called() -> None:
     model, x = Auto(), torch.randn(5, 4)
-    with attached(model.e):
+    with attached(model.e, rules.Epsilon()):
         found = _feedback(model, lambda: F.relu(model.e(x)).sum(1))
     expected = -_plain(model, lambda: F.relu(model.e(x)).sum(1))["e.weight"] * model.e.weight.detach().abs()
     torch.testing.assert_close(found["e.weight"], expected, **CLOSE)
@@ -311,7 +311,7 @@ RETURNED: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
 def test_a_parameter_that_is_returned_takes_feedback(name: str) -> None:
     pack, unpack = RETURNED[name]
     model, given = Given(lambda layer, x: pack(layer.bias)), torch.tensor([1.0, -2.0, 3.0])
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         (unpack(model(torch.randn(5, 4))) * given).sum().backward()
     torch.testing.assert_close(model.layer.bias.grad, given * model.layer.bias.detach().abs(), **CLOSE)
 

@@ -202,7 +202,7 @@ def test_copies_run_their_own_weights(name: str, hooked: bool) -> None:
         key: -p.detach().abs() * g for (key, p), g in zip(plain.named_parameters(), gradients, strict=True)
     }  # fmt: skip
     original = model(x).detach()
-    attach(model)
+    attach(model, rules.Epsilon())
     own = COPIES[name](model)
     for _ in range(2):
         own.zero_grad()

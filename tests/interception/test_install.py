@@ -159,7 +159,7 @@ assert (noop_context_fn.__code__, torch.autograd.backward) == plain
 
 
 def test_a_model_that_arrives_by_pickle_makes_the_changes() -> None:
-    model = attach(nn.Linear(2, 1))
+    model = attach(nn.Linear(2, 1), rules.Epsilon())
     done = subprocess.run(
         [sys.executable, "-c", ARRIVES], input=pickle.dumps(model), capture_output=True, check=False, timeout=120
     )

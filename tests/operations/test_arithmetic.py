@@ -199,7 +199,7 @@ def test_each_spelling_gets_weight_times_the_gradient_of_the_fused_one(name: str
     model.function = written
     value = model(x).detach()
     torch.testing.assert_close(value, plain.detach(), **CLOSE)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         output = model(x)
     assert torch.equal(output, value)
     output.backward(credit)

@@ -216,7 +216,7 @@ def test_in_training_a_transformer_with_relu_has_minus_w_times_gradient(name: st
     model = randomised(make())
     inputs = tuple(torch.randn(2, 3, 4) for _ in range(count))
     expected = _weighted_gradient(model, inputs, **calling)
-    torch.testing.assert_close(_feedback(model, inputs, **calling), expected, **CLOSE)
+    torch.testing.assert_close(_feedback(model, inputs, rules.Epsilon(), **calling), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("composite", [None, CONSERVING], ids=["training", "conserving"])

@@ -91,7 +91,7 @@ def test_squeeze_and_excite_in_training_by_hand() -> None:
     nn.init.ones_(model.squeeze.weight)
     nn.init.ones_(model.excite.weight)
     x = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2).requires_grad_()
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         model(x).sum().backward()
     gate = 1 / (1 + math.exp(-2))
     torch.testing.assert_close(x.grad.flatten(), torch.full((2,), gate + (gate - 0.5)), **CLOSE)
@@ -192,7 +192,7 @@ def test_a_query_that_is_a_parameter_takes_feedback_as_a_weight() -> None:
     layer, x = randomised(nn.Linear(4, 3)), torch.randn(2, 4)
     model = Call(lambda scale, query: F.linear(query, layer.weight, layer.bias) * scale, query=x)
     scale = torch.randn(2, 3, requires_grad=True)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         model(scale).sum().backward()
     plain = x.clone().requires_grad_()
     (F.linear(plain, layer.weight, layer.bias) * scale).sum().backward()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import rnn
 
-from feedprop import attached
+from feedprop import attached, rules
 from support.propagation import CLOSE, Call, feedback_of, randomised
 
 pytestmark = [
@@ -131,7 +131,7 @@ def test_edge_weights_of_a_graph_that_are_parameters_get_weight_times_gradient()
     x, weight, credit = torch.randn(4, 3), torch.randn(4), torch.randn(4, 3)
     model = Call(lambda x, weight: torch.sparse_coo_tensor(ADJACENT[0], weight, ADJACENT[1]) @ x, weight=weight)
     (gradient,) = torch.autograd.grad(model(x), model.weight, credit)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         model(x).backward(credit)
     torch.testing.assert_close(model.weight.grad, gradient * weight.abs(), **CLOSE)
 
@@ -149,7 +149,7 @@ def test_packed_inputs_of_a_layer_get_weight_times_gradient() -> None:
 
     model, x, credit = randomised(Model()), torch.randn(3, 4, 2), torch.randn(3, 3)
     plain = torch.autograd.grad(model(x), list(model.parameters()), credit)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         model(x).backward(credit)
     expected = {name: -g * p.abs() for (name, p), g in zip(model.named_parameters(), plain, strict=True)}
     torch.testing.assert_close(feedback_of(model), {name: f.detach() for name, f in expected.items()}, **CLOSE)
@@ -163,7 +163,7 @@ def test_an_embedding_with_max_norm_rescales_its_table_as_it_does_without_rules(
     expected = plain(tokens)
     credit = torch.randn_like(expected)
     expected.backward(credit)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         output = model(tokens)
     output.backward(credit)
     assert torch.equal(output, expected)

@@ -127,7 +127,7 @@ def test_conserving_normalisations_by_loops(name: str, epsilon: float) -> None:
 def test_in_training_normalisations_have_minus_w_times_gradient(name: str) -> None:
     module, x, credit = randomised(MODULES[name][0]()), torch.randn(SHAPE, requires_grad=True), torch.randn(SHAPE)
     (at_inputs, *gradients) = torch.autograd.grad(module(x), [x, *module.parameters()], credit)
-    with attached(module):
+    with attached(module, rules.Epsilon()):
         output = module(x)
     output.backward(credit)
     torch.testing.assert_close(x.grad, at_inputs, **CLOSE)

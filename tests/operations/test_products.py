@@ -58,7 +58,7 @@ def test_the_same_as_written_out(name: str, epsilon: float) -> None:
 def test_parameters_take_feedback(function) -> None:
     weight, x = torch.randn(2, 4), torch.randn(2, 4, requires_grad=True)
     model = Call(lambda x, weight: function(weight, x * 1.0), weight=weight)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         output = model(x)
     credit = torch.randn_like(output)
     output.backward(credit)

@@ -191,7 +191,7 @@ def test_a_rectifier_network_has_minus_w_times_gradient() -> None:
     output, final = layer(inputs)
     credits = torch.randn_like(output), torch.randn_like(final)
     gradients = torch.autograd.grad((output, final), list(layer.parameters()), credits)
-    with attached(layer):
+    with attached(layer, rules.Epsilon()):
         torch.autograd.backward(layer(inputs), credits)
     for parameter, gradient in zip(layer.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient * parameter.detach().abs(), **CLOSE)

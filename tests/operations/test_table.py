@@ -112,7 +112,7 @@ def test_default_secant_starts_at_the_limits_of_the_activation(name: str) -> Non
     """(phi(z) - m) / (z + sign(z) e), with m the middle and e = 0.1 rms(z) where phi jumps at 0."""
     for _, function in _spellings("SECANT", name):
         x = _inputs(name)
-        with attached(Call(function)) as model:
+        with attached(Call(function), rules.Epsilon()) as model:
             (found,) = _run(model, x)
         tiny = torch.finfo(torch.float64).tiny
         below, above = (function(torch.full((1,), side)).item() for side in (-tiny, tiny))

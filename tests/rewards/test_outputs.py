@@ -84,7 +84,7 @@ def test_a_hidden_activation_is_an_output_too() -> None:
             return hidden, self.rest(self.rest(hidden))
 
     model, inputs, given = Deep(), torch.randn(3, 4), torch.randn(3, 6)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         hidden, _ = model(inputs)
         assert (hidden == 0).any()
         rewards.GivenReward(reduction="sum")(hidden, given).backward()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import FeedpropError, attach, attached, rewards, rules
+from feedprop import FeedpropError, attach, attached, discrete, rewards, rules
 from feedprop.credit import activations, central_difference
 from feedprop.credit.marks import mark_elementwise
 from support.propagation import CLOSE, Call, propagate, randomised
@@ -40,11 +40,10 @@ def _feedback(model: nn.Module, inputs: Tensor, given: Tensor, *, run=None, **se
     return [parameter.grad for parameter in model.parameters()]
 
 
-def _slope(function, z: Tensor, width: float) -> Tensor:
+def _slope(function, z: Tensor, width: float, **settings: float) -> Tensor:
     z = z.clone().requires_grad_()
-    with attached(
-        Call(lambda z: function(z * 1.0)), rules.Composite(activation=rules.CentralDifference(width))
-    ) as model:
+    composite = rules.Composite(activation=rules.CentralDifference(width, **settings))
+    with attached(Call(lambda z: function(z * 1.0)), composite) as model:
         output = model(z)
     output.backward(torch.ones_like(output))
     return z.grad
@@ -108,6 +107,48 @@ def test_a_narrow_difference_is_the_derivative_and_the_feedback_is_magnitude_tim
         rewards.SoftmaxReward()(model(inputs), targets).backward()
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, parameter.abs() * gradient, rtol=1e-6, atol=1e-9)
+
+
+JUMPS = {
+    "sign": torch.sign,
+    "step": lambda z: (z > 0).to(z.dtype),
+    "threshold elsewhere": lambda z: (z > 0.4).to(z.dtype),
+    "minus one or one": lambda z: torch.where(z > 0, 1.0, -1.0),
+    "round": torch.round,
+    "floor": torch.floor,
+}
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_a_jump_step_is_in_units_of_the_layer(name: str) -> None:
+    z = torch.cat([torch.randn(200) * 3, torch.zeros(1)])
+    found = _slope(JUMPS[name], z, 0.01, jump_step=0.5)
+    at = z - 0.4 if name == "threshold elsewhere" else z  # a step of this difference
+    d = 0.5 * at.square().mean().sqrt()
+    torch.testing.assert_close(found, (JUMPS[name](z + d) - JUMPS[name](z - d)) / (2 * d), **CLOSE)
+    assert found.count_nonzero() > 20
+    torch.testing.assert_close(_slope(torch.tanh, z, 0.01, jump_step=0.5), _slope(torch.tanh, z, 0.01))
+
+
+def test_a_jump_step_of_a_layer_without_scale() -> None:
+    zeros, one_infinite = torch.zeros(5), torch.tensor([0.1, 2.0, math.inf])
+    torch.testing.assert_close(_slope(torch.sign, zeros, 1.0, jump_step=0.5), 2 * torch.ones(5))  # 2 / (2 * .5)
+    torch.testing.assert_close(_slope(torch.sign, one_infinite, 1.0, jump_step=0.5), torch.tensor([2.0, 0.0, 0.0]))
+
+
+def test_a_hard_choice_passes_credit_by_differences_of_its_margin() -> None:
+    scores = torch.tensor([[1.0, 1.2, -3.0], [2.0, 2.0, 0.0]], requires_grad=True)
+    with attached(Call(lambda z: discrete.top_one(z * 1.0)), rules.presets.training()) as model:
+        output = model(scores)
+    assert output.tolist() == [[0, 1, 0], [1, 0, 0]]
+    output.sum().backward()
+    # margins -.2, .2, -4.2; 0, 0, -2: those within d of 0 have the slope 1 / (2 d), and each pulls on its rival
+    assert scores.grad.abs().sum() == 0  # every pull on one score is undone by the pull on its rival
+    scores.grad = None
+    with attached(Call(lambda z: discrete.top_one(z * 1.0)), rules.presets.training()) as model:
+        model(scores)[0, 1].backward()
+    d = 0.5 * torch.tensor([-0.2, 0.2, -4.2, 0, 0, -2]).square().mean().sqrt().item()
+    torch.testing.assert_close(scores.grad[0], torch.tensor([-1 / (2 * d), 1 / (2 * d), 0.0]))
 
 
 def test_relu_keeps_its_derivative() -> None:

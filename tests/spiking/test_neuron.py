@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from feedprop import FeedpropError, attach, attached
+from feedprop import FeedpropError, attach, attached, rules
 from feedprop.rewards import GivenReward
 from feedprop.spiking import IF, LIF, LeakyIntegrator, Neuron, Recurrent, State, Synaptic, leaky_sum, lif
+from support.propagation import Call
 
 NEURONS = {
     "LIF": lambda: LIF(0.8),
@@ -59,6 +60,51 @@ def test_the_reward_of_a_membrane() -> None:
 
 
 @pytest.mark.usefixtures("float64")
+def _unrolled(currents: Tensor, *, beta: float, reset: str, reset_delay: bool) -> Tensor:
+    """Return the membranes of a LIF neuron of threshold 1, step by step, with its spikes as constants."""
+    membranes, last = [], torch.zeros_like(currents[0])
+    for current in currents:
+        fired = (last.detach() > 1).to(last.dtype)
+        kept = last * (1 - fired) if reset == "zero" else last
+        v = beta * kept + current - (fired if reset == "subtract" else 0)
+        v = v * (1 - fired) if reset == "refractory" else v
+        spike = (v.detach() > 1).to(v.dtype)
+        if not reset_delay and reset == "subtract":
+            v = v - (spike - fired)
+        elif not reset_delay and reset != "none":
+            v = v * (1 - spike)
+        membranes.append(v)
+        last = v
+    return torch.stack(membranes)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("reset_delay", [True, False])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "refractory", "none"])
+def test_additive_membranes_pass_credit_as_the_sums_they_are(reset: str, reset_delay: bool) -> None:
+    currents, given = torch.randn(7, 3, 4, requires_grad=True), torch.randn(7, 3, 4)
+    settings = {"beta": 0.9, "reset": reset, "reset_delay": reset_delay}
+    with attached(Call(lambda z: lif(z * 1.0, **settings)), rules.presets.training()) as model:
+        membranes = model(currents)[1]
+        found = torch.autograd.grad(membranes, currents, given)[0]
+    expected = _unrolled(currents, **settings)
+    torch.testing.assert_close(membranes, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, currents, given)[0])
+
+
+@pytest.mark.usefixtures("float64")
+def test_additive_membranes_leave_the_reward_of_spikes_to_the_published_shares() -> None:
+    currents = torch.tensor([1.5, -2.0, 3.0]).view(3, 1, 1).requires_grad_()
+    with attached(Call(lambda z: lif(z * 1.0, beta=0.5)), rules.presets.training()) as model:
+        spikes, membranes = model(currents)
+        # u1 = 1.5 fires; u2 = .75 - 2 - 1 = -2.25; u3 = -1.125 + 3 = 1.875 fires
+        assert membranes.flatten().tolist() == [1.5, -2.25, 1.875]
+        spikes.backward(torch.tensor([3.0, 7.0, 2.0]).view(3, 1, 1))
+    # D3 = 2.25 + |1.875 + 2.25|, q3 = 2 / D3; q2 = .5 q3; q1 = 3 / 1.5 + .5 q2
+    third = 2 / 6.375
+    torch.testing.assert_close(currents.grad.flatten(), torch.tensor([2 + third / 4, third / 2, third]))
+
+
 @every_neuron
 def test_a_sequence_may_be_continued(build) -> None:
     neuron = build()

@@ -19,6 +19,7 @@ from feedprop.credit import marks
 from feedprop.credit.activations import (
     Activation,
     central_difference,
+    jumps,
     limits_at_zero,
     offset_secant,
     secant,
@@ -49,6 +50,7 @@ __all__ = [
     "enter",
     "follows_weights",
     "is_weight",
+    "jumps",
     "limits_at_zero",
     "marks",
     "modified_weight",

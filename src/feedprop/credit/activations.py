@@ -122,25 +122,51 @@ def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: flo
     return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
 
 
-def central_difference(activation: Activation, z: Tensor, step: float) -> Tensor:
-    """Return activation(z); credit passes by (activation(z + step) - activation(z - step)) / (2 step).
+def central_difference(activation: Activation, z: Tensor, step: float, *, relative: bool = False) -> Tensor:
+    """Return activation(z); credit passes by (activation(z + d) - activation(z - d)) / (2 d).
 
     Args:
         activation: elementwise, with values for all numbers.
         z: any shape.
-        step: > 0, half the distance of the two points.
+        step: > 0; d, half the distance of the two points.
+        relative: whether d is `step` times the root mean square of all `z`.
     """
 
-    def quotient(z: Tensor) -> Tensor:
-        precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
-        rise = activation(precise + step).sub_(activation(precise - step))
-        return (rise if step == 0.5 else rise.mul_(1 / (2 * step))).to(z.dtype)
-
     def slope_of(z: Tensor) -> Tensor:
+        d = _scale(z) * step if relative else step
+
+        def quotient(z: Tensor) -> Tensor:
+            precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
+            rise = activation(precise + d).sub_(activation(precise - d))
+            if isinstance(d, Tensor):
+                return rise.div_(2 * d).to(z.dtype)
+            return (rise if d == 0.5 else rise.mul_(1 / (2 * d))).to(z.dtype)
+
         whole = torch.compiler.is_compiling() or not marks.known_elementwise(activation)
         return quotient(z) if whole else _by_blocks(quotient, z)
 
     return _sloped(activation, z, slope_of, keeps_output=False)
+
+
+def jumps(activation: Activation, z: Tensor, at_zero: tuple[float, float] | None) -> bool:
+    """Whether an activation jumps: by its mark, or else by its limits at 0, which are computed unless given.
+
+    Traced by torch.compile, limits that are not given are not computed, and the answer is False.
+    """
+    if marks.known_to_jump(activation):
+        return True
+    if at_zero is None:
+        if torch.compiler.is_compiling():
+            return False
+        at_zero = limits_at_zero(activation, z)
+    return at_zero[0] != at_zero[1]
+
+
+def _scale(z: Tensor) -> Tensor:
+    """Return the root mean square of `z`, at least 2^-12 because of rounding; 1 if all are 0 or one is infinite."""
+    kind = torch.float32 if z.dtype in (torch.float16, torch.bfloat16) else None
+    rms: Tensor = torch.linalg.vector_norm(z, dtype=kind) / max(z.numel(), 1) ** 0.5
+    return torch.where((rms > 0) & rms.isfinite(), rms.clamp(min=2.0**-12), 1.0)
 
 
 _BLOCK = 2**17  # elements: small enough for a core's cache, large enough for torch to use all threads

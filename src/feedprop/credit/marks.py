@@ -30,7 +30,7 @@ WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START = KINDS = 
     "_feedprop_non_negative",
     "_feedprop_start",
 )
-_ELEMENTWISE = "_feedprop_elementwise"  # on functions
+_ELEMENTWISE, _JUMPS = "_feedprop_elementwise", "_feedprop_jumps"  # on functions
 
 
 class Undamped(NamedTuple):
@@ -125,6 +125,15 @@ def mark_elementwise(function: Callable[..., Any]) -> None:
 
 def known_elementwise(function: Callable[..., Any]) -> bool:
     return getattr(function, _ELEMENTWISE, False)
+
+
+def mark_jumps(function: Callable[..., Any]) -> None:
+    """Remember that `function` is constant but for jumps: a step, a rounding."""
+    setattr(function, _JUMPS, True)
+
+
+def known_to_jump(function: Callable[..., Any]) -> bool:
+    return getattr(function, _JUMPS, False)
 
 
 CARRIED = (COMPARISON, UNDAMPED, START)

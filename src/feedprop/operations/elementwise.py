@@ -60,6 +60,8 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
 
         if limits and not further:
             marks.mark_elementwise(phi)
+        if function in PIECEWISE_CONSTANT:
+            marks.mark_jumps(phi)
         if credit.is_weight(z):
             output = _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
             if function in PIECEWISE_CONSTANT:

@@ -42,6 +42,7 @@ class ActivationRule(Protocol):
     """How activations pass credit, as the handlers see it; see `feedprop.rules.ActivationRule`."""
 
     by_values: bool
+    additive_membranes: bool
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: Limits | None) -> Tensor:
         """Return activation(z) with the rule's backward pass."""

@@ -15,6 +15,8 @@ class ActivationRule(Settings):
 
     by_values: bool = False
     """Whether z and phi(z) determine the slope: then x * sigmoid(x), written out, counts as one activation."""
+    additive_membranes: bool = False
+    """Whether spiking neurons pass credit at a membrane unchanged, as any sum; otherwise by the published shares."""
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z).
@@ -67,24 +69,33 @@ class Secant(ActivationRule):
 
 
 class CentralDifference(ActivationRule):
-    """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d), d being the step.
+    """Credit passes by the slope of phi around z: c_z = c_x (phi(z + d) - phi(z - d)) / (2 d).
 
     This is the mean slope between z - d and z + d; phi need not have a derivative. The secant from 0 describes what all
     of z has contributed, which differs where phi bends: at -1, GELU falls, but its secant is .16. Networks of GELU or
-    SiLU train better by central differences (experiments/todays-models). ReLU and other functions that consist of two
-    lines through 0 keep their secant, which is their derivative.
+    SiLU train better by central differences (experiments/todays-models), and so do steps, signs and roundings
+    (experiments/nondifferentiable). ReLU and other functions that consist of two lines through 0 keep their secant,
+    which is their derivative.
 
-    An activation that is written out, x * sigmoid(x), is a product here; each factor has its own backward.
+    An activation that is written out, x * sigmoid(x), is a product here; each factor has its own backward. Spiking
+    neurons pass credit at a membrane on unchanged (see `feedprop.spiking.scan`).
 
     Args:
-        step: > 0, in the unit of z.
+        step: > 0; d, in the unit of z.
+        jump_step: > 0; d of activations that jump (step, sign, round, comparisons), in units of the root mean square of
+            the pre-activations of a layer and batch. If None, `step` holds for them too.
     """
 
-    def __init__(self, step: float = 0.5) -> None:
+    additive_membranes = True
+
+    def __init__(self, step: float = 0.5, *, jump_step: float | None = None) -> None:
         self.step = non_negative("step", step)
-        if not self.step:
-            raise FeedpropError("step must be above 0: a difference needs two points")
+        self.jump_step = None if jump_step is None else non_negative("jump_step", jump_step)
+        if not self.step or self.jump_step == 0:
+            raise FeedpropError("step and jump_step must be above 0: a difference needs two points")
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass."""
-        return credit.central_difference(activation, z, self.step)
+        if self.jump_step is None or not credit.jumps(activation, z, at_zero):
+            return credit.central_difference(activation, z, self.step)
+        return credit.central_difference(activation, z, self.jump_step, relative=True)

@@ -19,7 +19,8 @@ class Dynamics(NamedTuple):
     `reset` is "subtract" (threshold taken off), "zero" (the membrane is emptied before new current comes in, k = 0),
     "refractory" (the step after a spike stays empty, u = 0, new current is lost) or "none". `epsilon` stabilises D;
     with epsilon 0, no credit passes where D is 0. `steps` is the number of steps of a constant current, else None.
-    `fires` is False for a neuron that only integrates.
+    `fires` is False for a neuron that only integrates. `additive` says that credit at a membrane passes unchanged, as
+    through any sum; otherwise it is shared by D, as published.
     """
 
     threshold: Number
@@ -28,6 +29,7 @@ class Dynamics(NamedTuple):
     epsilon: float
     steps: int | None
     fires: bool
+    additive: bool = False
 
     @property
     def empties_at_once(self) -> bool:

@@ -65,7 +65,10 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
     D contains epsilon already, so q_t is the credit at I_t and the linear layer that made I_t is not damped again.
     """
     currents, start = args
-    settings = kwargs | {"epsilon": context.active_rule().damping}
+    settings = kwargs | {
+        "epsilon": context.active_rule().damping,
+        "additive": context.activation.additive_membranes,
+    }
     currents, _ = credit.undamped(currents)
     if isinstance(settings["beta"], Tensor):
         settings["beta"] = credit.as_weight(settings["beta"], context.magnitude)

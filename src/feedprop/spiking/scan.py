@@ -8,9 +8,14 @@ With current I_t, membrane u_t, spike s_t = [u_t > threshold] and what the reset
     R_t = reward at s_t + u_t beta q_(t+1)              hidden layers: reward at s_t = s_t times its credit
     q_t = R_t / (D_t + epsilon)                         = credit at I_t
 
-(Weber et al. 2023, arXiv 2308.12053, spiking networks; denominators as in its published code.) No derivative of a
-spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is reset at t; with
-"subtract", u_t and v_t are then the values after that reset, as published.
+(Weber et al. 2023, arXiv 2308.12053, spiking networks; denominators as in its published code.) That turns the sign of
+credit where a membrane is negative, which suits rewards on spikes. With `additive`, a membrane passes credit on
+unchanged, as any sum does, so that losses on membranes train too; spikes still pass their reward by D:
+
+    q_t = (reward at s_t) / (D_t + epsilon) + credit at u_t + beta q_(t+1)
+
+No derivative of a spike is taken, and the reset carries no reward. Without reset delay a neuron that fires at t is
+reset at t; with "subtract", u_t and v_t are then the values after that reset, as published.
 """
 
 from __future__ import annotations

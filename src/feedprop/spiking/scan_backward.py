@@ -44,8 +44,15 @@ class ScanBackward:
         rows = [torch.empty_like(self.denominator) for _ in range(2)] if isinstance(out, Tensor) else out
         for t in reversed(range(steps)):
             reward = rows[t % len(rows)]
-            self._reward(t, at_spikes[t], at_membranes[t], out=reward)
-            self._share(t, reward, started=at_starts[t])
+            if self.dynamics.additive:
+                self._at_spikes(t, at_spikes[t], out=reward)
+                at_membrane = self._at_membrane(t, at_membranes[t])
+                self._share(t, reward, started=at_starts[t])
+                if at_membrane is not None:
+                    reward.add_(self._with_a_step(at_membrane))
+            else:
+                self._reward(t, at_spikes[t], at_membranes[t], out=reward)
+                self._share(t, reward, started=at_starts[t])
             if total is not None and t == steps - 1:
                 total.copy_(reward)
             elif total is not None:
@@ -56,10 +63,13 @@ class ScanBackward:
             return self.start
         return self.before[t] * (1 - self.spikes[t]) if self.dynamics.empties_at_once else self.before[t]
 
+    def _with_a_step(self, values: Tensor) -> Tensor:
+        """Drop values in the empty step of a refractory neuron, which loses its current."""
+        return values * self.left if self.left is not None and self.dynamics.reset == "refractory" else values
+
     def _with_a_cause(self, started: Tensor) -> Tensor:
         """Drop reward where nothing moved the membrane: where D is 0, and in the empty step of a refractory neuron."""
-        if self.left is not None and self.dynamics.reset == "refractory":
-            started = started * self.left
+        started = self._with_a_step(started)
         return started if self.dynamics.epsilon else started.masked_fill(self.denominator == 0, 0.0)
 
     def carried(self) -> Tensor:
@@ -68,14 +78,27 @@ class ScanBackward:
         carried = self.credit * self.beta
         return carried if self.left is None else carried.mul_(self.left)
 
-    def _reward(self, t: int, at_spike: Tensor | None, at_membrane: Tensor | None, *, out: Tensor) -> None:
-        """Write R_t to `out`."""
-        membrane = self._membrane(t)
-        assert membrane is not None
+    def _at_spikes(self, t: int, at_spike: Tensor | None, *, out: Tensor) -> None:
+        """Write the reward at s_t to `out`."""
         if at_spike is not None:
             torch.mul(self.spikes[t], at_spike, out=out)
         else:
             out.zero_()
+
+    def _at_membrane(self, t: int, at_membrane: Tensor | None) -> Tensor | None:
+        """Return the credit at v_t of what u_t is used for, the next step included."""
+        if self.credit is not None:
+            carried = self.carried()
+            at_membrane = carried if at_membrane is None else carried.add_(at_membrane)
+        if at_membrane is not None and self.dynamics.empties_at_once:
+            at_membrane = at_membrane * (1 - self.spikes[t])
+        return at_membrane
+
+    def _reward(self, t: int, at_spike: Tensor | None, at_membrane: Tensor | None, *, out: Tensor) -> None:
+        """Write R_t to `out`."""
+        membrane = self._membrane(t)
+        assert membrane is not None
+        self._at_spikes(t, at_spike, out=out)
         if at_membrane is not None:
             out.addcmul_(membrane, at_membrane)
         if self.credit is None:
