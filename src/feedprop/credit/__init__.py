@@ -22,6 +22,7 @@ from feedprop.credit.activations import (
     limits_at_zero,
     offset_secant,
     secant,
+    sloped,
     traced_secant,
 )
 from feedprop.credit.derivative import derivative
@@ -57,6 +58,7 @@ __all__ = [
     "relu_in_place",
     "scaled",
     "secant",
+    "sloped",
     "start_backward",
     "substituted",
     "traced",
