@@ -21,7 +21,7 @@ test: .venv/test lint
 test-minimum: .venv-minimum/test
 	OMP_NUM_THREADS=1 $(MINIMUM_BIN)/pytest -n 2 -rs --ignore=tests/training --ignore=tests/models \
 	  --ignore=tests/test_readme.py --ignore=tests/test_pages.py --ignore=tests/test_page_commands.py \
-	  --ignore=tests/test_examples.py --ignore=tests/test_cli.py \
+	  --ignore=tests/test_reference.py --ignore=tests/test_examples.py --ignore=tests/test_cli.py \
 	  --ignore=tests/test_experiment_results.py
 
 # the sdist, the wheel made from it, and one step with that wheel, where nothing of the checkout can be imported
