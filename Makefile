@@ -26,7 +26,7 @@ test-minimum: .venv-minimum/test
 
 # the sdist, the wheel made from it, and one step with that wheel, where nothing of the checkout can be imported
 wheel: .venv-minimum/test
-	rm -rf dist
+	rm -rf dist src/feedprop.egg-info  # which lists the files of earlier builds
 	$(MINIMUM_BIN)/python -m build --outdir dist . > /dev/null
 	$(MINIMUM_BIN)/python tests/support/wheel.py dist
 
