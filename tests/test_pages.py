@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 
 import feedprop
 from feedprop import credit, discrete, rewards, rules, spiking
-from support.pages import PAGES, ROOT, blocks, differences, inline_code
+from support.pages import PAGES, ROOT, blocks, differences, inline_code, prose
 
 OTHERS = "ignore:.isinstance.treespec, LeafSpec:"  # lightning about itself
 
@@ -149,3 +150,31 @@ def test_names_in_sentences_exist(page: Path) -> None:
 )
 def test_a_name_that_does_not_exist_is_found(code: str, number: int) -> None:
     assert len(list(_wrong_names(code))) == number
+
+
+def _figures(text: str) -> list[str]:
+    return re.findall(r"(?<![\w.])\d*\.\d{2,}(?![\w.])", text)
+
+
+def _rounded(figure: str, like: str) -> str:
+    return f"{float(figure):.{len(like.partition('.')[2])}f}"
+
+
+def _wrong_figures(row: str) -> list[str]:
+    """The figures in a row of a table that are not in the experiments that it links to, rounded as shown."""
+    folders = re.findall(r"\]\((?:\.\./)?(experiments/[\w-]+)", row)
+    measured = [figure for folder in folders for figure in _figures((ROOT / folder / "README.md").read_text())]
+    shown = _figures(row)
+    return [one for one in shown if _rounded(one, one) not in {_rounded(figure, one) for figure in measured}]
+
+
+def test_figures_in_tables_are_those_of_the_experiments() -> None:
+    lines = [line for page in PAGES for line in prose(page).splitlines()]
+    rows = [line for line in lines if line.startswith("|") and "experiments/" in line]
+    assert len(rows) >= 10
+    assert {row: wrong for row in rows if (wrong := _wrong_figures(row))} == {}
+
+
+def test_a_figure_that_was_not_measured_is_found() -> None:
+    row = "| [LeNet](experiments/fashion-lenet) | .8857 | .8858 |"
+    assert _wrong_figures(row) == [".8858"]
