@@ -246,6 +246,7 @@ WRONG_STEPS: dict[str, tuple[Answer, str]] = {
     "spikes alone": (lambda i, s: i, "a tensor and a tuple"),
     "a state that is no tuple": (lambda i, s: (i, i), "a tensor and a tuple"),
     "bool": (lambda i, s: (i > 1, (i,)), r"floating-point tensors shaped like the current \(2, 3\), got torch.bool"),
+    "another dtype": (lambda i, s: (i.double(), (i,)), r"dtype of the current, torch.float32, got torch.float64"),
     "a wrong shape": (lambda i, s: (i.sum(1), (i,)), r"got torch.float32 \(2,\)"),
     "a wrong state": (lambda i, s: (i, (i.sum(),)), r"got torch.float32 \(\)"),
     "a state of numbers": (lambda i, s: (i, (0.0,)), "got float"),

@@ -146,10 +146,13 @@ class Neuron(nn.Module):
             raise FeedpropError(f"{name} must return (output, state), a tensor and a tuple of tensors")
         for tensor in (answer[0], *answer[1]):
             if not isinstance(tensor, Tensor) or tensor.shape != current.shape or not tensor.is_floating_point():
-                got = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise FeedpropError(
-                    f"{name} must return floating-point tensors shaped like the current {shape}, got {got}"
+                    f"{name} must return floating-point tensors shaped like the current {shape}, got {_kind(tensor)}"
                 )
+        if answer[0].dtype != current.dtype:
+            raise FeedpropError(
+                f"{name} must return outputs of the dtype of the current, {current.dtype}, got {_kind(answer[0])}"
+            )
         look = current.device.type == "cpu" and not torch.compiler.is_compiling()
         if look and not answer[0].detach().sum().isfinite() and current.detach().isfinite().all():
             raise FeedpropError(f"{name} returned outputs that are NaN or infinite, although the current is finite")
@@ -158,6 +161,10 @@ class Neuron(nn.Module):
     def extra_repr(self) -> str:
         numbers = f"beta={_shown(self.beta)}, threshold={_shown(self.threshold)}"
         return f"{numbers}, reset={self.reset!r}, reset_delay={self.reset_delay}"
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _shown(value: Number) -> str:
