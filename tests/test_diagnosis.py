@@ -192,6 +192,29 @@ def test_parameters_stuck_at_0(floor: float) -> None:
         assert "1 parameters (0.bias)" in only(found)
 
 
+@pytest.mark.parametrize("fault", ["inputs", "parameters", "outputs"])
+def test_what_is_not_a_number_is_named_first(fault: str) -> None:
+    """Feedback is NaN then too, which says nothing about the rules."""
+    model, inputs = nn.Sequential(nn.Linear(6, 3)), torch.randn(INPUTS)
+    if fault == "inputs":
+        inputs[2, 1] = torch.nan
+    elif fault == "parameters":
+        nn.init.constant_(model[0].bias, torch.inf)
+    else:
+        model.append(Call(lambda z: (z - 100).log()))
+    expected = {
+        "inputs": "1 of 30 inputs are NaN.",
+        "parameters": "NaN or infinite without any rule: 1 parameters (0.bias).",
+        "outputs": "15 of 15 outputs are NaN without any rule.",
+    }
+    assert only(check(model, inputs, classes())).startswith(expected[fault])
+
+
+def test_a_mask_of_minus_infinity_is_fine() -> None:
+    model = nn.Sequential(nn.Linear(6, 3), Call(lambda z: z + torch.tensor([0.0, 0.0, -torch.inf])))
+    assert check(model, torch.randn(INPUTS), torch.tensor([0, 1, 1, 1, 0])).ok
+
+
 def test_parameters_that_take_no_part() -> None:
     model = Named()
     model.spare = nn.Linear(2, 2)

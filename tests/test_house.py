@@ -35,7 +35,7 @@ def check_no_unrestricted_unpickling(folder: Path = ROOT / "src") -> None:
 
 def check_ci_checks(texts: tuple[str, ...] | None = None) -> None:
     ci, makefile = texts or ((ROOT / ".ci/run").read_text(), (ROOT / "Makefile").read_text())
-    assert re.findall(r"^make (\S+)$", ci, re.MULTILINE) == ["test", "test-minimum"]
+    assert re.findall(r"^make (\S+)$", ci, re.MULTILINE) == ["test", "test-minimum", "wheel"]
     for gate in ("pytest", "mypy", "ruff check", "ruff format --check"):
         assert gate in makefile, gate
     assert "--fix" not in makefile
@@ -58,7 +58,7 @@ def test_checkpoints_are_not_unpickled(tmp_path: Path) -> None:
 def test_ci_checks_and_does_not_repair() -> None:
     check_ci_checks()
     gates = "pytest mypy ruff check . ruff format --check ."
-    both = "make test\nmake test-minimum"
+    both = "make test\nmake test-minimum\nmake wheel"
     for ci, makefile in (
         ("ruff .", gates),
         ("make test", gates),

@@ -36,7 +36,7 @@ EXCEPTIONS = {
     ("attach.py", "feedprop.spiking.snntorch"): "loaded when a model has neurons of snnTorch, which is an extra",
 }
 # The application knows the package as a user does: the public names, and spiking networks whole.
-APPLICATION = {"training", "cli"}
+APPLICATION = {"training", "cli", "__main__"}
 PUBLIC = {"feedprop": feedprop, "feedprop.rules": rules, "feedprop.rewards": rewards, "feedprop.discrete": discrete}
 OPEN = {"errors", "spiking"} | APPLICATION
 

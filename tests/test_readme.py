@@ -1,58 +1,25 @@
-"""The code in README and docs runs; links, quoted errors and the tree in CONTRIBUTING are true; lines are short."""
+"""Links, quoted errors and the tree in CONTRIBUTING are true; lines are short. What the pages run: test_pages.py."""
 
 import ast
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import torch.utils.checkpoint
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+from support.pages import PAGES, ROOT, prose
+
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 READMES = sorted([*ROOT.glob("experiments/**/README.md"), ROOT / "benchmarks/README.md"])
-
-
-def _blocks(page: Path) -> list[str]:
-    """The python blocks of a page, padded with empty lines so that errors give the line numbers of the page."""
-    text = page.read_text()
-    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return ["\n" * text.count("\n", 0, match.start(1)) + match.group(1) for match in found]
-
-
-def _run(page: Path) -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": "__main__"}
-    for block in _blocks(page):
-        exec(compile(block, str(page), "exec"), names)
-    return names
 
 
 def _named(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.usefixtures("handlers_kept")
-@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)], ids=_named)
-def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = _run(page)
-    if "accuracy" in names:
-        assert names["accuracy"] > 0.9
-    if "expected" in names:
-        torch.testing.assert_close(names["z"].grad, names["expected"])
-
-
-def test_the_readme_trains() -> None:
-    assert "feedprop.attach(model)" in _blocks(ROOT / "README.md")[0]
-    assert "accuracy = " in _blocks(ROOT / "README.md")[0]
-
-
 @pytest.mark.parametrize("page", TEXTS, ids=_named)
 def test_links_lead_somewhere(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose(page)):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

@@ -6,6 +6,8 @@ from feedprop.diagnosis import check
 from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.interception.activation_checkpointing import recomputation
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FeedpropError",
     "UnknownOperationError",

@@ -17,6 +17,22 @@ from feedprop.errors import FeedpropError, non_negative
 from feedprop.operations.dispatch import listened_to
 from feedprop.operations.registry import Arguments, Context, Function, Keywords, register, summed
 
+__all__ = [
+    "BinaryWeight",
+    "Quantize",
+    "QuantizedWeight",
+    "Round",
+    "Sign",
+    "Step",
+    "Ternary",
+    "TopOne",
+    "quantize",
+    "sign",
+    "step",
+    "ternary",
+    "top_one",
+]
+
 
 def step(z: Tensor) -> Tensor:
     """Return 1 where z > 0, else 0."""

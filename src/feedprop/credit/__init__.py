@@ -23,6 +23,7 @@ from feedprop.credit.activations import (
     limits_at_zero,
     offset_secant,
     secant,
+    sloped,
     traced_secant,
 )
 from feedprop.credit.derivative import derivative
@@ -59,6 +60,7 @@ __all__ = [
     "relu_in_place",
     "scaled",
     "secant",
+    "sloped",
     "start_backward",
     "substituted",
     "traced",

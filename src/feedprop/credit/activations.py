@@ -67,6 +67,11 @@ def _sloped(activation: Activation, z: Tensor, slope_of: _SlopeOf, *, keeps_outp
     return _Sloped.apply(z, activation, slope_of, keeps_output)  # type: ignore[no-any-return]
 
 
+def sloped(activation: Activation, z: Tensor, slope_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return activation(z); the credit that comes back is multiplied by slope_of(z), shaped like `z`."""
+    return _sloped(activation, z, lambda z: slope_of(z).clone(), keeps_output=False)  # which may be written to
+
+
 def secant(activation: Activation, z: Tensor, *, smooth: bool = False) -> Tensor:
     """Return activation(z); the credit that comes back is multiplied by the secant activation(z) / z.
 

@@ -22,7 +22,7 @@ from feedprop import rules
 from feedprop.diagnosis.conservation import rewards_of_layers
 from feedprop.diagnosis.facts import TOLERANCE, Check, LayerCheck, ParameterCheck
 from feedprop.diagnosis.identity import errors_of_parameters
-from feedprop.diagnosis.trial import Run, Trial
+from feedprop.diagnosis.trial import Run, Trial, tensors
 from feedprop.errors import FeedpropError, first_few
 
 __all__ = ["Check", "LayerCheck", "ParameterCheck", "check"]
@@ -47,6 +47,8 @@ def check(model: nn.Module, inputs: Any, targets: Tensor | None = None) -> Check
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what attach() warns of is a problem here
         plain = trial.run(None)
+        if problem := _not_a_number(trial, plain):
+            return Check(problems=(problem,))
         try:
             found = trial.run(_unchanged)
         except FeedpropError as error:
@@ -68,6 +70,27 @@ def check(model: nn.Module, inputs: Any, targets: Tensor | None = None) -> Check
         *_problems_of_layers(layers),
     )
     return Check(difference, silent, blocked, parameters, layers, incomparable, problems)
+
+
+def _not_a_number(trial: Trial, plain: Run) -> str | None:
+    """Say what is NaN without any rule; then feedback is NaN too, whatever the rules."""
+    given = [tensor for tensor in (*tensors(trial.args), *tensors(trial.kwargs)) if tensor.is_floating_point()]
+    nan = sum(int(tensor.isnan().sum()) for tensor in given)
+    if nan:
+        return f"{nan} of {sum(tensor.numel() for tensor in given)} inputs are NaN. Check the data: inputs.isfinite()."
+    names = [name for name, p in plain.model.named_parameters() if not bool(p.detach().isfinite().all())]
+    if names:
+        return (
+            f"NaN or infinite without any rule: {len(names)} parameters ({first_few(names)}). Start from an earlier "
+            f"state, with a smaller learning rate or clipped feedback."
+        )
+    nan = sum(int(output.isnan().sum()) for output in plain.outputs)
+    if nan:
+        return (
+            f"{nan} of {sum(output.numel() for output in plain.outputs)} outputs are NaN without any rule. Look for "
+            f"logarithms, roots and divisions in the model."
+        )
+    return None
 
 
 def _unchanged(composite: rules.Composite) -> rules.Composite:

@@ -90,7 +90,8 @@ def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> 
     return handle
 
 
-elementwise = activation(None)  # what users register for an activation of their own
+elementwise = activation(None)
+elementwise.__doc__ = """Pass credit by the activation rule of the composite: for an activation of your own."""
 PIECEWISE_CONSTANT: set[Function] = set()  # by their derivative, 0, latent weights would not learn
 
 

@@ -9,7 +9,9 @@ true class, r_o the reward.
 
 from feedprop.rewards.classes import (
     BoundedSoftmaxReward,
+    ClassReward,
     CorrectnessReward,
+    Labels,
     MaximizeReward,
     MinimizeReward,
     MisclassificationReward,
@@ -19,13 +21,15 @@ from feedprop.rewards.classes import (
 from feedprop.rewards.given import ChoiceReward, GivenReward
 from feedprop.rewards.regression import RegressionReward
 from feedprop.rewards.reward import Reward
-from feedprop.rewards.spikes import SpikeRateReward, SpikeTargetReward, stacked
+from feedprop.rewards.spikes import SpikeRateReward, SpikeReward, SpikeTargetReward, stacked
 
 __all__ = [
     "BoundedSoftmaxReward",
     "ChoiceReward",
+    "ClassReward",
     "CorrectnessReward",
     "GivenReward",
+    "Labels",
     "MaximizeReward",
     "MinimizeReward",
     "MisclassificationReward",
@@ -34,6 +38,7 @@ __all__ = [
     "SigmoidReward",
     "SoftmaxReward",
     "SpikeRateReward",
+    "SpikeReward",
     "SpikeTargetReward",
     "stacked",
 ]

@@ -12,12 +12,19 @@ from feedprop.rewards.reward import Reward, can_look, check_range
 
 
 class Labels(NamedTuple):
-    """Checked targets; an ignored target has weight 0."""
+    """Checked targets, as `ClassReward.prepare` returns them for outputs (batch, classes, ...).
 
-    classes: Tensor  # (batch, 1, ...), the true class; 0 where ignored
-    weight: Tensor  # (batch, 1, ...), of the target
-    onehot: Tensor  # shaped like the outputs: the weight at the true class, else 0
-    size: int | Tensor  # what "mean" divides by
+    Args:
+        classes: the true class, (batch, 1, ...); 0 where ignored.
+        weight: of the target, (batch, 1, ...); 0 where ignored.
+        onehot: the weight at the true class, else 0; shaped like the outputs.
+        size: what "mean" divides by.
+    """
+
+    classes: Tensor
+    weight: Tensor
+    onehot: Tensor
+    size: int | Tensor
 
 
 def class_dimension(outputs: Tensor) -> int:

@@ -13,7 +13,10 @@ from feedprop.errors import FeedpropError
 
 
 class Reward(nn.Module):
-    """What outputs are worth. A subclass defines `per_output`, or `credit` where no division by the output is needed.
+    """What outputs are worth, given targets. To write your own, define `per_output`; nothing else is needed.
+
+    Define `credit` instead where a formula for r_o / o is known, so that nothing is divided by outputs near 0. "mean"
+    divides by `samples`.
 
     Args:
         reduction: "mean" divides as torch's loss of the same shape does, where there is one, else by the batch size;
@@ -32,14 +35,18 @@ class Reward(nn.Module):
         Args:
             outputs: (batch, ...) as the attached model returned them.
             targets: see the class.
+
+        Raises:
+            FeedpropError: the outputs or targets cannot be rewarded, or `per_output` or `credit` is missing or returns
+                something else than a finite number for each output.
         """
         check_outputs(outputs)
         values = in_single_precision(outputs.detach())
         targets = self.prepare(values, targets)
         if type(self).credit is not Reward.credit:
-            return self._started(outputs, targets, self.credit(values, targets))
+            return self._started(outputs, targets, self._checked("credit", self.credit(values, targets), values))
         size = self._size(outputs, targets)
-        rewards = self.per_output(values, targets)
+        rewards = self._checked("per_output", self.per_output(values, targets), values)
         on_zeros = rewards.masked_fill(values != 0, 0.0)
         entered = credit.enter(outputs, on_zeros)
         if entered.overwritten:
@@ -61,13 +68,44 @@ class Reward(nn.Module):
         return targets
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Return r_o, shaped like `outputs`."""
+        """Return r_o, shaped like `outputs`: above 0 where an output should grow in size, below 0 where it should fall.
+
+        Args:
+            outputs: (batch, ...), without gradient; float32 or float64.
+            targets: as the reward was called with them, or what `prepare` made of them.
+        """
+        if type(self).credit is Reward.credit:
+            raise FeedpropError(
+                f"{type(self).__name__} does not say what outputs are worth: define "
+                f"per_output(self, outputs, targets), which returns one number for each output"
+            )
         outputs = outputs.detach()
         return outputs * self.credit(outputs, targets)
 
     def credit(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return c_o = r_o / o, shaped like `outputs`; 0 where o is 0, unless a reward knows its limit."""
         return credit.divided(self.per_output(outputs, targets), outputs.detach())
+
+    def _checked(self, method: str, answer: Any, outputs: Tensor) -> Tensor:
+        """Return what a method gave for each output, in the dtype of the outputs; raise if that cannot be used."""
+        name = f"{type(self).__name__}.{method}()"
+        if not isinstance(answer, Tensor) or answer.is_complex():
+            kind = str(answer.dtype) if isinstance(answer, Tensor) else type(answer).__name__
+            raise FeedpropError(f"{name} must return a tensor of real numbers, shaped like the outputs, not {kind}")
+        if answer.shape != outputs.shape:
+            raise FeedpropError(
+                f"{name} must return one number for each output, shaped {tuple(outputs.shape)}, "
+                f"got shape {tuple(answer.shape)}"
+            )
+        rewards = answer.detach().to(outputs.dtype)
+        if can_look(rewards) and not rewards.sum().isfinite() and outputs.isfinite().all():
+            wrong = int((~rewards.isfinite()).sum())
+            if wrong:
+                raise FeedpropError(
+                    f"{name} gave NaN or infinity for {wrong} of {rewards.numel()} outputs, all of which are finite: "
+                    f"check the targets, and what it divides by or takes the logarithm of"
+                )
+        return rewards
 
     def _started(self, outputs: Tensor, targets: Any, credits: Tensor) -> Tensor:
         values = outputs.detach()

@@ -13,8 +13,10 @@ from feedprop.errors import FeedpropError
 from feedprop.rewards.classes import ClassReward, Labels
 
 
-class _SpikeReward(ClassReward):
-    """Outputs are spikes (T, B, classes), or a list of T tensors (B, classes); targets are classes, shape (B,).
+class SpikeReward(ClassReward):
+    """The base of rewards for spikes: a subclass defines `at_steps`.
+
+    Outputs are spikes (T, B, classes), or a list of T tensors (B, classes); targets are classes, shape (B,).
 
     Args:
         weight: see `ClassReward`; so are `ignore_index` and `reduction`. "mean" is over samples, not steps.
@@ -39,11 +41,20 @@ class _SpikeReward(ClassReward):
         return self.at_steps(spikes, spikes.sum(0), labels.onehot != 0) * labels.weight
 
     def at_steps(self, spikes: Tensor, counts: Tensor, true: Tensor) -> Tensor:
-        """Return r from spikes (T, B, classes), their counts (B, classes) and whether a class is the true one."""
-        raise NotImplementedError
+        """Return r_o, (T, B, classes).
+
+        Args:
+            spikes: (T, B, classes), 0 or 1.
+            counts: spikes of each sample and class, (B, classes).
+            true: whether a class is the true one, (B, classes), bool.
+        """
+        raise FeedpropError(
+            f"{type(self).__name__} does not say what spikes are worth: define at_steps(self, spikes, counts, true), "
+            f"which returns the reward of each spike, shaped like the spikes"
+        )
 
 
-class SpikeRateReward(_SpikeReward):
+class SpikeRateReward(SpikeReward):
     """As published: the true class should fire at every second step or more often, the others less often.
 
     With n spikes in T steps, r = 1 - sigmoid(n - T // 2) at each step for the true class, and
@@ -56,7 +67,7 @@ class SpikeRateReward(_SpikeReward):
         return torch.where(true, more, -spikes * less)
 
 
-class SpikeTargetReward(_SpikeReward):
+class SpikeTargetReward(SpikeReward):
     """The true class should fire at a share of the T steps, the others never.
 
     With n spikes, r = sigmoid(share T - n) at each step for the true class, silent or not, and r = -s_t sigmoid(n) for

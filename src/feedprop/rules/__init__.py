@@ -6,7 +6,7 @@ from feedprop.operations.registry import ordinary, register, summed
 from feedprop.rules import presets
 from feedprop.rules.activation import ActivationRule, CentralDifference, Secant
 from feedprop.rules.composite import Composite
-from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZPlus
+from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, Part, Rule, WSquare, ZPlus
 
 __all__ = [
     "ActivationRule",
@@ -16,6 +16,7 @@ __all__ = [
     "Epsilon",
     "Flat",
     "Gamma",
+    "Part",
     "Rule",
     "Secant",
     "WSquare",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from feedprop.rules.settings import Settings
 
 
 class ActivationRule(Settings):
-    """What `Composite(activation=...)` takes: called with an activation phi, returns phi(z) with its backward pass."""
+    """How activations pass credit: what `Composite(activation=...)` takes. To write your own, define `slope`."""
 
     by_values: bool = False
     """Whether z and phi(z) determine the slope: then x * sigmoid(x), written out, counts as one activation."""
@@ -19,14 +21,43 @@ class ActivationRule(Settings):
     """Whether spiking neurons pass credit at a membrane unchanged, as any sum; otherwise by the published shares."""
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
-        """Return activation(z).
+        """Return activation(z), with a backward pass that multiplies credit by `slope`.
 
         Args:
             activation: elementwise.
             z: pre-activations, any shape.
             at_zero: the limits of phi at 0 from below and above, None if they are not known.
         """
-        raise NotImplementedError
+        if type(self).slope is ActivationRule.slope:
+            self.slope(activation, z)
+        return credit.sloped(activation, z, lambda values: self._checked(self.slope(activation, values), values))
+
+    def slope(self, activation: credit.Activation, z: Tensor) -> Tensor:
+        """Return what the credit at phi(z) is multiplied by to give the credit at z, shaped like `z`.
+
+        Args:
+            activation: phi, elementwise; may be called with any numbers.
+            z: pre-activations, any shape, without gradient.
+        """
+        raise FeedpropError(
+            f"{type(self).__name__} does not say how activations pass credit: define slope(self, activation, z), which "
+            f"returns what credit is multiplied by, shaped like z"
+        )
+
+    def _checked(self, slopes: Any, z: Tensor) -> Tensor:
+        name = f"{type(self).__name__}.slope()"
+        if not isinstance(slopes, Tensor) or slopes.shape != z.shape:
+            got = f"shape {tuple(slopes.shape)}" if isinstance(slopes, Tensor) else type(slopes).__name__
+            raise FeedpropError(f"{name} must return a tensor shaped like z {tuple(z.shape)}, got {got}")
+        look = z.device.type == "cpu" and not torch.compiler.is_compiling() and not credit.transformed()
+        if look and not slopes.sum().isfinite() and z.isfinite().all():
+            wrong = int((~slopes.isfinite()).sum())
+            if wrong:
+                raise FeedpropError(
+                    f"{name} gave NaN or infinity for {wrong} of {z.numel()} pre-activations, all of which are finite: "
+                    f"check what it divides by"
+                )
+        return slopes if slopes.is_complex() else slopes.to(z.dtype)
 
 
 class Secant(ActivationRule):

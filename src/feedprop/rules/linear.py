@@ -20,9 +20,11 @@ from feedprop.errors import FeedpropError, non_negative
 from feedprop.operations.registry import Function
 from feedprop.rules.settings import Settings
 
+Share = tuple[float | Tensor, Tensor]  # (factor, z'): z' shares out factor times the reward of z
+
 
 class Rule(Settings):
-    """A way to share the reward of a linear operation among its inputs and weights.
+    """A way to share the reward of a linear operation among its inputs and weights. To write your own, define `shares`.
 
     Args:
         epsilon: stabiliser >= 0, added to the absolute value of each divisor, in the unit of pre-activations.
@@ -31,6 +33,8 @@ class Rule(Settings):
     """
 
     damping = 0.0  # the epsilon of sums, normalisations and pooling in the modules of this rule
+    epsilon = 1e-6  # for a subclass whose __init__ does not call this one
+    update = "rule"
 
     def __init__(self, *, epsilon: float = 1e-6, update: str = "rule") -> None:
         self.epsilon = non_negative("epsilon", epsilon)
@@ -58,17 +62,76 @@ class Rule(Settings):
         own = self.update == "rule"
         with torch.set_grad_enabled(not own):
             z = operation(inputs.detach(), *credit.as_weights(weight, bias, magnitude))
-        part = _Part(operation, weight, bias, magnitude if own else None)
+        part = Part(operation, weight, bias, magnitude if own else None)
         shares = self.shares(part, z.detach(), inputs)
+        self._check(shares, z, passes=inputs.requires_grad or (own and weight.requires_grad))
         return credit.substituted(z, *shares, epsilon=self.epsilon)
 
-    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
-        """Return pairs (factor, z'); each z' shares factor times the reward of z."""
-        raise NotImplementedError
+    def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
+        """Return pairs (factor, z'); each z' shares out factor times the reward of z, in the proportions in z'.
+
+        Args:
+            part: computes z' = sum_i a'_i w'_ij from modified inputs and weights.
+            z: the outputs of the operation, without gradient.
+            inputs: a, any shape that the operation takes.
+
+        A factor is a number, or a tensor that broadcasts to z; rewards are conserved if factors add up to 1. z' is
+        shaped like z.
+        """
+        raise FeedpropError(
+            f"{type(self).__name__} does not say how it shares rewards: define shares(self, part, z, inputs), which "
+            f"returns pairs (factor, z') such as [(1.0, part(inputs, modify, on_bias=None))]"
+        )
+
+    def _check(self, shares: Any, z: Tensor, *, passes: bool) -> None:
+        """Raise if `shares` returned what cannot share rewards; `passes` says whether credit must pass."""
+        name = f"{type(self).__name__}.shares()"
+        pairs = [*shares] if isinstance(shares, (list, tuple)) else []
+        if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            got = type(shares).__name__ if not pairs else f"a {type(pairs[0]).__name__} in its place"
+            raise FeedpropError(
+                f"{name} must return a list of pairs (factor, z'), such as "
+                f"[(1.0, part(inputs, modify, on_bias=None))], got {got}"
+            )
+        for factor, part in pairs:
+            if not isinstance(part, Tensor) or part.shape != z.shape:
+                got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+                raise FeedpropError(f"{name}: z' must be a tensor shaped like z {tuple(z.shape)}, got {got}")
+            if isinstance(factor, Tensor) and not _broadcasts(factor, z):
+                raise FeedpropError(
+                    f"{name}: a factor of shape {tuple(factor.shape)} does not broadcast to z {tuple(z.shape)}"
+                )
+        if torch.compiler.is_compiling() or credit.transformed():
+            return
+        if passes and torch.is_grad_enabled() and not any(part.requires_grad for _, part in pairs):
+            raise FeedpropError(
+                f"{name}: z' was computed without gradient, so no credit passes it; use part(inputs, ...)"
+            )
+        if z.device.type == "cpu" and any(_has_nan(part) for _, part in pairs) and not _has_nan(z):
+            raise FeedpropError(
+                f"{name}: z' contains NaN, although the outputs of the layer do not: check how weights and inputs are "
+                f"modified"
+            )
 
 
-class _Part:
-    """Computes z' from modified inputs and weights; the weights get feedback for the reward that flows through z'."""
+def _broadcasts(factor: Tensor, z: Tensor) -> bool:
+    ones = (1,) * (z.ndim - factor.ndim)
+    return factor.ndim <= z.ndim and all(
+        own in (1, size) for own, size in zip((*ones, *factor.shape), z.shape, strict=True)
+    )
+
+
+def _has_nan(values: Tensor) -> bool:
+    """Whether there is a NaN; one sum tells in most cases."""
+    values = values.detach()
+    return not bool(values.sum().isfinite()) and bool(values.isnan().any())
+
+
+class Part:
+    """Computes z' from modified inputs and weights; the weights get feedback for the reward that flows through z'.
+
+    `Rule.shares` receives one and calls it: `part(inputs, modify, on_bias=modify)`.
+    """
 
     def __init__(
         self, operation: Function, weight: Tensor, bias: Tensor | None, magnitude: credit.Magnitude | None
@@ -76,6 +139,13 @@ class _Part:
         self.operation, self.weight, self.bias, self.magnitude = operation, weight, bias, magnitude
 
     def __call__(self, inputs: Tensor, modify: Function, *, on_bias: Function | None) -> Tensor:
+        """Return z', shaped like the outputs of the layer.
+
+        Args:
+            inputs: those of the layer, or modified ones such as `inputs.clamp(min=0)`.
+            modify: takes a weight and returns another one of the same shape, such as `lambda w: w.clamp(min=0)`.
+            on_bias: the same for the bias; None leaves it out, so that it takes no reward.
+        """
         used = self._modified(self.weight, modify)
         bias = None if self.bias is None or on_bias is None else self._modified(self.bias, on_bias)
         output: Tensor = self.operation(inputs, used, bias)
@@ -84,6 +154,9 @@ class _Part:
     def _modified(self, weight: Tensor, modify: Function) -> Tensor:
         with torch.no_grad():
             modified: Tensor = modify(weight.detach())
+        if not isinstance(modified, Tensor) or modified.shape != weight.shape:
+            got = f"shape {tuple(modified.shape)}" if isinstance(modified, Tensor) else type(modified).__name__
+            raise FeedpropError(f"a modified weight must have the shape of the weight {tuple(weight.shape)}, got {got}")
         if self.magnitude is None or not weight.requires_grad:
             return modified
         latent = not isinstance(weight, torch.nn.Parameter)
@@ -131,7 +204,7 @@ class Gamma(Rule):
         super().__init__(epsilon=epsilon, update=update)
         self.gamma = non_negative("gamma", gamma)
 
-    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+    def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
         """Return the shares of positive and of negative pre-activations."""
 
         def more_positive(w: Tensor) -> Tensor:
@@ -164,7 +237,7 @@ class AlphaBeta(Rule):
                 f"alpha - beta must be 1, so that reward is conserved; got alpha={alpha!r}, beta={beta!r}"
             )
 
-    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+    def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
         """Return the shares of positive and of negative contributions."""
         if self.beta == 0:
             return [(self.alpha, _one_sign(part, inputs, _positive, _negative))]
@@ -175,7 +248,7 @@ class AlphaBeta(Rule):
 class ZPlus(Rule):
     """LRP-z+: positive contributions only, alpha-beta with alpha = 1 and beta = 0 (Montavon et al. 2017, eq. 19)."""
 
-    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+    def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
         """Return the share of the positive contributions."""
         return [(1.0, _one_sign(part, inputs, _positive, _negative))]
 
@@ -188,7 +261,7 @@ def _negative(w: Tensor) -> Tensor:
     return w.clamp(max=0)
 
 
-def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
+def _one_sign(part: Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
     """Return z' from positive inputs with one modification of the weights and negative inputs with the other."""
     if marks.known_non_negative(inputs):
         return part(inputs, on_positive, on_bias=on_positive)
@@ -196,7 +269,7 @@ def _one_sign(part: _Part, inputs: Tensor, on_positive: Function, on_negative: F
     return up + part(inputs.clamp(max=0), on_negative, on_bias=None)
 
 
-def _both_signs(part: _Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> tuple[Tensor, Tensor]:
+def _both_signs(part: Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> tuple[Tensor, Tensor]:
     """Return `_one_sign` of the two modifications, and of the two swapped."""
     return _one_sign(part, inputs, on_positive, on_negative), _one_sign(part, inputs, on_negative, on_positive)
 
@@ -216,14 +289,14 @@ class _FirstLayer(Rule):
             )
         return super().__call__(operation, inputs, weight, bias, magnitude)
 
-    def shares(self, part: _Part, z: Tensor, inputs: Tensor) -> list[tuple[float | Tensor, Tensor]]:
+    def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
         """Return one share, in which each input is 1."""
         return [(1.0, part(credit.unit_inputs(inputs), self.importance, on_bias=self.importance_of_bias))]
 
     @staticmethod
     def importance(w: Tensor) -> Tensor:
         """Return w' of a weight."""
-        raise NotImplementedError
+        raise FeedpropError("a rule for the first layer must define importance(w), which returns w'")
 
     def importance_of_bias(self, b: Tensor) -> Tensor:
         """Return b' of a bias."""

@@ -118,7 +118,10 @@ class Trace(NamedTuple):
 
 
 def traces(network: nn.Module, inputs: Tensor) -> list[Trace]:
-    """Run `network` once without gradients and return what its neurons did, layer by layer."""
+    """Run `network` once without gradients and return what its neurons did, layer by layer.
+
+    Neurons of your own, whose membranes only they know, are left out.
+    """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     neurons = {path: module for path, module in network.named_modules() if fires(module)}
     with ExitStack() as stack, torch.no_grad():

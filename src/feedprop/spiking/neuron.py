@@ -29,13 +29,31 @@ class State:
 
 
 class Neuron(nn.Module):
-    """What every spiking neuron has: a decay, a threshold, a reset, and a forward pass that can be continued."""
+    """What every spiking neuron has: a decay, a threshold, a reset, and a forward pass that can be continued.
+
+    To write your own, define `step`, in torch functions; or `run`, which computes all steps at once.
+
+    Args:
+        beta: decay of the membrane per step in [0, 1], a number or a tensor that broadcasts to (B, ...).
+        threshold: where a neuron fires, > 0, a number or a tensor likewise.
+        reset: "subtract", "zero", "refractory" or "none", for those who use it.
+        reset_delay: reset in the step after the spike, for those who use it.
+        learn_beta: make beta a parameter; `self.decay(self.beta)` clamps it to [0, 1].
+    """
 
     reset: str
     reset_delay: bool
     fires = True
 
-    def __init__(self, *, beta: Number, threshold: Number, reset: str, reset_delay: bool, learn_beta: bool) -> None:
+    def __init__(
+        self,
+        *,
+        beta: Number = 0.9,
+        threshold: Number = 1.0,
+        reset: str = "subtract",
+        reset_delay: bool = True,
+        learn_beta: bool = False,
+    ) -> None:
         super().__init__()
         check_settings(reset=reset)
         self.reset, self.reset_delay = reset, bool(reset_delay)
@@ -97,12 +115,56 @@ class Neuron(nn.Module):
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (outputs, tensors to continue from)."""
-        raise NotImplementedError
+        """Return (outputs (T, B, ...), tensors to continue from); here by `step`, one step at a time.
+
+        Args:
+            currents: (T, B, ...); with `steps`, (B, ...).
+            start: the tensors of the last call, () at rest.
+            steps: how often a constant current is shown.
+        """
+        outputs, state = [], start
+        for current in (currents,) * steps if steps is not None else currents.unbind(0):
+            output, state = self._checked(self.step(current, state), current)
+            outputs.append(output)
+        return torch.stack(outputs), state
+
+    def step(self, current: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return (output, state) of one step.
+
+        Args:
+            current: (B, ...).
+            state: what the step before returned, tensors shaped like `current`; () at rest.
+        """
+        raise FeedpropError(
+            f"{type(self).__name__} does not say what happens in a step: define step(self, current, state), which "
+            f"returns (output, state): a tensor shaped like the current, and a tuple of such tensors"
+        )
+
+    def _checked(self, answer: Any, current: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        name, shape = f"{type(self).__name__}.step()", tuple(current.shape)
+        if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], tuple):
+            raise FeedpropError(f"{name} must return (output, state), a tensor and a tuple of tensors")
+        for tensor in (answer[0], *answer[1]):
+            if not isinstance(tensor, Tensor) or tensor.shape != current.shape or not tensor.is_floating_point():
+                raise FeedpropError(
+                    f"{name} must return floating-point tensors shaped like the current {shape}, got {_kind(tensor)}"
+                )
+        if answer[0].dtype != current.dtype:
+            raise FeedpropError(
+                f"{name} must return outputs of the dtype of the current, {current.dtype}, got {_kind(answer[0])}"
+            )
+        look = current.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and not answer[0].detach().sum().isfinite() and current.detach().isfinite().all():
+            raise FeedpropError(f"{name} returned outputs that are NaN or infinite, although the current is finite")
+        return answer
 
     def extra_repr(self) -> str:
         numbers = f"beta={_shown(self.beta)}, threshold={_shown(self.threshold)}"
         return f"{numbers}, reset={self.reset!r}, reset_delay={self.reset_delay}"
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _shown(value: Number) -> str:
