@@ -45,7 +45,7 @@ def main(folder=None, **settings):
         max_position_embeddings=LENGTH, num_labels=2,
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    feedprop.attach(model, rules.presets.transformer())  # 3: its magnitudes suit the Trainer's clipping
+    feedprop.attach(model, rules.presets.training())  # 3: its magnitudes suit the Trainer's clipping
     arguments = TrainingArguments(
         output_dir=folder or tempfile.mkdtemp(), num_train_epochs=3, per_device_train_batch_size=32, learning_rate=5e-3,
         logging_steps=10, report_to="none", save_strategy="no", disable_tqdm=True, **settings,
