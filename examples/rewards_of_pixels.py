@@ -1,6 +1,6 @@
 """Train a network of step functions on handwritten digits, and draw what each pixel was rewarded for.
 
-    python examples/rewards_of_pixels.py rewards.png
+python examples/rewards_of_pixels.py rewards.png
 """
 
 import sys
@@ -16,9 +16,7 @@ from feedprop import discrete, rewards, rules
 
 def trained(inputs: Tensor, targets: Tensor) -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(64, 128), discrete.Step(), nn.Linear(128, 64), discrete.Step(), nn.Linear(64, 10)
-    )
+    model = nn.Sequential(nn.Linear(64, 128), discrete.Step(), nn.Linear(128, 64), discrete.Step(), nn.Linear(64, 10))
     optimizer, reward = torch.optim.Adam(model.parameters(), lr=3e-3), rewards.SoftmaxReward()
     with feedprop.attached(model):
         for _ in range(20):
@@ -37,12 +35,13 @@ def rewards_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return (inputs * inputs.grad).detach()
 
 
-def main() -> None:
+def main(path: str = "rewards.png") -> float:
+    """Write the picture and return the test accuracy."""
     inputs, targets = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
     inputs = inputs.float() / 16
     model = trained(inputs[:1500], targets[:1500])
     answers = model(inputs[1500:]).argmax(1)
-    print(f"{(answers == targets[1500:]).float().mean():.3f}")
+    accuracy = float((answers == targets[1500:]).float().mean())
 
     right = (answers == targets[1500:]).nonzero().flatten() + 1500
     chosen = torch.stack([right[targets[right] == digit][0] for digit in range(10)])
@@ -50,13 +49,15 @@ def main() -> None:
     figure, axes = plt.subplots(2, 10, figsize=(10, 2.2))
     for column, (image, reward) in enumerate(zip(inputs[chosen], found, strict=True)):
         largest = reward.abs().max()
-        axes[0, column].imshow(image.view(8, 8), cmap="gray_r")
-        axes[1, column].imshow(reward.view(8, 8), cmap="RdBu_r", vmin=-largest, vmax=largest)
+        axes[0, column].imshow(image.view(8, 8).numpy(), cmap="gray_r")
+        axes[1, column].imshow(reward.view(8, 8).numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest)
     for axis in axes.flat:
         axis.set_axis_off()
     figure.tight_layout(pad=0.3)
-    figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "rewards.png", dpi=110)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return accuracy
 
 
 if __name__ == "__main__":
-    main()
+    print(f"{main(*sys.argv[1:]):.3f}")

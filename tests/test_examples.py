@@ -10,6 +10,7 @@ RESULTS = {
     "accelerate_digits": lambda accuracy: accuracy > 0.8,
     "hugging_face_trainer": lambda metrics: metrics["eval_accuracy"] > 0.75,
     "lightning_autoencoder": lambda errors: errors[1] < 0.3 * errors[0],
+    "rewards_of_pixels": lambda accuracy: accuracy > 0.88,
     "per_sample_feedback": lambda share: share >= 0.5,
 }
 OTHERS = [  # warnings of other packages about themselves
