@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.variables.tensor import TensorVariable
 from torch.overrides import get_overridable_functions
 from torch.utils.checkpoint import noop_context_fn
 
@@ -49,7 +50,10 @@ def _state(function: Any) -> dict[str, Any]:
     return {
         "noop_context_fn": noop_context_fn.__code__,
         "ScriptFunction": torch.jit.ScriptFunction.__call__,
-        "get_overridable_functions": {str(key): list(found) for key, found in get_overridable_functions().items()},
+        "get_overridable_functions": (
+            {str(key): list(found) for key, found in get_overridable_functions().items()},
+            dict(vars(TensorVariable)),
+        ),
         "torch.autograd.backward": torch.autograd.backward,
         "torch.autograd.Functions": {"class": type(function), **own},
     }

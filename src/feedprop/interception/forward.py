@@ -19,6 +19,7 @@ from feedprop.errors import FeedpropError
 from feedprop.interception import install
 from feedprop.interception.audit import Audit, sequence_number, tensors_in
 from feedprop.interception.backward import ATTACHED, PASSES, forget_graphs
+from feedprop.interception.compile import show_operators
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, Scopes, running
 from feedprop.rules import Composite, Rule
@@ -142,6 +143,7 @@ class Forward:
         return getattr(type(self.model), name)(self.model, *args, **kwargs)
 
     def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
+        show_operators()
         self.scopes.restart(self.composite.default)
         self.tracing = True
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, scopes=self.scopes)
@@ -156,6 +158,7 @@ class Forward:
     def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, owners=self.owners)
         propagation.hooked = self.hooked
+        show_operators()  # to a part that is compiled
         self.scopes = propagation.scopes  # for parts that were compiled
         transformed = credit.transformed()
         if transformed:
