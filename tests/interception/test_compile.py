@@ -274,3 +274,35 @@ def test_operators_of_python(name: str, part: bool) -> None:
             run(x).sum().backward()
         found.append(feedback_of(operated))
     torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+def _broken(y: Tensor, w: Tensor) -> Tensor:
+    torch._dynamo.graph_break()
+    return y * w
+
+
+LEAVING: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "an element": lambda y, w: _broken(y, w[1]),
+    "a view": lambda y, w: _broken(y.view(5, 2, 2), w.view(2, 2)),
+    "chunks": lambda y, w: _broken(y, torch.cat(w.chunk(2))),
+    "rows": lambda y, w: _broken(y, list(w)[2]),
+    "the parameter": _broken,
+    "returned": lambda y, w: [y * w, w],
+    "a view returned": lambda y, w: {"y": y, "w": w.view(2, 2)},
+    "an element returned": lambda y, w: (y, w[1]),
+}
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_parameters_that_leave_a_compiled_graph(name: str) -> None:
+    """By a graph break or at the end; the compiler restores views of inputs outside of the graph, without the rules."""
+    torch._dynamo.reset()
+    model, x, found = randomised(Operated(LEAVING[name])), torch.randn(5, 3), []
+    for compiled in (False, True):
+        with attached(model):
+            model.zero_grad()
+            result = (torch.compile(model, backend="aot_eager") if compiled else model)(x)
+            parts = [result] if isinstance(result, Tensor) else result.values() if isinstance(result, dict) else result
+            sum(part.square().sum() for part in parts).backward()
+        found.append(feedback_of(model))
+    torch.testing.assert_close(found[1], found[0], **CLOSE)

@@ -285,6 +285,8 @@ def _finished(result: Any, propagation: Propagation) -> Any:
             marks.forget(part)
             if start is not None:
                 marks.mark(part, marks.START, start)
+        if any(isinstance(part, nn.Parameter) for part in _plain_tensors(result)):
+            return _with_magnitude(result, propagation.magnitude)
         return result
     outputs = list(tensors_in(result))
     propagation.starts.finish(outputs)
@@ -305,7 +307,8 @@ def _plain_tensors(result: Any) -> list[Tensor]:
 def _with_magnitude(result: Any, magnitude: credit.Magnitude) -> Any:
     """Return a result in which each parameter is replaced by a view that gets feedback."""
     if isinstance(result, nn.Parameter):
-        return credit.as_weight(result, magnitude)
+        weight = credit.as_weight(result, magnitude)
+        return weight.clone() if torch.compiler.is_compiling() else weight  # no view, as in `Operands.mark`
     if isinstance(result, tuple) and hasattr(result, "_fields"):
         return type(result)(*(_with_magnitude(part, magnitude) for part in result))
     if type(result) in (tuple, list):
