@@ -28,6 +28,7 @@ from feedprop.credit.activations import (
 )
 from feedprop.credit.derivative import derivative
 from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs, with_values
+from feedprop.credit.graph import walk
 from feedprop.credit.marks import is_weight
 from feedprop.credit.start import Starts, divided, enter, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
@@ -68,6 +69,7 @@ __all__ = [
     "transformed",
     "undamped",
     "unit_inputs",
+    "walk",
     "weighted",
     "with_values",
 ]

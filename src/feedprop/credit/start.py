@@ -37,7 +37,7 @@ MOVING = frozenset(
     Unfold Diagonal Repeat ChannelShuffle PixelShuffle PixelUnshuffle UnsafeSplit UnsafeSplitWithSizes
     """.split()  # noqa: SIM905
 ) | {"SqueezeBackward1", "SqueezeBackward2", "TransposeBackward1", "CopyBackwards", "CopySlices", "_DDPSinkBackward",
-     "UnsafeViewBackward0", "SplitBackward1", "_ChannelsFirstBackward"}  # fmt: skip
+     "SplitBackward1", "_ChannelsFirstBackward"}  # fmt: skip
 NEURONS: list[type[Any]] = []  # node types that read the reward on their first result from `reward_on_silent`
 
 
