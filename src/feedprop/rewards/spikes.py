@@ -37,7 +37,7 @@ class SpikeReward(ClassReward):
         return super().prepare(outputs[0], targets)
 
     def _at_pre_activation(self, z: Tensor, credits: Tensor) -> Tensor:
-        """Let a rewarded silence become a spike, as at silent neurons; z is what a spike written out compares with 0."""
+        """Let a rewarded silence become a spike, as at silent neurons; z is what a written-out spike tests."""
         width = z.square().mean().sqrt().clamp(min=torch.finfo(z.dtype).tiny)
         return credits * z / (z.abs() + width)
 
