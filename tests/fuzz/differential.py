@@ -157,7 +157,7 @@ OTHERS = (
     rules.presets.training(),
     rules.presets.conserving(),
     rules.presets.published(),
-    rules.presets.transformer(),
+    rules.presets.sparse(),
     rules.Composite(rules.Epsilon(0.1)),
     rules.Composite(rules.Gamma(0.25), conserving=True),
     rules.Composite(rules.AlphaBeta()),
