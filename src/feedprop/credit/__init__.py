@@ -30,7 +30,7 @@ from feedprop.credit.derivative import derivative
 from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs, with_values
 from feedprop.credit.graph import walk
 from feedprop.credit.marks import is_weight
-from feedprop.credit.start import Starts, divided, enter, start_backward, traced
+from feedprop.credit.start import Starts, computed, divided, enter, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
 from feedprop.credit.transforms import transformed
 from feedprop.credit.weights import WEIGHT_NODES, Magnitude, as_weight, as_weights, modified_weight, weighted
@@ -44,6 +44,7 @@ __all__ = [
     "as_weight",
     "as_weights",
     "central_difference",
+    "computed",
     "damped",
     "damped_in_place",
     "damped_relu",
