@@ -160,8 +160,9 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
 def computed(written: Tensor) -> None:
     """Note that the last write into a view computed its values: in the graph, every such write looks like a move."""
     base = written._base
-    if base is not None and base.grad_fn is not None and not traced():
-        base.grad_fn.metadata[_COMPUTED] = True
+    node: Any = None if base is None else base.grad_fn
+    if node is not None and not traced():
+        node.metadata[_COMPUTED] = True
 
 
 def _is_times_one(node: Any) -> bool:

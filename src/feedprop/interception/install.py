@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from feedprop.interception import activation_checkpointing, backward, compile, fast_path, script
+from feedprop.interception import activation_checkpointing, backward, compile, script
 from feedprop.operations import autograd_function, packages
 
 __all__ = ["CHANGES", "PRIVATE", "Change", "acquire", "release"]
@@ -38,13 +38,6 @@ CHANGES = (
         "scripted functions run where no mode sees them; inside a pass they run as the Python they were made from",
         script.make,
         script.undo,
-    ),
-    Change(
-        "torch.overrides.has_torch_function",
-        "nn.TransformerEncoderLayer and its kin ask it before they take a fused kernel, whose values differ in their "
-        "last digits; frozen layers take it in an attached model too",
-        fast_path.make,
-        fast_path.undo,
     ),
     Change(
         "torch.overrides.get_overridable_functions(), and the compiler's copy; methods of its TensorVariable",
