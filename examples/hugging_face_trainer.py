@@ -1,4 +1,6 @@
-"""Text classification with the Trainer of Hugging Face transformers, trained by LFP: three numbered lines changed.
+"""Text classification with the Trainer of Hugging Face transformers, trained by LFP.
+
+What differs from backprop is numbered.
 
     pip install transformers accelerate
     python examples/hugging_face_trainer.py
@@ -13,7 +15,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
 
 import feedprop  # 1
-from feedprop import rewards, rules
+from feedprop import rewards
 
 VOCABULARY, LENGTH = 60, 12
 
@@ -28,7 +30,7 @@ def sentences(count):
     return [{"input_ids": text, "labels": label} for text, label in zip(texts, labels, strict=True)]
 
 
-def reward(outputs, labels, num_items_in_batch=None):  # 2: the Trainer's compute_loss_func
+def reward(outputs, labels, num_items_in_batch=None):  # 2: instead of the model's own loss
     """Return the mean over all batches of a step: num_items_in_batch counts them together."""
     total = rewards.SoftmaxReward(reduction="sum")(outputs.logits, labels)
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
@@ -45,14 +47,15 @@ def main(folder=None, **settings):
         max_position_embeddings=LENGTH, num_labels=2,
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    feedprop.attach(model, rules.presets.training())  # 3: its magnitudes suit the Trainer's clipping
+    feedprop.attach(model)  # 3: the default, whose magnitudes suit the Trainer's clipping
     arguments = TrainingArguments(
         output_dir=folder or tempfile.mkdtemp(), num_train_epochs=3, per_device_train_batch_size=32, learning_rate=5e-3,
         logging_steps=10, report_to="none", save_strategy="no", disable_tqdm=True, **settings,
     )  # fmt: skip
     trainer = Trainer(
         model=model, args=arguments, train_dataset=sentences(1200), eval_dataset=sentences(300),
-        compute_metrics=accuracy, compute_loss_func=reward,
+        compute_metrics=accuracy,
+        compute_loss_func=reward,  # 4
     )  # fmt: skip
     trainer.train()
     metrics = trainer.evaluate()

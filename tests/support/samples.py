@@ -47,6 +47,12 @@ def validation_differs():
     return Source(TensorData(inputs, targets), TensorData(inputs, 1 - targets), classes=("a", "b"))
 
 
+def noise():
+    """Labels that do not depend on the inputs."""
+    generator = torch.Generator().manual_seed(0)
+    return _source(torch.randn(2000, 4, generator=generator), torch.arange(2000) % 2)
+
+
 def number():
     return 3
 
@@ -54,8 +60,18 @@ def number():
 class Generated(Dataset):
     """Samples that are made one at a time, not held in one tensor."""
 
-    def __init__(self, split: str = "train", size: int = 60, bad_label: int | None = None, broken: bool = False):
-        self.classes, self.size, self.bad_label, self.broken = ["dark", "bright"], size, bad_label, broken
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = 60,
+        bad_label: int | None = None,
+        broken: bool = False,
+        broken_test: bool = False,
+        grows: bool = False,
+        nan: bool = False,
+    ):
+        self.classes, self.size, self.bad_label, self.grows = ["dark", "bright"], size, bad_label, grows
+        self.broken, self.nan = broken or (broken_test and split == "test"), nan
 
     def __len__(self):
         return self.size
@@ -65,7 +81,9 @@ class Generated(Dataset):
             raise OSError("truncated image")
         if index == self.bad_label:
             return torch.zeros(1, 4, 4), 9
-        return torch.full((1, 4, 4), float(index % 2)) + 0.01 * index, index % 2
+        side = 5 if self.grows and index == 9 else 4
+        value = torch.nan if self.nan and index == 3 else float(index % 2)
+        return torch.full((1, side, side), value) + 0.01 * index, index % 2
 
 
 class Nameless(Dataset):
@@ -87,6 +105,12 @@ class Linear(nn.Linear):
     def __init__(self, inputs, classes):
         super().__init__(inputs[0], classes)
         self.calls = 0
+
+
+class Zeros(nn.Sequential):
+    def __init__(self, inputs, classes):
+        super().__init__(nn.Linear(inputs[0], 8), nn.ReLU(), nn.Linear(8, classes))
+        nn.init.zeros_(self[0].bias)
 
 
 class Exploding(Linear):
@@ -114,6 +138,13 @@ class Interrupted(Linear):
 class Buggy(Linear):
     def forward(self, inputs):
         raise KeyError("a bug")
+
+
+class Coloured(nn.Sequential):
+    """Takes images of three channels, as the networks of torchvision do."""
+
+    def __init__(self, num_classes):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
 
 
 class Frozen(Linear):

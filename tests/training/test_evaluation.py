@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
-from feedprop.rewards import GivenReward
+from feedprop.rewards import ChoiceReward, GivenReward, SigmoidReward, SoftmaxReward
 from feedprop.training.evaluation import Objective, evaluate, near_zero_share
 
 
@@ -41,3 +44,29 @@ def test_classes_are_read_out_by_spike_count():
     assert found.accuracy == 1.0
     assert found.objective == -2
     assert found.confusion == [[1, 0], [0, 1]]
+
+
+def test_the_loss_beside_a_reward_by_hand():
+    outputs, targets = torch.tensor([[0.0, 0.0], [1000.0, 0.0]]), torch.tensor([1, 0])
+    softmax, sigmoid = Objective(SoftmaxReward(), "reward", -1), Objective(SigmoidReward(), "reward", -1)
+    assert softmax.loss == "cross_entropy"
+    assert softmax.compute_loss(outputs, targets) == pytest.approx(math.log(2) / 2)
+    assert sigmoid.loss == "binary_cross_entropy"
+    assert sigmoid.compute_loss(outputs, targets) == pytest.approx(3 * math.log(2) / 4)
+    assert softmax.compute_loss(torch.stack([outputs / 2, outputs / 2]), targets) == pytest.approx(math.log(2) / 2)
+    assert Objective(nn.CrossEntropyLoss(), "loss", 1).loss is None
+
+
+def test_a_choice_is_told_yes_or_no_and_explores_in_training_only():
+    torch.manual_seed(0)
+    outputs, targets = torch.zeros(500, 2, requires_grad=True), torch.zeros(500, dtype=torch.long)
+    objective = Objective(ChoiceReward(), "reward", -1)
+    objective(outputs, targets).backward()
+    assert outputs.grad is not None
+    tried = outputs.grad != 0
+    assert (tried.sum(1) == 1).all()  # of the other class nothing is known
+    assert 200 < int(tried[:, 1].sum()) < 300  # both are drawn; the largest output alone would be class 0
+    right = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    with torch.no_grad():
+        value = objective(right, torch.tensor([0, 0]))  # o (right - p) with p = sigmoid(2) = .8808
+    assert value == pytest.approx(-(2 * (1 - 0.8808) - 2 * 0.8808) / 2, abs=1e-3)

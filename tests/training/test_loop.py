@@ -35,6 +35,8 @@ def test_a_run_writes_what_it_promises(run):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["step"] == 3 * 12  # 180 training samples in batches of 16
     assert rows[0].keys() == {"epoch", "step", "learning_rate", "near_zero", "train", "validation", "seconds"}
+    assert rows[0]["train"].keys() == rows[0]["validation"].keys() == {"reward", "cross_entropy", "accuracy"}
+    assert _results(run)["warnings"] == []
     assert list((run / "tensorboard").iterdir())
 
 
@@ -68,7 +70,7 @@ def test_digits_by_default_reach_the_stated_accuracy(command, tmp_path):
 def test_lfp_makes_weights_sparser_than_backprop(command, tmp_path):
     for method in ("lfp", "backprop"):
         assert command("train", "--method", method, "--output", method, "--epochs", 8).code == 0
-    assert _results(tmp_path / "lfp")["near_zero"] > _results(tmp_path / "backprop")["near_zero"] + 0.2
+    assert _results(tmp_path / "lfp")["near_zero"] > _results(tmp_path / "backprop")["near_zero"] + 0.1
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,8 @@ def test_lfp_makes_weights_sparser_than_backprop(command, tmp_path):
         "--data circles --data.points 100",
         "--data swirls --data.points 100",
         "--data samples.Generated",
+        "--optimizer Adagrad --optimizer.lr 0.05 --rule presets.published",
+        "--scheduler.cycle_momentum true --activation Secant.published",
     ],
 )
 def test_a_choice_of_components_trains(command, tmp_path, words):

@@ -34,9 +34,9 @@ def test_nan_at_once_loses_nothing_of_the_run_it_would_have_replaced(command, ru
 
 def test_infinity_in_inputs_names_the_step():
     guard = NaNGuard(step=4, device=torch.device("cpu"))
-    guard.observe(torch.zeros(3), torch.zeros(3))
+    guard.observe(torch.zeros(3), torch.zeros(3), torch.zeros(()))
     guard.check()
-    guard.observe(torch.tensor([0.0, torch.inf]), torch.zeros(3))
-    guard.observe(torch.tensor([0.0, torch.nan]), torch.full((3,), torch.nan))
+    guard.observe(torch.tensor([0.0, torch.inf]), torch.zeros(3), torch.zeros(()))
+    guard.observe(torch.tensor([0.0, torch.nan]), torch.full((3,), torch.nan), torch.tensor(torch.nan))
     with pytest.raises(FeedpropError, match="the inputs hold NaN or infinity at step 6; look at the data"):
         guard.check()

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from feedprop.errors import FeedpropError
-from feedprop.rewards.reward import Reward, can_look, check_range
+from feedprop import credit
+from feedprop.errors import FeedpropError, non_negative
+from feedprop.rewards.reward import Reward, can_look, check_outputs, check_range, in_single_precision
 
 
 class Labels(NamedTuple):
@@ -211,8 +212,52 @@ class BoundedSoftmaxReward(ClassReward):
         return (_signs(outputs) if self.sign_only else outputs) * (labels.onehot - labels.weight * p)
 
 
-class CorrectnessReward(ClassReward):
-    """r_y = sign(o_y) if the true class has the largest output, else nothing: yes/no feedback."""
+class _SignReward(ClassReward):
+    """The base of rewards sign(o) f(o), whose credit sign(o) f(o) / o has no bound near 0 unless epsilon is given."""
+
+    def __init__(
+        self,
+        *,
+        centred: bool = False,
+        epsilon: float = 0.0,
+        weight: Tensor | list[float] | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction)
+        self.centred, self.epsilon = bool(centred), non_negative("epsilon", epsilon)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return minus the mean (or summed) reward; see `Reward`."""
+        check_outputs(outputs)
+        if self.centred:
+            outputs = outputs - outputs.mean(class_dimension(outputs), keepdim=True)
+        if not self.epsilon:
+            return super().forward(outputs, targets)
+        values = in_single_precision(outputs.detach())
+        labels = self.prepare(values, targets)
+        rewards = self.per_output(values, labels)
+        size = labels.size if self.reduction == "mean" else 1
+        return credit.start_backward(rewards.sum(), outputs, self.credit(values, labels), size=size)
+
+    def credit(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return r_o / (o + epsilon sign(o))."""
+        outputs = outputs.detach()
+        if not self.epsilon:
+            return super().credit(outputs, targets)
+        return self.per_output(outputs, targets) / (outputs + self.epsilon * _signs(outputs))
+
+
+class CorrectnessReward(_SignReward):
+    """r_y = sign(o_y) if the true class has the largest output, else nothing: yes/no feedback.
+
+    As published. It strengthens only classes that win already and never stops, so the first class that often wins ends
+    up winning everywhere (experiments/discrete-rewards). To train by such feedback, use `ChoiceReward`.
+
+    Args:
+        centred: see `MisclassificationReward`; so is `epsilon`.
+        weight: see `ClassReward`; so are `ignore_index` and `reduction`.
+    """
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         outputs = outputs.detach()
@@ -221,12 +266,16 @@ class CorrectnessReward(ClassReward):
         return labels.onehot * _signs(outputs) * correct
 
 
-class MisclassificationReward(ClassReward):
+class MisclassificationReward(_SignReward):
     """r_k = -sign(o_k) at every class k whose output exceeds that of the true class: only mistakes are answered.
 
-    With this reward, give the model centred outputs (o - o.mean(1, keepdim=True)), or they all run to minus infinity;
-    use `rules.Epsilon(0.1)`, since the credit sign(o) / o is unbounded near 0; and a `magnitude_floor`. Training then
-    hardly depends on the learning rate (experiments/discrete-rewards).
+    As published, that is by default, all outputs run to minus infinity, and the credit sign(o) / o has no bound near 0.
+    Train with `centred=True, epsilon=1.0` and without momentum (experiments/discrete-rewards).
+
+    Args:
+        centred: reward o - mean(o), the mean being over the classes: whoever punishes one output raises the others.
+        epsilon: >= 0, in the unit of outputs; the credit is r / (o + epsilon sign(o)), at most 1 / epsilon.
+        weight: see `ClassReward`; so are `ignore_index` and `reduction`.
     """
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
@@ -236,8 +285,16 @@ class MisclassificationReward(ClassReward):
         return -_signs(outputs) * wrong * labels.weight
 
 
-class MaximizeReward(ClassReward):
-    """r = sign(o) (1 - sigmoid(o)) at the output that the target names: make it large."""
+class MaximizeReward(_SignReward):
+    """r = sign(o) (1 - sigmoid(o)) at the output that the target names: make it large.
+
+    As published, that is by default, nothing holds the other outputs down, and the credit has no bound near 0. To train
+    a classifier, use `centred=True, epsilon=1.0`.
+
+    Args:
+        centred: see `MisclassificationReward`; so is `epsilon`.
+        weight: see `ClassReward`; so are `ignore_index` and `reduction`.
+    """
 
     direction = 1.0
 
@@ -247,7 +304,10 @@ class MaximizeReward(ClassReward):
 
 
 class MinimizeReward(MaximizeReward):
-    """r = -sign(o) (1 - sigmoid(o)) at the output that the target names: make it small."""
+    """r = -sign(o) (1 - sigmoid(o)) at the output that the target names: make it small.
+
+    The target names an output to avoid. Given the true classes, a model learns to answer anything but them.
+    """
 
     direction = -1.0
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 import feedprop
+from feedprop import rewards
 from feedprop.errors import FeedpropError
 from feedprop.rules import Composite
 from feedprop.spiking import Neuron
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import Splits, load, loader
 from feedprop.training.data.standardisation import Normalisation
-from feedprop.training.data.tensors import SequenceData
+from feedprop.training.data.tensors import SequenceData, three_channels
 from feedprop.training.evaluation import Objective
 from feedprop.training.models.shapes import check_fit
 from feedprop.training.models.spiking import firing_neurons
@@ -29,6 +33,7 @@ class Parts:
     data: Splits
     model: nn.Module
     objective: Objective
+    notes: tuple[str, ...] = ()  # what was done to the data that nobody asked for
 
 
 def assemble(config: Config, *, normalisation: Normalisation | None = None) -> Parts:
@@ -43,16 +48,30 @@ def assemble(config: Config, *, normalisation: Normalisation | None = None) -> P
     timed = isinstance(data.train, SequenceData)
     model = make_model(config, shape=tuple(inputs.shape[1 + timed :]), classes=len(data.classes), timed=timed)
     objective = make_objective(config)
+    fit: dict[str, Any] = {
+        "samples": len(targets),
+        "classes": len(data.classes),
+        "name": config.components["model"].name,
+    }
+    notes = data.notes
     try:
-        outputs = check_fit(
-            model, inputs, samples=len(targets), classes=len(data.classes), name=config.components["model"].name
-        )
+        outputs = check_fit(model, inputs, **fit)
     except FeedpropError as error:
-        if not timed:
+        if timed:
+            raise FeedpropError(
+                f"{error}; batches of sequences are time-first, as --model lif_mlp takes them"
+            ) from error
+        if not (inputs.ndim == 4 and inputs.shape[1] == 1 and "3 channels" in str(error)):
             raise
-        raise FeedpropError(f"{error}; batches of sequences are time-first, as --model lif_mlp takes them") from error
+        outputs = check_fit(model, inputs.expand(-1, 3, -1, -1), **fit)
+        train, validation, test = map(three_channels, (data.train, data.validation, data.test))
+        data = replace(data, train=train, validation=validation, test=test)
+        notes = (
+            *notes,
+            f"the model {fit['name']} takes colours, so the channel of the grey images is repeated 3 times",
+        )
     objective.check(outputs, targets)
-    return Parts(data, model, objective)
+    return Parts(data, model, objective, notes)
 
 
 def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: bool) -> nn.Module:
@@ -69,9 +88,33 @@ def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: b
     return model
 
 
+# rewards that cannot train a classifier on labelled data, and why
+REFUSED: Mapping[type, str] = {
+    rewards.CorrectnessReward: (
+        "strengthens only classes that win already, so one class ends up winning everywhere (experiments/"
+        "discrete-rewards); to train by yes or no, use --reward ChoiceReward"
+    ),
+    rewards.MinimizeReward: (
+        "makes the output small that the label names, so the model learns to answer anything but the right class; use "
+        "--reward MaximizeReward"
+    ),
+    rewards.GivenReward: (
+        "takes rewards from outside, which a data set with labels does not have; use --reward ChoiceReward to train by "
+        "whether an answer is right, or GivenReward in a loop of your own"
+    ),
+    rewards.RegressionReward: (
+        "takes numbers as targets, and the command trains classifiers; use --reward SoftmaxReward, or RegressionReward "
+        "in a loop of your own"
+    ),
+}
+
+
 def make_objective(config: Config) -> Objective:
+    """Make the reward or loss; refuse a reward that cannot train a classifier."""
     kind = "reward" if config.settings.method == "lfp" else "loss"
     module = config.components[kind].make()
+    if type(module) in REFUSED:
+        raise FeedpropError(f"--reward {type(module).__name__} {REFUSED[type(module)]}")
     return Objective(module, kind, -1 if kind == "reward" else 1)
 
 
@@ -81,21 +124,32 @@ def make_optimizer(config: Config, model: nn.Module) -> Optimizer:
     if not trained:
         raise FeedpropError(f"the model {config.components['model'].name} has no parameters to train")
     component = config.components["optimizer"]
-    optimizer = component.make(trained)
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    optimizer: Optimizer = component.make(trained)
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
         raise FeedpropError(
-            f"--optimizer {component.name} makes a {type(optimizer).__name__}, not a torch.optim.Optimizer"
+            f"--optimizer {component.name} evaluates one objective several times per step, and feedback is the "
+            f"gradient of none; use an optimizer that takes one gradient per step, such as SGD or Adam"
         )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise FeedpropError(f"--optimizer {component.name} takes sparse gradients alone; use --optimizer Adam")
     return optimizer
+
+
+def make_composite(config: Config) -> Composite:
+    """Return the preset, or the default of `attach` with the rule, and what the settings change of it."""
+    rule, activation = (config.components[kind].make() for kind in ("rule", "activation"))
+    composite = rule if isinstance(rule, Composite) else feedprop.rules.presets.training().replace(default=rule)
+    changes = {name: getattr(config.settings, name) for name in ("magnitude_floor", "relative_magnitude")}
+    changes["activation"] = activation
+    return composite.replace(**{name: value for name, value in changes.items() if value is not None})
 
 
 def attach(config: Config, model: nn.Module) -> list[str]:
     """Attach the composite of the settings if the method is LFP; return what the library warns about."""
     if config.settings.method != "lfp":
         return []
-    rule, activation = (config.components[kind].make() for kind in ("rule", "activation"))
-    magnitude = {name: getattr(config.settings, name) for name in ("magnitude_floor", "relative_magnitude")}
-    composite = Composite.of(rule).replace(activation=activation, **magnitude)
+    composite = make_composite(config)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         feedprop.attach(model, composite)

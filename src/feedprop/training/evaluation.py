@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from feedprop.errors import FeedpropError
+from feedprop.rewards import ChoiceReward, SigmoidReward
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,37 @@ class Objective:
     sign: int
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if isinstance(self.module, ChoiceReward):
+            return self._told_yes_or_no(self.module, outputs, targets)
         value: Tensor = self.module(outputs, targets)
         return value
+
+    @staticmethod
+    def _told_yes_or_no(reward: ChoiceReward, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Tell the reward whether the choice is right, and no more; in training, draw the choice from the softmax.
+
+        Without exploration, a class that is never chosen is never learned.
+        """
+        scores = outputs.detach().float()
+        drawn = torch.is_grad_enabled() and scores.ndim == 2 and bool(scores.isfinite().all())
+        chosen = torch.multinomial(scores.softmax(1), 1).squeeze(1) if drawn else scores.argmax(-1)
+        value: Tensor = reward(outputs, chosen == targets, chosen=chosen)
+        return value
+
+    @property
+    def loss(self) -> str | None:
+        """The name of what is shown beside a reward, which is a signal and not an objective; None for a loss."""
+        if self.name == "loss":
+            return None
+        return "binary_cross_entropy" if isinstance(self.module, SigmoidReward) else "cross_entropy"
+
+    def compute_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of this name; of spikes over time, that of their numbers."""
+        answers = scores(outputs.detach()).float()
+        if self.loss == "binary_cross_entropy":
+            onehot = nn.functional.one_hot(targets, answers.shape[1]).to(answers)
+            return nn.functional.binary_cross_entropy_with_logits(answers, onehot)
+        return nn.functional.cross_entropy(answers, targets)
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Refuse an objective that cannot be computed from these outputs and targets."""
@@ -59,10 +89,12 @@ class Evaluation:
     accuracy: float
     f1: float
     confusion: list[list[int]]
+    losses: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self, name: str) -> dict[str, Any]:
         """Return the figures, the objective under its name."""
-        return {name: self.objective, "accuracy": self.accuracy, "f1": self.f1, "confusion": self.confusion}
+        figures = {"accuracy": self.accuracy, "f1": self.f1, "confusion": self.confusion}
+        return {name: self.objective, **self.losses, **figures}
 
 
 def evaluate(
@@ -76,7 +108,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the model on all batches; `gather` collects outputs and targets from all processes."""
     options: dict[str, Any] = {"num_classes": classes, "validate_args": False, "sync_on_compute": False}
-    mean = MeanMetric(sync_on_compute=False).to(device)
+    mean, loss = MeanMetric(sync_on_compute=False).to(device), MeanMetric(sync_on_compute=False).to(device)
     metrics = MetricCollection(
         {
             "accuracy": MulticlassAccuracy(average="micro", **options),
@@ -94,11 +126,14 @@ def evaluate(
                 outputs = batch_first(rows)  # batch_first is its own inverse
                 mean.update(objective.sign * objective(outputs, targets), weight=len(targets))
                 metrics.update(scores(outputs), targets)
+                if objective.loss is not None:
+                    loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
     finally:
         model.train(training)
     figures = metrics.compute()
     confusion = figures["confusion"].long().tolist()
-    return Evaluation(float(mean.compute()), float(figures["accuracy"]), float(figures["f1"]), confusion)
+    losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
+    return Evaluation(float(mean.compute()), float(figures["accuracy"]), float(figures["f1"]), confusion, losses)
 
 
 def batch_first(outputs: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import time
 from typing import Any
 
@@ -15,6 +17,7 @@ import feedprop
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOARD, RunFolder
 from feedprop.training.command_line.config import Config
+from feedprop.training.data.checks import check_all
 from feedprop.training.devices import make_accelerator
 from feedprop.training.environment import describe
 from feedprop.training.evaluation import Evaluation, near_zero_share, scores
@@ -35,7 +38,10 @@ def train(config: Config, *, command: str) -> RunFolder:
     accelerator = make_accelerator(settings.device, precision=settings.precision, accumulate=settings.accumulate)
     folder = RunFolder(broadcast_object_list([str(folder.path)])[0])  # one folder for all processes
     set_seed(settings.seed)
-    run = prepare(config, folder, assemble(config), accelerator)
+    parts = assemble(config)
+    for part in ("train", "validation", "test"):
+        check_all(parts.data[part], workers=settings.workers)
+    run = prepare(config, folder, parts, accelerator)
     if run.main:
         folder.claim()
     run.progress.say(run.introduction())
@@ -63,6 +69,8 @@ def _epochs(run: Run) -> None:
                     log = log or _open(run)
                     _write(run, row, log, better=better)
                 run.progress.finish(row, best=better)
+                for sentence in row.get("warnings", ()):
+                    run.progress.say(f"warning: {sentence}")
     finally:
         if log is not None:
             log.close()
@@ -81,11 +89,13 @@ def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
         "learning_rate": rate,
         "near_zero": near_zero_share(run.parts.model),
         "train": train,
-        "validation": {name: validation.objective, "accuracy": validation.accuracy},
+        "validation": {name: validation.objective, **validation.losses, "accuracy": validation.accuracy},
         "seconds": time.monotonic() - started,
     }
     if run.update_sparsity is not None:
         row["updates"] = run.update_sparsity.shares()
+    if said := run.symptoms.after_epoch(validation, step=run.step):
+        row["warnings"] = said
     run.rows.append(row)
     return row, validation
 
@@ -93,7 +103,7 @@ def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
 def _pass(run: Run, epoch: int) -> dict[str, float]:
     """Take a step for each batch of training data and return the mean figures."""
     device, batches, objective = run.accelerator.device, run.loaders["train"], run.parts.objective
-    mean = MeanMetric(nan_strategy="disable").to(device)
+    mean, loss = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
     accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
     guard, shown = NaNGuard(run.step, device), 0.0
     run.model.train()
@@ -105,8 +115,11 @@ def _pass(run: Run, epoch: int) -> dict[str, float]:
             run.accelerator.backward(value)
             _update(run)
         run.step += 1
-        guard.observe(inputs, outputs.detach())
+        guard.observe(inputs, outputs.detach(), value.detach())
+        run.symptoms.observe(outputs.detach(), targets)
         mean.update(objective.sign * value.detach(), weight=len(targets))
+        if objective.loss is not None:
+            loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
         accuracy.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
             guard.check()
@@ -117,17 +130,20 @@ def _pass(run: Run, epoch: int) -> dict[str, float]:
         else:
             run.progress.step(None, None)
     guard.check()
-    return {objective.name: float(mean.compute()), "accuracy": float(accuracy.compute())}
+    losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
+    return {objective.name: float(mean.compute()), **losses, "accuracy": float(accuracy.compute())}
 
 
 def _update(run: Run) -> None:
     """Clip, and step optimizer and schedule, once enough batches have accumulated."""
     if run.accelerator.sync_gradients and run.config.settings.clip_norm is not None:
         run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.settings.clip_norm)
-    if run.update_sparsity is not None and run.accelerator.sync_gradients:
-        run.update_sparsity.step(run.optimizer)
-    else:
+    if not run.accelerator.sync_gradients:
         run.optimizer.step()
+    elif run.update_sparsity is None:
+        run.symptoms.step(run.optimizer.step)
+    else:
+        run.symptoms.step(functools.partial(run.update_sparsity.step, run.optimizer))
     if run.accelerator.sync_gradients and not run.accelerator.optimizer_step_was_skipped:
         run.schedule.after_step()
     run.optimizer.zero_grad()
@@ -148,6 +164,7 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
         "mean": normalisation.mean,
         "deviation": normalisation.deviation,
         "classes": run.parts.data.classes,
+        "working_directory": os.getcwd(),  # where evaluate finds data and modules that are named relative to it
     }
     if better:
         run.folder.save(BEST, run.parts.model, metadata=metadata)
@@ -177,6 +194,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "test": test.as_dict(name),
         "near_zero": near_zero_share(run.parts.model),
         "classes": run.parts.data.classes,
+        "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
     if firing_neurons(run.parts.model):

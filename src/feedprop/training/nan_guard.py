@@ -7,23 +7,30 @@ from torch import Tensor
 
 from feedprop.errors import FeedpropError
 
+WHAT = ("inputs hold", "outputs hold", "reward or loss is")
+HINTS = (
+    "look at the data",
+    "a smaller learning rate or --clip_norm may help",
+    "inputs and outputs are finite, so look at the targets and at what the reward or loss divides by",
+)
+
 
 class NaNGuard:
     """Finds the first step with NaN or infinity without waiting for the device at every step."""
 
     def __init__(self, step: int, device: torch.device) -> None:
         self.step = step
-        self.found = torch.zeros(2, dtype=torch.long, device=device)  # first bad step of inputs, of outputs
+        self.found = torch.zeros(3, dtype=torch.long, device=device)  # first bad step of inputs, outputs, objective
 
-    def observe(self, inputs: Tensor, outputs: Tensor) -> None:
+    def observe(self, inputs: Tensor, outputs: Tensor, objective: Tensor) -> None:
         """Count a step and record whether its numbers are finite."""
         self.step += 1
-        bad = torch.stack([~inputs.isfinite().all(), ~outputs.isfinite().all()])
+        bad = torch.stack([~numbers.isfinite().all() for numbers in (inputs, outputs, objective)])
         self.found = torch.where((self.found == 0) & bad, self.step, self.found)
 
     def check(self) -> None:
-        """Raise if there was such a step."""
-        for what, step in zip(("inputs", "outputs"), self.found.tolist(), strict=True):
-            if step:
-                hint = "look at the data" if what == "inputs" else "a smaller learning rate or --clip_norm may help"
-                raise FeedpropError(f"the {what} hold NaN or infinity at step {step}; {hint}")
+        """Raise if there was such a step; name what was not finite first."""
+        first = [step for step in self.found.tolist() if step]
+        for what, step, hint in zip(WHAT, self.found.tolist(), HINTS, strict=True):
+            if step and step == min(first):
+                raise FeedpropError(f"the {what} NaN or infinity at step {step}; {hint}")

@@ -60,9 +60,11 @@ class Progress:
     def finish(self, row: dict[str, Any], *, best: bool) -> None:
         """Print an epoch's line."""
         train, validation = row["train"], row["validation"]
+        losses = "".join(f"{key.replace('_', ' ')} {train[key]:.4f}  " for key in train if key.endswith("entropy"))
         self.say(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
-            f"{self.name} {train[self.name]:+.4f}  accuracy {train['accuracy']:.4f}  "
-            f"validation {validation['accuracy']:.4f}  near zero {row['near_zero']:.3f}  "
-            f"lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s{'  best' if best else ''}"
+            f"{losses}accuracy {train['accuracy']:.4f}  "
+            f"validation {validation['accuracy']:.4f}  {self.name} {train[self.name]:+.4f}  "
+            f"near zero {row['near_zero']:.3f}  lr {row['learning_rate']:.2g}  "
+            f"{row['seconds']:.1f} s{'  best' if best else ''}"
         )

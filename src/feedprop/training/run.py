@@ -17,6 +17,7 @@ from feedprop.training.evaluation import Evaluation, evaluate
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.progress import Progress
 from feedprop.training.schedule import Schedule, make_schedule
+from feedprop.training.symptoms import Symptoms
 from feedprop.training.update_sparsity import UpdateSparsity
 
 
@@ -33,6 +34,8 @@ class Run:
     schedule: Schedule
     loaders: dict[str, Any]
     progress: Progress
+    symptoms: Symptoms
+    warnings: list[str]  # said before the first step
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
@@ -78,7 +81,8 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         "test": loader(parts.data.test, **options),
     }
     model, prepared, *batches = accelerator.prepare(parts.model, optimizer, *loaders.values())
-    notes = attach(config, parts.model)  # after accelerate: the rules wrap all else, and leave first
+    remarks = attach(config, parts.model)  # after accelerate: the rules wrap all else, and leave first
+    total = settings.epochs * len(batches[0])
     steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
     schedule = make_schedule(
         config.components["scheduler"],
@@ -88,9 +92,15 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         epochs=settings.epochs,
     )
     progress = Progress(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
-    for note in notes:
+    for note in parts.notes:
         progress.say(f"note: {note}")
+    for remark in remarks:
+        progress.say(f"warning: {remark}")
     parts.objective.module.to(accelerator.device)
     named = dict(zip(loaders, batches, strict=True))
-    sparsity = UpdateSparsity(parts.model) if firing_neurons(parts.model) else None
-    return Run(config, folder, parts, accelerator, model, prepared, schedule, named, progress, update_sparsity=sparsity)
+    return Run(
+        config, folder, parts, accelerator, model, prepared, schedule, named, progress,
+        symptoms=Symptoms(parts.model, classes=parts.data.classes, steps=total, method=settings.method),
+        warnings=remarks,
+        update_sparsity=UpdateSparsity(parts.model) if firing_neurons(parts.model) else None,
+    )  # fmt: skip

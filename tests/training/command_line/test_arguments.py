@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
+from feedprop import rules
+from feedprop.training import loop
+from feedprop.training.assembly import make_composite
+from feedprop.training.command_line.arguments import parse_train
 from feedprop.training.command_line.defaults import default_options
 
 from ..conftest import BLOBS
@@ -64,11 +69,79 @@ def test_the_activation_rule_is_stored_and_has_an_effect(command, tmp_path):
     assert _rows(tmp_path / "CentralDifference")[0]["train"] != _rows(tmp_path / "Secant")[0]["train"]
 
 
-def test_relative_magnitudes_reach_the_feedback(command, tmp_path):
-    for relative in ("true", "false"):
-        words = [*BLOBS[1:], "--epochs", 1, "--output", relative, "--relative_magnitude", relative]
-        assert command("train", *words).code == 0
-    assert _rows(tmp_path / "true")[0]["train"] != _rows(tmp_path / "false")[0]["train"]
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", rules.presets.training()),
+        ("--rule presets.published", rules.presets.published()),
+        ("--rule feedprop.rules.presets.published --rule.epsilon 0.5", rules.presets.published(0.5)),
+        ("--rule Gamma", rules.presets.training().replace(default=rules.Gamma())),
+        ("--magnitude_floor 0.02", rules.presets.training().replace(magnitude_floor=0.02)),
+        ("--relative_magnitude false", rules.presets.training().replace(relative_magnitude=False)),
+        ("--activation Secant", rules.presets.training().replace(activation=rules.Secant())),
+        ("--activation Secant.published", rules.presets.training().replace(activation=rules.Secant.published())),
+        ("--rule presets.published --activation Secant", rules.presets.published().replace(activation=rules.Secant())),
+        ("--model lif_mlp", rules.presets.spiking()),
+    ],
+)
+def test_the_composite_is_that_of_attach_but_for_what_is_given(words, expected):
+    assert vars(make_composite(parse_train(words.split()))) == vars(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "recorded"),
+    [
+        ("", {"lr": 0.1, "momentum": 0.9}),
+        ("--optimizer SGD", {"lr": 0.1, "momentum": 0.9}),
+        ("--optimizer.momentum 0.5", {"lr": 0.1, "momentum": 0.5}),
+        ("--optimizer.momentum 0", {"lr": 0.1, "momentum": 0.0}),
+        ("--optimizer Adam", {"lr": 0.001, "betas": [0.9, 0.999]}),
+        ("--scheduler CyclicLR --scheduler.base_lr 0.01", {"momentum": 0.9}),
+    ],
+)
+def test_the_momentum_that_is_recorded_is_the_one_that_is_used(command, tmp_path, monkeypatch, words, recorded):
+    used = []
+    step = loop._update
+
+    def spied(run):
+        step(run)
+        used.append({key: run.optimizer.param_groups[0].get(key) for key in ("momentum", "betas")})
+
+    monkeypatch.setattr(loop, "_update", spied)
+    assert command(*BLOBS, "--epochs", 1, "--output", "run", *words.split()).code == 0
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert {key: config["optimizer"][key] for key in recorded} == recorded
+    for group in used:
+        assert {key: value for key, value in group.items() if value is not None} == {
+            key: tuple(value) if key == "betas" else value
+            for key, value in config["optimizer"].items()
+            if key in ("momentum", "betas")
+        }
+
+
+def test_a_momentum_that_is_cycled_is_not_recorded_as_constant(command, tmp_path):
+    words = [*BLOBS, "--epochs", 1, "--scheduler.cycle_momentum", "true"]
+    assert command(*words, "--output", "run").code == 0
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert "momentum" not in config["optimizer"]
+    assert config["scheduler"]["max_momentum"] == 0.95
+    assert command("train", "--config", "run/config.yaml", "--output", "again").code == 0
+
+
+REWARDS = {
+    "MisclassificationReward": {"centred": True, "epsilon": 1.0},
+    "MaximizeReward": {"centred": True, "epsilon": 1.0},
+    "ChoiceReward": {},
+}
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+def test_a_reward_has_defaults_that_train(reward):
+    config = parse_train(["--reward", reward])
+    assert {key: config.components["reward"].arguments[key] for key in REWARDS[reward]} == REWARDS[reward]
+    given = parse_train(["--reward", reward, "--optimizer.lr", "0.5", "--optimizer", "torch.optim.RMSprop"])
+    assert given.components["optimizer"].arguments["lr"] == 0.5
+    assert given.components["optimizer"].arguments["momentum"] == 0
 
 
 def _rows(folder):
@@ -83,6 +156,14 @@ def test_help_is_readable(command):
     assert "--model.dropout" in answer.out
     for noise in ("known subclasses", ".name", "CONFIG", "print_config", ".help"):
         assert noise not in answer.out
+    assert "--optimizer.lr" in answer.out
+    assert "--scheduler.pct_start" not in answer.out
+    for option in ("foreach", "fused", "last_epoch", "steps_per_epoch"):
+        assert f".{option} " not in command("train", "--optimizer", "Adam", "--scheduler", "OneCycleLR", "--help").out
+    assert "--scheduler.pct_start" in command("train", "--scheduler", "OneCycleLR", "--help").out
+    for option in re.split(r"\n  (?=--)", answer.out):
+        assert option.lower().count("default:") <= 1, option  # jsonargparse's, not the docstring's as well
+    assert re.search(r"--optimizer.lr LR\s+learning rate \(type: float \| Tensor,\s+default:\s+0.1\)", answer.out)
     assert "--checkpoint {best,last}" in command("evaluate", "--help").out
 
 

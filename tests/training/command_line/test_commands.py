@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+
+from ..conftest import SERIES, write_series
 
 
 def _results(folder):
@@ -74,3 +77,28 @@ def test_evaluate_refuses_a_checkpoint_of_another_architecture(command, run, tmp
     text = (run / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("hidden:\n  - 8\n", f"hidden:\n{hidden}"))
     assert f"belongs to another architecture: {expected}" in command("evaluate", tmp_path).sentence
+
+
+@pytest.mark.parametrize("where", ["trained", "elsewhere"])
+def test_evaluate_finds_data_and_modules_where_the_run_was_started(command, tmp_path, monkeypatch, where):
+    for folder in ("trained", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    write_series(tmp_path / "trained")
+    (tmp_path / "trained/own_network.py").write_text("from feedprop.training.models.spiking import lif_mlp as Own\n")
+    monkeypatch.chdir(tmp_path / "trained")
+    words = [*SERIES, "--model", "own_network.Own", "--model.hidden", "[4]", "--reward", "SpikeTargetReward"]
+    assert command("train", *words, "--epochs", 1, "--output", "run").code == 0
+    monkeypatch.delitem(sys.modules, "own_network")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path / "trained")])
+    monkeypatch.chdir(tmp_path / where)
+    answer = command("evaluate", tmp_path / "trained/run", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["accuracy"] == _results(tmp_path / "trained/run")["test"]["accuracy"]
+
+
+def test_a_place_of_data_that_is_given_to_evaluate_is_the_readers(series, tmp_path, monkeypatch):
+    words = [*SERIES, "--model", "lif_mlp", "--model.hidden", "[4]", "--epochs", 1, "--output", "run"]
+    assert series("train", *words).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "no file timeseries/Toy_TRAIN.ts" in series("evaluate", "../run", "--data.root", ".").sentence

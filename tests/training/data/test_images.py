@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,63 @@ def test_torchvision_models_take_the_class_count_from_the_data(command, tmp_path
     assert command("train", *words, "--output", "run", "--optimizer.lr", 0.01).code == 0
     state = load_file(tmp_path / "run/best.safetensors")
     assert state["classifier.1.weight"].shape[0] == 3
+
+
+def test_image_folder_with_train_alone(command, tmp_path):
+    _images(tmp_path / "images/train", count=10)
+    words = ["--data", "image_folder", "--data.root", "images", "--data.size", 16, "--epochs", 1, "--output", "run"]
+    answer = command("train", *words)
+    assert answer.code == 0, answer.err
+    assert "14 train, 2 validation, 4 test" in answer.out
+    assert "note: images are resized to 16x16 pixels; --data.size changes that" in answer.out
+    assert "note: images has no folder test or val, so a fifth of its images" in answer.out
+
+
+def test_image_folder_with_all_three_parts(command, tmp_path):
+    for part in ("train", "val", "test"):
+        _images(tmp_path / "images" / part, count=10)
+    answer = command("train", "--data", "image_folder", "--data.root", "images", "--epochs", 1, "--output", "run")
+    assert "note: images/val is not used: validation data is drawn from train" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("folders", "sentence"),
+    [
+        (["test/dark"], "holds test, but no folder train"),
+        (["dark"], "at least two folders, one per class, but holds dark"),
+    ],
+)
+def test_image_folder_that_lacks_something(command, tmp_path, folders, sentence):
+    for folder in folders:
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("L", (12, 10)).save(tmp_path / "images" / folder / "0.png")
+    assert sentence in command("train", "--data", "image_folder", "--data.root", "images").sentence
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_corrupted_image_is_found_before_the_first_step(command, tmp_path, part, workers):
+    for folder in ("train", "test"):
+        _images(tmp_path / "images" / folder, count=30)
+    file = tmp_path / "images" / part / "light/29.png"
+    file.write_bytes(file.read_bytes()[:-30])
+    answer = command("train", "--data", "image_folder", "--data.root", "images", "--workers", workers)
+    kind = {"train": "training", "test": "test"}[part]
+    assert re.search(rf"sample \d+ of the {kind} data \(images/{part}/light/29.png\) cannot be read", answer.sentence)
+    assert "epoch" not in answer.out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("data", ["digits", "samples.Generated"])
+def test_grey_images_in_a_model_that_takes_colours(command, tmp_path, data):
+    words = ["--data", data, "--model", "samples.Coloured", "--epochs", 1, "--output", "run", "--optimizer.lr", 0.03]
+    answer = command("train", *words)
+    assert answer.code == 0, answer.err
+    assert "note: the model samples.Coloured takes colours, so the channel of the grey images is repeated" in answer.out
+    assert command("evaluate", "run").code == 0
+    assert command("check", *words[:4]).code == 0
+
+
+def test_a_model_that_takes_neither_says_what_is_wrong_with_three_channels(command):
+    answer = command("train", "--model", "torchvision.models.squeezenet1_1")
+    assert "cannot take inputs of shape (3, 8, 8)" in answer.sentence

@@ -6,15 +6,15 @@ options a parser of jsonargparse has, and that parser checks and converts all va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
 from feedprop.errors import FeedpropError
-from feedprop.training.checkpoints import CONFIG
-from feedprop.training.command_line.components import KINDS, Component
+from feedprop.training.checkpoints import CONFIG, RunFolder
+from feedprop.training.command_line.components import KINDS, Component, resolve, search_in
 from feedprop.training.command_line.config import Config, Settings, read_config
 from feedprop.training.command_line.defaults import DEFAULT_MODEL, default_options
 from feedprop.training.command_line.parser import OneSentenceParser, add_component
@@ -79,11 +79,23 @@ def parse_evaluate(argv: Sequence[str]) -> Request:
     file = Path(run) / CONFIG
     if not file.is_file():
         raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
-    config = _configure([], {"config": [str(file)], **data})
+    name = f"{values['checkpoint']}.safetensors"
+    trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
+    config = _as_trained(_configure([], {"config": [str(file)], **data}, path=trained_in), trained_in, given=data)
     size = config.settings.batch_size if size is None else size
     if size < 1:
         raise FeedpropError(f"--batch_size must be at least 1, but is {size}")
     return Request(run, config, values["checkpoint"], values["split"], size, values["device"], values["json"])
+
+
+def _as_trained(config: Config, folder: str, *, given: Options) -> Config:
+    """Return the configuration with its data where it was in training, unless a place is given."""
+    data = config.components["data"]
+    root = data.arguments.get("root")
+    if given or not isinstance(root, str) or not (found := Path(folder) / root).exists():
+        return config
+    components = {**config.components, "data": replace(data, arguments={**data.arguments, "root": str(found)})}
+    return replace(config, components=components)
 
 
 def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
@@ -106,12 +118,18 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
     return arguments, options
 
 
-def _configure(arguments: Sequence[str], given: Options, *, command: str = "train") -> Config:
-    """Return the configuration that the options, the files they name and the defaults add up to."""
+def _configure(arguments: Sequence[str], given: Options, *, command: str = "train", path: str = ".") -> Config:
+    """Return the configuration that the options, the files they name and the defaults add up to.
+
+    Modules are looked up in the folder `path` first.
+    """
+    search_in(path)
     layers = [*map(read_config, given.pop("config", ())), given]
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
     method = settled.get("method", Settings.method)
-    defaults = default_options(settled.get("model.name", DEFAULT_MODEL), method=method)
+    defaults = default_options(
+        settled.get("model.name", DEFAULT_MODEL), method=method, reward=settled.get("reward.name")
+    )
     kinds = [kind for kind in KINDS if f"{kind}.name" in defaults]
     foreign = [kind for kind in KINDS if kind not in kinds]
     for kind in map(_kind, given):
@@ -126,23 +144,43 @@ def _configure(arguments: Sequence[str], given: Options, *, command: str = "trai
     parser.add_class_arguments(Settings, None, skip={"overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the output folder")
     for kind in kinds:
-        add_component(parser, kind, options[f"{kind}.name"])
-    same = {kind for kind in kinds if options[f"{kind}.name"] == defaults[f"{kind}.name"]}
+        add_component(parser, kind, options[f"{kind}.name"], named=f"{kind}.name" in settled)
+    same = {kind for kind in kinds if _same(kind, options[f"{kind}.name"], defaults[f"{kind}.name"])}
     parser.set_defaults({key: value for key, value in defaults.items() if _kind(key) in same})
     values = parser.read(arguments, {key: value for key, value in options.items() if _kind(key) not in foreign})
     del values["config"]
     parts = {kind: values.pop(kind) for kind in kinds}
+    for name in _cycled(parts):
+        if f"optimizer.{name}" in settled:
+            raise FeedpropError(
+                f"--scheduler.cycle_momentum true sets the momentum, from --scheduler.base_momentum to max_momentum; "
+                f"leave out --optimizer.{name} or --scheduler.cycle_momentum"
+            )
+        del parts["optimizer"][name]  # config.yaml says what is used
     components = {kind: Component(kind, part.pop("name"), part) for kind, part in parts.items()}
     return Config(Settings(**values), components)
+
+
+def _cycled(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return which option of the optimizer is its momentum, if the schedule sets that."""
+    cycles = parts["scheduler"].get("cycle_momentum", False)
+    return [name for name in ("momentum", "betas") if cycles and name in parts["optimizer"]]
 
 
 def _kind(option: str) -> str:
     return option.partition(".")[0]
 
 
+def _same(kind: str, first: str, second: str) -> bool:
+    """Whether two names, such as SGD and torch.optim.SGD, stand for the same component."""
+    return first == second or resolve(kind, first) is resolve(kind, second)
+
+
 def _overlay(first: Options, second: Options) -> Options:
     """Return both; the second wins, and another component does not inherit the options of the one it replaces."""
     replaced = tuple(
-        f"{kind}." for kind in KINDS if second.get(name := f"{kind}.name", first.get(name)) != first.get(name)
+        f"{kind}."
+        for kind in KINDS
+        if (name := f"{kind}.name") in first and name in second and not _same(kind, first[name], second[name])
     )
     return {**{key: value for key, value in first.items() if not key.startswith(replaced)}, **second}

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 
+from accelerate.utils import set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -34,11 +35,12 @@ def check_command(argv: Sequence[str]) -> None:
     config = parse_train(argv, command="check")
     if config.settings.method != "lfp":
         raise FeedpropError("feedprop check is about --method lfp; leave --method out")
+    set_seed(config.settings.seed)
     parts = assemble(config)
     remarks = attach(config, parts.model)
     inputs, targets = next(iter(loader(parts.data["train"], batch_size=CHECKED)))
     found = feedprop.check(parts.model, inputs, None if firing_neurons(parts.model) else targets)
-    print("\n".join([*remarks, str(found)]))
+    print("\n".join([*parts.notes, *remarks, str(found)]))
 
 
 def evaluate_command(argv: Sequence[str]) -> None:
@@ -79,4 +81,8 @@ def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[
     table.add_section()
     table.add_row("all", str(total), f"{found.accuracy:.4f}", style="bold")
     console.print(table)
-    console.print(f"mean {name} {found.objective:+.4f}   macro F1 {found.f1:.4f}   weights near zero {sparsity:.4f}")
+    losses = "".join(f"{key.replace('_', ' ')} {value:.4f}   " for key, value in found.losses.items())
+    console.print(
+        f"{losses}mean {name} {found.objective:+.4f}   macro F1 {found.f1:.4f}   weights near zero {sparsity:.4f}",
+        soft_wrap=True,
+    )

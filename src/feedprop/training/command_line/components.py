@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -27,7 +28,7 @@ class Kind:
         help: what it is called in --help and in errors
         short: short name -> import path
         home: module in which any other name without dots is looked up
-        base: class of which it must be a subclass; "" if any callable will do
+        bases: classes that it makes instances of; none if anything will do
         withheld: parameters that only the run passes
         filled: parameters, with their types, that the run fills in unless they are given
     """
@@ -35,7 +36,7 @@ class Kind:
     help: str
     short: Mapping[str, str]
     home: str = ""
-    base: str = ""
+    bases: tuple[str, ...] = ()
     withheld: frozenset[str] = frozenset()
     filled: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,13 +70,13 @@ KINDS: Mapping[str, Kind] = {
             "timed": bool | None,
         },
     ),
-    "rule": Kind("LFP rule", {}, "feedprop.rules"),
-    "activation": Kind("activation rule", {}, "feedprop.rules", "feedprop.rules.ActivationRule"),
-    "reward": Kind("reward", {}, "feedprop.rewards", "feedprop.rewards.Reward"),
-    "loss": Kind("loss", {}, "torch.nn", "torch.nn.modules.module.Module"),
-    "optimizer": Kind(
-        "optimizer", {}, "torch.optim", "torch.optim.optimizer.Optimizer", withheld=frozenset({"params"})
+    "rule": Kind("LFP rule or preset", {}, "feedprop.rules", ("feedprop.rules.Rule", "feedprop.rules.Composite")),
+    "activation": Kind(
+        "activation rule", {"default": f"{__name__}.of_the_rule"}, "feedprop.rules", ("feedprop.rules.ActivationRule",)
     ),
+    "reward": Kind("reward", {}, "feedprop.rewards", ("feedprop.rewards.Reward",)),
+    "loss": Kind("loss", {}, "torch.nn", ("torch.nn.Module",)),
+    "optimizer": Kind("optimizer", {}, "torch.optim", ("torch.optim.Optimizer",), withheld=frozenset({"params"})),
     "scheduler": Kind(
         "learning rate schedule",
         {"none": f"{__name__}.no_schedule"},
@@ -104,16 +105,26 @@ class Component:
         accepted = {*self.arguments, *inspect.signature(target).parameters}
         missing = {key: value for key, value in filled.items() if key in accepted and self.arguments.get(key) is None}
         try:
-            return target(*args, **{**self.arguments, **missing})
+            made = target(*args, **{**self.arguments, **missing})
         except FeedpropError:
             raise
         except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise FeedpropError(f"--{self.kind} {self.name} cannot be made: {reason}") from error
+        bases = _bases(KINDS[self.kind])
+        if bases and made is not None and not isinstance(made, bases):
+            raise FeedpropError(
+                f"--{self.kind} {self.name} makes a {type(made).__name__}, not a {_either(KINDS[self.kind])}"
+            )
+        return made
 
 
 def no_schedule(optimizer: object) -> None:
     """Keep the learning rate as it is."""
+
+
+def of_the_rule() -> None:
+    """Let activations pass credit as the rule or preset says."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -123,11 +134,18 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(lowered[match] for match in found)}?" if found else ""
 
 
+def search_in(folder: str) -> None:
+    """Find modules in this folder, and in the current one as `python -m` does."""
+    for path in (os.getcwd(), os.path.abspath(folder)):
+        if path not in sys.path:
+            sys.path.insert(0, path)
+
+
 def import_path(path: str, *, option: str) -> Any:
     """Return what an import path such as torchvision.models.resnet18 names."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # so that a file in the current folder can be named, as with `python -m`
     module_name, _, name = path.rpartition(".")
+    if (owner := _class_in(module_name)) is not None and hasattr(owner, name):
+        return getattr(owner, name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -148,13 +166,52 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
         raise FeedpropError(f"{option} needs a name or an import path, but is {name!r}")
     if name in known.short:
         return _callable(import_path(known.short[name], option=option), name, option)
-    dotted = "." in name
-    target = _callable(import_path(name, option=option), name, option) if dotted else _at_home(known, name, option)
-    if known.base:
-        base = import_path(known.base, option=option)
-        if inspect.isclass(target) and not issubclass(target, base):
-            raise FeedpropError(f"{option} {name} is no {known.help}: it is not a subclass of {base.__name__}")
+    if "." not in name:
+        target = _at_home(known, name, option)
+    else:
+        target = _callable(import_path(_whole(known, name), option=option), name, option)
+    if inspect.isclass(target) and (bases := _bases(known)) and not issubclass(target, bases):
+        raise FeedpropError(
+            f"{option} {name} is no {known.help}: it is not a subclass of {_either(known)}{_meant(name, kind)}"
+        )
     return target
+
+
+def _whole(kind: Kind, path: str) -> str:
+    """Return the import path that presets.published is short for, feedprop.rules.presets.published."""
+    first = path.partition(".")[0]
+    found = getattr(importlib.import_module(kind.home), first, None) if kind.home else None
+    imported = inspect.ismodule(found) and found.__name__ == first  # feedprop.optim may import torch, as torch
+    return path if found is None or imported else f"{kind.home}.{path}"
+
+
+def _bases(kind: Kind) -> tuple[type, ...]:
+    return tuple(import_path(base, option="") for base in kind.bases)
+
+
+def _either(kind: Kind) -> str:
+    return " or ".join(base.rpartition(".")[2] for base in kind.bases)
+
+
+def _meant(name: str, kind: str) -> str:
+    """Return '; write --activation Secant' if the name belongs to another kind of component."""
+    for other, known in KINDS.items():
+        if other == kind or not known.bases or not known.home:
+            continue
+        with contextlib.suppress(FeedpropError):
+            target = import_path(name if "." in name else f"{known.home}.{name}", option="")
+            if inspect.isclass(target) and issubclass(target, _bases(known)):
+                return f"; write --{other} {name}"
+    return ""
+
+
+def _class_in(path: str) -> type | None:
+    """Return the class that a path such as feedprop.rules.Secant names, if it names one."""
+    module, _, name = path.rpartition(".")
+    with contextlib.suppress(ImportError, ValueError):
+        found = getattr(importlib.import_module(module), name, None)
+        return found if inspect.isclass(found) else None
+    return None
 
 
 def _at_home(kind: Kind, name: str, option: str) -> Callable[..., Any]:

@@ -32,8 +32,10 @@ class Settings:
         validation_fraction: share of the training data that is set aside to choose the best model
         clip_norm: largest norm of the feedback or gradient of all parameters together
         accumulate: batches whose feedback or gradients are summed before a step
-        magnitude_floor: with lfp, the smallest magnitude |w| by which a weight's feedback is scaled
-        relative_magnitude: with lfp, measure |w| and the floor in units of the root mean square of their parameter
+        magnitude_floor: with lfp, the smallest magnitude by which a weight's feedback is scaled; as --rule says unless
+            given
+        relative_magnitude: with lfp, whether magnitude and floor are in units of the root mean square of their
+            parameter; as --rule says unless given
         scheduler_interval: when the learning rate changes; auto means per step if the schedule has a length, else epoch
         device: auto, cpu, cuda, cuda:1, mps
         precision: automatic mixed precision
@@ -49,8 +51,8 @@ class Settings:
     validation_fraction: float = 0.1
     clip_norm: float | None = None
     accumulate: int = 1
-    magnitude_floor: float = 0.0
-    relative_magnitude: bool = False
+    magnitude_floor: float | None = None
+    relative_magnitude: bool | None = None
     scheduler_interval: Interval = "auto"
     device: str = "auto"
     precision: Precision = "no"
@@ -63,14 +65,16 @@ class Settings:
             if getattr(self, name) < 1:
                 raise FeedpropError(f"--{name} must be at least 1, but is {getattr(self, name)}")
         for name in ("seed", "workers", "magnitude_floor"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise FeedpropError(f"--{name} must not be negative, but is {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise FeedpropError(f"--seed must be below 2**32, but is {self.seed}")
         if not 0 < self.validation_fraction < 1:
             raise FeedpropError(f"--validation_fraction must be above 0 and below 1, but is {self.validation_fraction}")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise FeedpropError(f"--clip_norm must be above 0, but is {self.clip_norm}")
         for name in ("magnitude_floor", "relative_magnitude"):
-            if self.method == "backprop" and getattr(self, name):
+            if self.method == "backprop" and getattr(self, name) is not None:
                 raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method backprop")
 
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 import re
+from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -13,6 +14,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import KINDS, resolve
+
+# parameters of optimizers and schedules that hardly anybody needs, and what --help lists of components not named
+_OBSCURE = frozenset(
+    {"foreach", "fused", "capturable", "differentiable", "maximize", "last_epoch", "epochs", "steps_per_epoch"}
+)
+_SHORT: Mapping[str, tuple[str, ...]] = {"optimizer": ("lr", "momentum", "weight_decay"), "scheduler": ()}
 
 
 class OneSentenceParser(ArgumentParser):
@@ -47,16 +54,24 @@ class OneSentenceParser(ArgumentParser):
         text = re.sub(r"\n  --\w+ CONFIG\b.*(\n {8,}.*)*", "", text)
         text = re.sub(r"\n  --print_config\b.*(\n {8,}.*)*", "", text)
         text = re.sub(r", --\S+\+ \S+", "", text)
-        return re.sub(r"--(\w+)\.name NAME", r"--\1 NAME     ", text)
+        text = re.sub(r"--(\w+)\.name NAME", r"--\1 NAME     ", text)
+        text = re.sub(r"\n[^\n-][^\n]*:\n+(?=\n)", "\n", text)  # headings of which nothing is listed
+        # what the docstring says of the default, which the command may have changed
+        return re.sub(r"\s*(\(|\s)default:\s+(?:[^()\s]|\([^()]*\))+\)?(?=\s+\(type:)", "", text, flags=re.IGNORECASE)
 
 
-def add_component(parser: ArgumentParser, kind: str, name: str) -> None:
-    """Give the parser the options of a component: `--model.dropout` for every parameter that can be given."""
+def add_component(parser: ArgumentParser, kind: str, name: str, *, named: bool) -> None:
+    """Give the parser the options of a component: `--model.dropout` for every parameter that can be given.
+
+    The help lists those of a component that was named, and those of a default one that matter.
+    """
     known, target = KINDS[kind], resolve(kind, name)
-    choices = f"{', '.join(known.short)} or an import path" if len(known.short) > 1 else f"in {known.home} or a path"
+    words = ", ".join([*known.short, *([f"a name from {known.home}"] if known.home else [])])
+    choices = f"{words} or an import path"
     parser.add_argument(f"--{kind}.name", type=str, default=name, metavar="NAME", help=f"{known.help}: {choices}")
     accepted = _add_signature(ArgumentParser(), kind, target, set())
     filled = {key: type_ for key, type_ in known.filled.items() if key in accepted}
+    before = len(parser._actions)
     for key, type_ in filled.items():
         parser.add_argument(f"--{kind}.{key}", type=type_, default=None, help="taken from the run unless given")
     withheld = set(known.withheld)
@@ -65,6 +80,12 @@ def add_component(parser: ArgumentParser, kind: str, name: str) -> None:
         root = os.environ.get("FEEDPROP_DATA", "data")
         parser.add_argument("--data.root", type=str, default=root, metavar="DIR", help="folder of the data's files")
     _add_signature(parser, kind, target, withheld | set(filled))
+    if "cycle_momentum" in accepted:
+        parser.set_defaults({f"{kind}.cycle_momentum": False})
+    for action in parser._actions[before:]:
+        option = action.dest.partition(".")[2]
+        if option in _OBSCURE or (not named and kind in _SHORT and option not in _SHORT[kind]):
+            action.help = SUPPRESS
 
 
 def _add_signature(parser: ArgumentParser, kind: str, target: Callable[..., Any], skip: set[str]) -> set[str]:
@@ -84,10 +105,12 @@ def _sentence(message: str, command: str) -> str:
         words = (word if word == "run" else f"--{word}" for word in required.group(1).split(", "))
         return f"{command} needs {', '.join(words)}"
     key = re.search(r'Parser key "([\w.]+)":', text)
-    expected = re.search(r"Expected an? (.*?)(?:\.? Got value:| - Expected|$)", text)
+    expected = re.search(r"Subtypes: \[(.*)\] Errors:|Expected an? (.*?)(?:\.? Got value:| - Expected|$)", text)
     value = re.search(r"(?:Got|Given) value: (.*?)(?: Subtypes:|$)", text)
     if key and expected and value:
-        return f"--{key.group(1)} must be {_readable(expected.group(1))}, but is {value.group(1)}"
+        types = re.split(r", (?![^\[]*\])", expected.group(1)) if expected.group(1) else [expected.group(2)]
+        readable = [word for word in dict.fromkeys(map(_readable, types)) if word]
+        return f"--{key.group(1)} must be {' or '.join(readable)}, but is {value.group(1)}"
     return text
 
 
@@ -108,10 +131,16 @@ def _unknown(key: str, parser: ArgumentParser) -> str:
 
 
 def _readable(type_: str) -> str:
-    """Return a type in plain words."""
+    """Return a type in plain words; nothing for those that nobody can write on a command line."""
     names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-    type_ = re.sub(r"<class '([\w.]+)'>", r"\1", type_)
-    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", type_)
+    type_ = re.sub(r"<(?:class|enum) '([\w.]+)'>", r"\1", type_)
+    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", type_) or re.search(r"member of [\w.]+: \{(.*)\}", type_)
     if choices:
-        return "one of " + choices.group(1).replace("'", "")
-    return names.get(type_, "a list such as [32,16]" if "Sequence" in type_ or "list" in type_ else type_)
+        return "one of " + re.sub(r"'|(?<=,)(?=\S)", lambda found: " " * (not found.group()), choices.group(1))
+    if "Callable" in type_ or "import path" in type_:
+        return "" if type_.startswith("list") else "the import path of a function"
+    if "tuple" in type_:
+        return "a list such as [0.9,0.999]"
+    if re.search("Sequence|Iterable|list", type_):
+        return "a list such as [32,16]"
+    return "" if type_ in ("NoneType", "torch.Tensor") else names.get(type_, type_)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from feedprop.errors import FeedpropError
 from feedprop.training.data.tensors import Batch, TensorData
@@ -52,6 +54,7 @@ class CheckedData(Dataset[Batch]):
 
     def __init__(self, data: Dataset[Any], part: str, classes: int) -> None:
         self.data, self.part, self.classes = data, part, classes
+        self.shape: tuple[int, ...] | None = None  # of the first sample that was read
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]  # usable has seen that it has a length
@@ -59,13 +62,38 @@ class CheckedData(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         try:
             inputs, target = self.data[index]
-        except OSError as error:
-            raise FeedpropError(f"sample {index} of the {self.part} data cannot be read: {error}") from error
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # what decoders of images raise
+            reason = re.sub(r" ?<\S*Reader name='.*'>", "", str(error))  # PIL names its own reader
+            named = f" ({file})" if (file := _file(self.data, index)) else ""
+            raise FeedpropError(f"sample {index} of the {self.part} data{named} cannot be read: {reason}") from error
         if not isinstance(inputs, Tensor):
             raise FeedpropError(f"sample {index} of the {self.part} data is a {type(inputs).__name__}, not a tensor")
+        self.shape = self.shape or tuple(inputs.shape)
+        if tuple(inputs.shape) != self.shape:
+            raise FeedpropError(
+                f"sample {index} of the {self.part} data has shape {tuple(inputs.shape)}, but another one has "
+                f"{self.shape}; give all one shape"
+            )
+        if not inputs.isfinite().all():
+            raise FeedpropError(f"sample {index} of the {self.part} data holds NaN or infinity; training cannot begin")
         if not 0 <= int(target) < self.classes:
             raise FeedpropError(
                 f"the label {int(target)} of sample {index} of the {self.part} data is out of range: the classes are 0 "
                 f"to {self.classes - 1}"
             )
         return inputs, torch.as_tensor(target)
+
+
+def check_all(data: Dataset[Any], *, workers: int = 0) -> None:
+    """Read every sample once, so that a bad one is found before the first step; data in memory were checked already."""
+    if not isinstance(data, TensorData):
+        for _ in DataLoader(data, batch_size=64, collate_fn=len, num_workers=workers):
+            pass
+
+
+def _file(data: Any, index: int) -> str | None:
+    """Return the file of a sample, where the data set has a list of them."""
+    while isinstance(data, Subset):
+        data, index = data.dataset, data.indices[index]
+    samples = getattr(data, "samples", None)
+    return str(samples[index][0]) if isinstance(samples, list) and isinstance(samples[index], tuple) else None

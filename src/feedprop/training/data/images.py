@@ -34,7 +34,7 @@ def torchvision_source(component: Component) -> Source:
 def image_folder(root: str, *, size: int = 64) -> Source:
     """Images in one folder per class, in root/train and root/test (or root/val), or directly in root.
 
-    In the last case a fifth of the images becomes the test set.
+    Without a folder test or val, a fifth of the images becomes the test set.
 
     Args:
         root: folder that holds these folders
@@ -43,16 +43,28 @@ def image_folder(root: str, *, size: int = 64) -> Source:
     base = Path(root)
     if not base.is_dir():
         raise FeedpropError(f"--data.root: there is no folder {root}")
+    if size < 1:
+        raise FeedpropError(f"--data.size must be at least 1, but is {size}")
     transform = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), _three_channels])
-    test_folder = next((base / name for name in ("test", "val") if (base / name).is_dir()), None)
-    if (base / "train").is_dir() and test_folder is not None:
-        train, test = _folder(base / "train", transform), _folder(test_folder, transform)
-        if train.classes != test.classes:
-            raise FeedpropError(f"{base}: the folders in train and {test_folder.name} differ, but each is a class")
-        return Source(train, test, classes=tuple(train.classes))
-    data = _folder(base, transform)
-    rest, chosen = split_off(data, fraction=0.2, seed=0, name=str(base))
-    return Source(rest, chosen, classes=tuple(data.classes))
+    resized = f"images are resized to {size}x{size} pixels; --data.size changes that"
+    tests = [base / name for name in ("test", "val") if (base / name).is_dir()]
+    inside = base / "train" if (base / "train").is_dir() else base
+    if inside == base and tests:
+        raise FeedpropError(f"{base} holds {tests[0].name}, but no folder train")
+    train = _folder(inside, transform)
+    if len(train.classes) < 2:
+        raise FeedpropError(
+            f"{inside} must hold at least two folders, one per class, but holds {train.classes[0]} alone"
+        )
+    if not tests:
+        rest, chosen = split_off(train, fraction=0.2, seed=0, name=str(base))
+        held_out = f"{base} has no folder test or val, so a fifth of its images, drawn at random, is the test set"
+        return Source(rest, chosen, classes=tuple(train.classes), notes=(resized, held_out))
+    test = _folder(tests[0], transform)
+    if train.classes != test.classes:
+        raise FeedpropError(f"{base}: the folders in train and {tests[0].name} differ, but each is a class")
+    unused = [f"{base / 'val'} is not used: validation data is drawn from train"] if len(tests) > 1 else []
+    return Source(train, test, classes=tuple(train.classes), notes=(resized, *unused))
 
 
 def in_memory(data: Dataset[Any]) -> Dataset[Any]:

@@ -21,12 +21,14 @@ class Source:
         test: for the final test alone
         classes: name of each class, in the order of the labels
         normalise: whether to bring each channel to mean 0 and standard deviation 1
+        notes: what was done to the data that nobody asked for, one sentence each
     """
 
     train: Dataset[Any]
     test: Dataset[Any]
     classes: tuple[str, ...]
     normalise: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def split_off(data: Dataset[Any], *, fraction: float, seed: int, name: str) -> tuple[Dataset[Any], Dataset[Any]]:

@@ -28,6 +28,7 @@ class Splits:
     test: Dataset[Any]
     classes: tuple[str, ...]
     normalisation: Normalisation
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, split: str) -> Dataset[Any]:
         found: Dataset[Any] = getattr(self, split)
@@ -58,7 +59,7 @@ def load(
             parts[name] = type(part)(bases[key], part.targets, part.indices)
         else:
             parts[name] = NormalisedData(part, normalisation)
-    return Splits(parts["training"], parts["validation"], parts["test"], source.classes, normalisation)
+    return Splits(parts["training"], parts["validation"], parts["test"], source.classes, normalisation, source.notes)
 
 
 def loader(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -45,3 +47,24 @@ class SequenceData(TensorData):
         """Return a whole batch at once."""
         inputs, targets = super().__getitems__(indices)
         return inputs.permute(2, 0, 1).contiguous(), targets
+
+
+class RepeatedChannels(Dataset[Batch]):
+    """Grey images that are read one at a time, their channel repeated three times."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]  # checked when loaded
+
+    def __getitem__(self, index: int) -> Batch:
+        inputs, target = self.data[index]
+        return inputs.expand(3, -1, -1), target
+
+
+def three_channels(data: Dataset[Any]) -> Dataset[Any]:
+    """Repeat the channel of grey images, (1, H, W) each, three times; those in memory stay as large as they were."""
+    if isinstance(data, TensorData):
+        return type(data)(data.inputs.expand(-1, 3, -1, -1), data.targets, data.indices)
+    return RepeatedChannels(data)

@@ -18,6 +18,7 @@ from feedprop.training.report import charts
 from feedprop.training.report import spiking_section as spiking_report
 
 Rows = Sequence[Mapping[str, Any]]
+SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while accuracy climbs."
 
 
 def write_report(
@@ -30,6 +31,7 @@ def write_report(
         method={"lfp": "Layer-wise Feedback Propagation", "backprop": "Backpropagation"}[config.settings.method],
         headlines=_headlines(rows, results),
         pictures=_pictures(rows, results, model, data),
+        warnings=results["warnings"],
         settings=_settings(config),
         components=_components(config),
         environment=_environment(results["environment"]),
@@ -87,7 +89,8 @@ def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Sp
     rate, sparse = [row["learning_rate"] for row in rows], [row["near_zero"] for row in rows]
     pictures = [
         ("Accuracy", "", charts.curves(epochs, of("accuracy"), mark=best, percent=True)),
-        (f"Mean {name}", "", charts.curves(epochs, of(name), mark=best)),
+        *((_title(key), "", charts.curves(epochs, of(key), mark=best)) for key in rows[0]["train"] if "entropy" in key),
+        (f"Mean {name}", SIGNAL if name == "reward" else "", charts.curves(epochs, of(name), mark=best)),
         (
             "Weights near zero",
             "Share below a quarter of the largest magnitude in the layer.",
@@ -107,6 +110,10 @@ def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Sp
         drawn = charts.boundaries(model, inputs, targets, classes=len(data.classes))
         pictures.append(("Decision boundaries", "Areas show predictions, points show test data.", drawn))
     return [{"title": title, "remark": remark, "picture": Markup(drawn)} for title, remark, drawn in pictures]
+
+
+def _title(key: str) -> str:
+    return key.replace("_", " ").capitalize()
 
 
 def _activity(row: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:

@@ -1,0 +1,138 @@
+"""Says during training that it does not work, where that is certain: each symptom once, with its remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feedprop.errors import first_few
+from feedprop.training.evaluation import Evaluation, scores
+
+EVERY = 10  # one of so many steps of the optimizer is measured
+PATIENCE, LONGEST = 100, 1000  # steps before which a network may be at chance; in between, 30 % of the run, since
+WARM_UP = 0.3  # OneCycleLR reaches its rate there
+SHORTEST = 50  # steps of a run that is judged at its end if it is shorter than that
+DEVIATIONS = 3.0  # standard deviations above chance that accuracy must reach
+SMALLEST, USUAL, LARGEST = 1e-4, 1e-2, 0.1  # how far a step moves the weights, as a share of their norm
+
+
+class Symptoms:
+    """Watches the steps of a run; at the end of an epoch, says what keeps the run from learning.
+
+    A run has a symptom if after 100 to 1000 steps its accuracy over a whole epoch of training is within three standard
+    deviations of that of always answering the most frequent class, or if all validation data are taken for one class.
+
+    Args:
+        model: the network itself
+        classes: name of each class
+        steps: how many steps the run takes
+        method: lfp or backprop
+    """
+
+    def __init__(self, model: nn.Module, *, classes: Sequence[str], steps: int, method: str) -> None:
+        self.model, self.classes, self.steps = model, classes, steps
+        self.signal = "feedback" if method == "lfp" else "gradient"
+        self.weights = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.requires_grad]
+        self.said: list[str] = []
+        self._count = 0
+        self._furthest = 0.0  # that a step has moved the weights so far
+        self._start()
+
+    def _start(self) -> None:
+        """Begin an epoch."""
+        self._moves: list[Tensor] = []
+        self._targets: Tensor | int = 0
+        self._right: Tensor | int = 0
+        self._reached: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def observe(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count the answers of a batch; nothing waits for the device."""
+        self._targets = self._targets + nn.functional.one_hot(targets, len(self.classes)).sum(0)
+        self._right = self._right + (scores(outputs).argmax(1) == targets).sum()
+
+    @torch.no_grad()
+    def step(self, take: Callable[[], Any]) -> None:
+        """Take a step of the optimizer; of one in ten, note how far it moves the weights and what has feedback."""
+        self._count += 1
+        if (self._count - 1) % EVERY:
+            take()
+            return
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                reached = parameter.grad.any()
+                self._reached[name] = reached | self._reached.get(name, torch.zeros_like(reached))
+        before = [weight.clone() for weight in self.weights]
+        take()
+        if before:
+            moved = [weight - old for weight, old in zip(self.weights, before, strict=True)]
+            self._moves.append(_norm(moved) / _norm(before))
+
+    def after_epoch(self, validation: Evaluation, *, step: int) -> list[str]:
+        """Return what is certain now and was not said before; `step` is the number of steps taken so far."""
+        moves = [move for move in map(float, self._moves) if math.isfinite(move)]
+        self._furthest = max([self._furthest, *moves])
+        sentence = None
+        patience = min(max(PATIENCE, WARM_UP * self.steps), LONGEST)
+        if not self.said and (step >= patience or SHORTEST <= step == self.steps):
+            sentence = self._collapse(validation, step) or self._chance(step)
+        self._start()
+        self.said += [sentence] if sentence else []
+        return [sentence] if sentence else []
+
+    def _collapse(self, validation: Evaluation, step: int) -> str | None:
+        answered = [label for label, column in enumerate(zip(*validation.confusion, strict=True)) if any(column)]
+        true = sum(any(row) for row in validation.confusion)
+        if len(answered) != 1 or true < 2:
+            return None
+        name = self.classes[answered[0]]
+        return f"after {step} steps, all validation data are taken for class {name}; {self._remedy()}"
+
+    def _chance(self, step: int) -> str | None:
+        counts = torch.as_tensor(self._targets)
+        total = int(counts.sum())
+        if not total:
+            return None
+        accuracy, chance = int(self._right) / total, int(counts.max()) / total
+        if accuracy >= chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / total) or chance == 1:
+            return None
+        return (
+            f"after {step} steps, training accuracy is {accuracy:.3f}, no better than always answering the most "
+            f"frequent class ({chance:.3f}); {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        """Say what to change, judged by how far the steps have moved the weights."""
+        moved = f"moved the weights by {self._furthest:.1g} of their size at most, where about {USUAL:g} is usual"
+        if self.weights and self._furthest > LARGEST:
+            factor = _rounded(self._furthest / USUAL)
+            return (
+                f"the {self.signal} is too large for this optimizer: a step {moved}; divide --optimizer.lr by {factor}"
+            )
+        if self.weights and 0 < self._furthest < SMALLEST:
+            return (
+                f"the {self.signal} is too small for this optimizer: a step {moved}; multiply --optimizer.lr by "
+                f"{_rounded(USUAL / self._furthest)}"
+            )
+        dead = [name for name, reached in self._reached.items() if not reached]
+        if dead:
+            return (
+                f"{len(dead)} parameters get no {self.signal} ({first_few(dead)}), since what follows them is 0; use a "
+                f"smaller --optimizer.lr or another initialisation"
+            )
+        check = "run feedprop check with the same options, and " if self.signal == "feedback" else ""
+        return f"{check}try --optimizer.lr ten times smaller and ten times larger"
+
+
+def _rounded(factor: float) -> str:
+    """Return one digit and zeros."""
+    return f"{float(f'{factor:.0e}'):.0f}"
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
+    return norm
