@@ -370,3 +370,41 @@ def test_rewards_on_zeros_stop_at_dropout_in_place_as_out_of_place() -> None:
             rewards.GivenReward()(model(x), given).backward()
         found.append(feedback_of(model))
     torch.testing.assert_close(*found, **CLOSE)
+
+
+@pytest.mark.parametrize("later", [lambda z: z.cumsum_(-1), lambda z: z.mul_(-1.0), lambda z: z.detach().zero_()])
+def test_rewards_on_zeros_refuse_a_pre_activation_that_was_written_to_later(later) -> None:
+    layer = randomised(nn.Linear(4, 4))
+
+    def forward(x: Tensor) -> Tensor:
+        z = layer(x)
+        output = torch.relu(z)
+        later(z)
+        return output
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(x)
+
+    with (
+        attached(Model(), rules.Epsilon()) as model,
+        pytest.raises(FeedpropError, match="an in-place operation later overwrote"),
+    ):
+        rewards.GivenReward()(model(torch.randn(3, 4)), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("move", [lambda o: o.unsqueeze_(0), lambda o: o.transpose_(0, 1), lambda o: o.squeeze_()])
+def test_rewards_on_zeros_enter_behind_moves_in_place(move) -> None:
+    z, found = torch.randn(3, 4), []
+    for moved in (move, lambda o: move(o.clone())):
+        x = z.clone().requires_grad_()
+        with attached(Call(lambda x, moved=moved: moved((x * 1.0 > 0).double())), rules.Epsilon()) as model:
+            output = model(x)
+            rewards.GivenReward()(output, torch.ones_like(output)).backward()
+        found.append(x.grad)
+    assert (found[0] != 0).all()
+    torch.testing.assert_close(*found, **CLOSE)

@@ -26,18 +26,18 @@ from feedprop.credit.transforms import rerouted, transformed
 _KEY = "feedprop.start"  # key in the metadata of the node that computed an activation; holds the pre-activation
 _HELD = "_feedprop_held"
 Edge = tuple[Any, int]  # a node of the graph, and which of its results
-Sources = tuple[tuple[Edge, "Tensor | None"], ...]
+Kept = tuple[Tensor, int]  # a pre-activation, and the version of its memory
+Sources = tuple[tuple[Edge, Kept | None], ...]
 
-MOVING = frozenset(
-    f"{name}Backward0"
+MOVING = frozenset(  # without the number at the end, which differs in place and out of place
+    f"{name}Backward"
     for name in """
     View ViewAsReal ViewAsComplex Reshape UnsafeView ReshapeAlias AsStrided Expand Squeeze Unsqueeze Transpose T
     Permute Movedim Select Slice
     Split SplitWithSizes Unbind Clone Cat Stack ToCopy Alias Contiguous Index IndexSelect Gather Flip Roll Narrow
     Unfold Diagonal Repeat ChannelShuffle PixelShuffle PixelUnshuffle UnsafeSplit UnsafeSplitWithSizes
     """.split()  # noqa: SIM905
-) | {"SqueezeBackward1", "SqueezeBackward2", "TransposeBackward1", "CopyBackwards", "CopySlices", "_DDPSinkBackward",
-     "SplitBackward1", "_ChannelsFirstBackward"}  # fmt: skip
+) | {"CopyBackwards", "CopySlices", "_DDPSinkBackward", "_ChannelsFirstBackward"}
 _COMPUTED = "feedprop.computed"  # in the metadata of a node that looks like a move and is none
 NEURONS: list[type[Any]] = []  # node types that read the reward on their first result from `reward_on_silent`
 
@@ -71,7 +71,8 @@ class Starts:
             marks.mark(output, marks.START, marks.Start(pre_activation))
             return
         if output.grad_fn is not None:
-            self._keep(output, (((output.grad_fn, output.output_nr), pre_activation),))
+            kept = None if pre_activation is None else (pre_activation, marks.version(pre_activation))
+            self._keep(output, (((output.grad_fn, output.output_nr), kept),))
 
     def carry(self, inputs: Iterable[Any], output: Any) -> None:
         """Note that `output` holds the values of `inputs`, moved."""
@@ -149,12 +150,16 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
             else (_KEY, number) in node.metadata or (number == 0 and isinstance(node, tuple(NEURONS)))
         ):
             yield node, number
-        elif (type(node).__name__ in MOVING or _is_times_one(node)) and _COMPUTED not in node.metadata:
+        elif (_moves(node) or _is_times_one(node)) and _COMPUTED not in node.metadata:
             overwriting = type(node).__name__ == "CopyBackwards"  # its first edge leads to the overwritten values
             for edge in node.next_functions[1 if overwriting else 0 :]:
                 if edge[0] is not None and edge not in seen:
                     seen.add(edge)
                     todo.append(edge)
+
+
+def _moves(node: Any) -> bool:
+    return type(node).__name__.rstrip("0123456789") in MOVING
 
 
 def computed(written: Tensor) -> None:
@@ -219,6 +224,7 @@ class Entered:
         self.credits: list[tuple[Tensor, Tensor]] = []  # a pre-activation and the credit there
         self.silent: list[tuple[Any, Tensor]] = []  # a neuron and the reward there
         self.overwritten = False  # whether a pre-activation is needed that relu(inplace=True) overwrote
+        self.written = False  # the same, for another in-place operation, later
         self.lost = 0  # number of rewarded outputs of 0 whose reward cannot enter; counted on the CPU only, where that
         # costs little
 
@@ -256,9 +262,12 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
             entered.silent.append((node, reward))
             entered.lost -= int((reward != 0).sum()) if counts else 0
             continue
-        (z,) = node.metadata[_KEY, number]
+        (kept,) = node.metadata[_KEY, number]
+        z, at = (None, 0) if kept is None else kept
         if z is None:
             entered.overwritten = entered.overwritten or bool(reward.any())
+        elif marks.version(z) != at:
+            entered.written = entered.written or bool(reward.any())
         else:
             entered.credits.append((z, divided(reward, z.detach())))
             entered.lost -= int(((reward != 0) & (z.detach() != 0)).sum()) if counts else 0

@@ -54,6 +54,11 @@ class Reward(nn.Module):
                 f"{type(self).__name__} rewards outputs of exactly 0, but relu(inplace=True) overwrote what they were "
                 f"computed from; write the last ReLU without inplace"
             )
+        if entered.written:
+            raise FeedpropError(
+                f"{type(self).__name__} rewards outputs of exactly 0, but an in-place operation later overwrote what "
+                f"they were computed from; write that operation out of place"
+            )
         if entered.lost and outputs.grad_fn is not None:
             _warn_of_lost(entered.lost, values.numel())
         start = credit.start_backward(
