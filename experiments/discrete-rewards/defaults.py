@@ -42,7 +42,7 @@ def accuracy(words: list[str], seed: int) -> tuple[float | None, list[str]]:
 
 
 def main() -> None:
-    options = parser(__doc__, __file__, results="defaults.jsonl").parse_args()
+    options = parser(__doc__, __file__).parse_args()
     torch.set_num_threads(1)
     cases = [(reward, "default") for reward in REWARDS if reward not in ("Correctness", "Minimize")]
     cases += [(reward, "published") for reward in REWARDS if reward in AS_PUBLISHED]

@@ -1,4 +1,4 @@
-"""Do the learning rates of backprop suit LFP? SGD with cycled momentum on LeNet, one epoch, validation accuracy for each rate.
+"""Do the learning rates of backprop suit LFP? SGD on LeNet, one epoch, validation accuracy for each rate.
 
 A rate at which training diverges, so that the command stops, is shown as "-".
 
