@@ -102,7 +102,7 @@ def contenders(name: str, build: Callable[..., nn.Module], *, repeats: bool, com
     if not repeats:
         inputs = feedprop.spiking.encoding.rate(inputs, steps=STEPS)
     steps = STEPS if repeats else None
-    network = feedprop.attach(build(steps=steps))
+    network = feedprop.attach(build(steps=steps), feedprop.rules.Composite())
     made = {
         "feedprop": training_step(network, SpikeRateReward(), inputs, targets),
         "snntorch": training_step(
@@ -111,7 +111,10 @@ def contenders(name: str, build: Callable[..., nn.Module], *, repeats: bool, com
     }
     if compiled:
         made["feedprop compiled"] = training_step(
-            torch.compile(feedprop.attach(build(steps=steps))), SpikeRateReward(), inputs, targets
+            torch.compile(feedprop.attach(build(steps=steps), feedprop.rules.Composite())),
+            SpikeRateReward(),
+            inputs,
+            targets,
         )
     if importlib.util.find_spec("lfprop"):
         made["lfprop"] = lfprop_step(name, inputs, targets, repeats=repeats)

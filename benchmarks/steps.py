@@ -14,7 +14,7 @@ from feedprop.rules import presets
 
 Step = Callable[[], None]
 
-SETTINGS = {"default": presets.training, "transformer": presets.transformer}
+SETTINGS = {"default": presets.training, "plain": presets.sparse}
 
 
 def _step(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tensor) -> Step:

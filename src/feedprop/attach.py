@@ -99,6 +99,8 @@ def detach(model: Model) -> Model:
         if forward is None:
             raise FeedpropError("this model is not attached")
         raise FeedpropError("this model had its forward replaced after attach(); undo that first")
+    if forward.model is not model:  # a shallow copy that never ran
+        forward = forward.of_copy(model)
     forward.remove()
     for neuron in forward.neurons:
         del neuron.forward

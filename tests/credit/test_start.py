@@ -344,3 +344,29 @@ def test_marks_do_not_hold_what_they_are_about() -> None:
     del x, output
     gc.collect()
     assert kept() is None
+
+
+class Noisy(nn.Module):
+    """A ReLU behind feature dropout, which is written into a view or computed anew."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.layer, self.in_place = nn.Linear(4, 4), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        view = torch.relu(self.layer(x)).repeat(2, 1).view(2, 3, 4)
+        return (torch.feature_dropout_ if self.in_place else torch.feature_dropout)(view, 0.4, True)
+
+
+@pytest.mark.filterwarnings("ignore:.*outputs are rewarded but exactly 0")
+def test_rewards_on_zeros_stop_at_dropout_in_place_as_out_of_place() -> None:
+    x, given, found = torch.randn(3, 4), torch.randn(2, 3, 4), []
+    state = Noisy(in_place=False).state_dict()
+    for in_place in (True, False):
+        model = Noisy(in_place=in_place)
+        model.load_state_dict(state)
+        torch.manual_seed(3)
+        with attached(model, rules.Epsilon()):
+            rewards.GivenReward()(model(x), given).backward()
+        found.append(feedback_of(model))
+    torch.testing.assert_close(*found, **CLOSE)

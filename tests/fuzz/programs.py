@@ -132,6 +132,7 @@ class Builder:
         self.used: list[str] = []
         self.seed = 10
         self.latent = False
+        self.main_from_input = True  # whether {a} of the last line depends on the input
         self.leaf = choose(4) == 3
         self.known = [_Value("x", True)]
         self.read: set[str] = set()
@@ -287,7 +288,7 @@ class Builder:
                 self._restart()
             return False
         self.used.append(template.source)
-        if template.steps and not from_input:
+        if template.steps and not self.main_from_input:
             self.latent = True
         return True
 
@@ -304,6 +305,7 @@ class Builder:
 
     def _line(self, template: Template, given: str | None = None) -> tuple[str, str | None, bool]:
         main, from_input = (given, self._from_input(given)) if given is not None else self.operand(template)
+        self.main_from_input = from_input
         shape = tuple(self.value(main).shape)
         chosen: dict[str, str] = {"a": main}
         memory = _memory(self.value(main))

@@ -1,6 +1,9 @@
 """An attached model compiles into one graph and computes the same."""
 
 import copy
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import snntorch
@@ -9,8 +12,8 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import attach, discrete, rewards, rules, spiking
-from support.propagation import Call, Residual, feedback_of, randomised
+from feedprop import attach, attached, discrete, rewards, rules, spiking
+from support.propagation import CLOSE, Call, Residual, feedback_of, randomised
 from support.stepped import Stepped
 
 pytestmark = [
@@ -212,3 +215,94 @@ def test_what_was_compiled_before_is_attached(compiled, composite) -> None:
         assert (outputs == 0).any()  # the reward of those enters at their pre-activations
         found.append({name.removeprefix("_orig_mod."): f for name, f in feedback_of(model).items()})
     torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-11)
+
+
+# --- what torch.compile does with a tensor by itself, so that no mode would see it ---
+
+
+def _written(y: Tensor, place: Any, value: Any) -> Tensor:
+    y = y * 1.0
+    y[place] = value
+    return y.tanh()
+
+
+def _unpacked(y: Tensor, w: Tensor) -> Tensor:
+    a, *others = w
+    return y * a + sum(others)
+
+
+OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a row": lambda y, w: _written(y, 0, w),
+    "rows": lambda y, w: _written(y, slice(1, 3), w),
+    "a column": lambda y, w: _written(y, (..., 0), w[1]),
+    "constants": lambda y, w: y * _written(torch.zeros(5, 4), 1, w),
+    "operator": lambda y, w: (lambda z: (operator.setitem(z, 0, w), z.tanh())[1])(y * 1.0),
+    "abs": lambda y, w: y * abs(w),
+    "pow": lambda y, w: pow(y.square() + 0.5, w),
+    "pow of a weight": lambda y, w: y * pow(w, 2),
+    "pow of a number": lambda y, w: y * pow(2.0, w),
+    "iteration": lambda y, w: torch.stack([row * y.mean() for row in w]),
+    "iteration over activations": lambda y, w: torch.stack([row * w for row in abs(y)]),
+    "unpacked": _unpacked,
+    "list": lambda y, w: y * list(w)[1],
+    "zip": lambda y, w: sum(a * b * y for a, b in zip(w, reversed(w), strict=True)),
+}
+
+
+class Operated(nn.Module):
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.weight, self.function = nn.Linear(3, 4), nn.Parameter(torch.randn(4)), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(torch.tanh(self.layer(x)), self.weight)
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_of_python(name: str, part: bool) -> None:
+    torch._dynamo.reset()
+    operated, x = randomised(Operated(OPERATORS[name])), torch.randn(5, 3)
+    found = []
+    for compiled in (False, True):
+        inner = torch.compile(operated, backend="aot_eager") if compiled and part else operated
+        with attached(nn.Sequential(nn.Linear(3, 3), inner) if part else inner) as model:
+            if part:
+                torch.nn.init.eye_(model[0].weight), torch.nn.init.zeros_(model[0].bias)
+            operated.zero_grad()
+            run = torch.compile(model, backend="aot_eager") if compiled and not part else model
+            run(x).sum().backward()
+        found.append(feedback_of(operated))
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+def _broken(y: Tensor, w: Tensor) -> Tensor:
+    torch._dynamo.graph_break()
+    return y * w
+
+
+LEAVING: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "an element": lambda y, w: _broken(y, w[1]),
+    "a view": lambda y, w: _broken(y.view(5, 2, 2), w.view(2, 2)),
+    "chunks": lambda y, w: _broken(y, torch.cat(w.chunk(2))),
+    "rows": lambda y, w: _broken(y, list(w)[2]),
+    "the parameter": _broken,
+    "returned": lambda y, w: [y * w, w],
+    "a view returned": lambda y, w: {"y": y, "w": w.view(2, 2)},
+    "an element returned": lambda y, w: (y, w[1]),
+}
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_parameters_that_leave_a_compiled_graph(name: str) -> None:
+    """By a graph break or at the end; the compiler restores views of inputs outside of the graph, without the rules."""
+    torch._dynamo.reset()
+    model, x, found = randomised(Operated(LEAVING[name])), torch.randn(5, 3), []
+    for compiled in (False, True):
+        with attached(model):
+            model.zero_grad()
+            result = (torch.compile(model, backend="aot_eager") if compiled else model)(x)
+            parts = [result] if isinstance(result, Tensor) else result.values() if isinstance(result, dict) else result
+            sum(part.square().sum() for part in parts).backward()
+        found.append(feedback_of(model))
+    torch.testing.assert_close(found[1], found[0], **CLOSE)

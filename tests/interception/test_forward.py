@@ -1,6 +1,9 @@
 """An attached model answers as it does plain, bit for bit; copies of it run their own weights."""
 
 import copy
+import gc
+import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import attach, attached, detach, rules
+from feedprop import FeedpropError, attach, attached, detach, rules
 from support.propagation import CLOSE, Call, feedback_of, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -162,7 +165,7 @@ def test_the_fast_path_of_transformer_layers_is_kept(training: bool) -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).train(training)
     x = torch.randn(3, 5, 8)
     expected, unrecorded = model(x), torch.no_grad()(model)(x)
-    with attached(model, rules.presets.transformer()):
+    with attached(model):
         assert torch.equal(model(x), expected)
         assert torch.equal(torch.no_grad()(model)(x), unrecorded)
     with attached(model.requires_grad_(False)):  # torch takes no fast path under any mode: other roundings
@@ -214,3 +217,90 @@ def test_copies_run_their_own_weights(name: str, hooked: bool) -> None:
     assert torch.equal(model(x), original)
     detach(model)
     torch.testing.assert_close(own(x), expected, rtol=0, atol=0)
+
+
+class _TwoLayers(nn.Module):
+    """The weight of `second` is used by the model itself, outside of its module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.tanh(self.first(x).relu() + 1.0), self.second.weight)
+
+
+WHOLE_COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "copy": copy.copy,
+}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["original kept", "original dropped"])
+@pytest.mark.parametrize("name", WHOLE_COPIES)
+def test_parts_of_copies_are_refused_outside_of_a_pass(name: str, kept: bool) -> None:
+    model, x = attach(_TwoLayers()), torch.randn(5, 3)
+    own = WHOLE_COPIES[name](model)
+    if not kept:
+        del model
+        gc.collect()
+    own.first(torch.randn(5, 3))
+    with pytest.raises(FeedpropError, match=r"second.*outside of its forward"):
+        own.second(torch.relu(own.first(x))).sum().backward()
+    assert all(parameter.grad is None for parameter in own.parameters())
+    detach(own)
+    if name != "copy":  # which has the same layers as the original
+        own.second(torch.relu(own.first(x))).sum().backward()
+
+
+@pytest.mark.parametrize("name", WHOLE_COPIES)
+def test_copies_keep_the_rule_of_each_module(name: str) -> None:
+    composite = rules.Composite(by_name={"second": rules.Gamma(0.5), "first": rules.Epsilon(0.3)})
+    model, x = attach(randomised(_TwoLayers()), composite), torch.randn(5, 3)
+    own, found = WHOLE_COPIES[name](model), []
+    for each in (model, own):
+        each.zero_grad()
+        each(x).sum().backward()
+        found.append(feedback_of(each))
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+def test_shallow_copies_run_under_the_rules_of_the_modules() -> None:
+    """Sums inside a module are damped by its epsilon, not by that of the default rule."""
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + self.bias).sum(-1)
+
+    model = attach(nn.Sequential(Sum()), rules.Composite(by_type={Sum: rules.Epsilon(0.5)}))
+    own, x = copy.copy(model), torch.randn(5, 3)
+    model(x).sum().backward()
+    expected = feedback_of(model)
+    model.zero_grad()
+    own(x).sum().backward()
+    torch.testing.assert_close(feedback_of(own), expected, **CLOSE)
+
+
+def test_detaching_a_shallow_copy_leaves_the_original_attached() -> None:
+    model, x = _TwoLayers(), torch.randn(5, 3)
+    model(x).sum().backward()
+    gradient = model.second.weight.grad
+    model.zero_grad()
+    own = copy.copy(attach(model, rules.Epsilon()))
+    detach(own)
+    assert "forward" not in own.__dict__
+    model(x).sum().backward()
+    torch.testing.assert_close(model.second.weight.grad, model.second.weight.detach().abs() * gradient, **CLOSE)
+
+
+def test_a_copy_that_fails_halfway_disturbs_nobody() -> None:
+    model = attach(_TwoLayers())
+    model.held = threading.Lock()  # cannot be copied
+    with pytest.raises(TypeError):
+        copy.deepcopy(model)
+    nn.Linear(3, 1)(torch.randn(2, 3)).sum().backward()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.variables.tensor import TensorVariable
 from torch.overrides import get_overridable_functions
 from torch.utils.checkpoint import noop_context_fn
 
@@ -24,23 +25,30 @@ from feedprop.operations import autograd_function
 pytestmark = pytest.mark.usefixtures("float64", "handlers_kept")
 
 
+def _multiplication(factor: float) -> Any:
+    """Return an autograd function that is not registered."""
+
+    class Multiplied(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * factor
+
+        @staticmethod
+        def backward(ctx: Any, credit: Tensor) -> Tensor:
+            return credit * factor
+
+    return Multiplied
+
+
 @pytest.fixture
 def registered() -> Iterator[Any]:
     """Return a registered autograd function; no model is attached."""
     gc.collect()  # models of other tests that were attached and dropped
 
-    class Doubled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x * 2
-
-        @staticmethod
-        def backward(ctx: Any, credit: Tensor) -> Tensor:
-            return credit * 2
-
-    rules.register(Doubled)(rules.ordinary)
-    yield Doubled
-    del autograd_function.REGISTERED[Doubled]
+    function = _multiplication(2)
+    rules.register(function)(rules.ordinary)
+    yield function
+    del autograd_function.REGISTERED[function]
 
 
 def _state(function: Any) -> dict[str, Any]:
@@ -49,7 +57,10 @@ def _state(function: Any) -> dict[str, Any]:
     return {
         "noop_context_fn": noop_context_fn.__code__,
         "ScriptFunction": torch.jit.ScriptFunction.__call__,
-        "get_overridable_functions": {str(key): list(found) for key, found in get_overridable_functions().items()},
+        "get_overridable_functions": (
+            {str(key): list(found) for key, found in get_overridable_functions().items()},
+            dict(vars(TensorVariable)),
+        ),
         "torch.autograd.backward": torch.autograd.backward,
         "torch.autograd.Functions": {"class": type(function), **own},
     }
@@ -168,21 +179,13 @@ def test_a_model_that_arrives_by_pickle_makes_the_changes() -> None:
 
 
 def test_an_autograd_function_registered_while_a_model_is_attached_is_restored(registered: Any) -> None:
-    class Late(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x * 3
-
-        @staticmethod
-        def backward(ctx: Any, credit: Tensor) -> Tensor:
-            return credit * 3
-
-    model, before = attach(nn.Linear(2, 1)), dict(vars(Late))
-    rules.register(Late)(rules.ordinary)
-    assert dict(vars(Late)) != before
+    late = _multiplication(3)
+    model, before = attach(nn.Linear(2, 1)), dict(vars(late))
+    rules.register(late)(rules.ordinary)
+    assert dict(vars(late)) != before
     detach(model)
-    del autograd_function.REGISTERED[Late]
-    assert (dict(vars(Late)), type(Late)) == (before, type(torch.autograd.Function))
+    del autograd_function.REGISTERED[late]
+    assert (dict(vars(late)), type(late)) == (before, type(torch.autograd.Function))
 
 
 # --- private names ---

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from feedprop import attached, rules
 from feedprop.operations import products, table
-from support.propagation import CLOSE, Call, feedback_of, randomised
+from support.propagation import CLOSE, Call, accuracy_on_blobs, feedback_of, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -115,18 +115,10 @@ def test_a_normalised_weight_keeps_being_a_weight() -> None:
 
 
 def test_cosine_classifier_and_gated_network_learn() -> None:
-    labels = torch.arange(200) % 2
-    inputs = torch.randn(200, 2) * 0.3 + labels[:, None] * 2 - 1
     for head in (nn.GLU(1), Call(lambda x: torch.addcmul(x, x, x) * 0.5), Call(lambda x: F.normalize(x, dim=1))):
         model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 8), head, nn.LazyLinear(2))
-        model(inputs[:2])
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        with attached(model):
-            for _ in range(40):
-                optimizer.zero_grad()
-                F.cross_entropy(model(inputs), labels).backward()
-                optimizer.step()
-            assert (model(inputs).argmax(1) == labels).double().mean() > 0.95
+        model(torch.zeros(2, 2))
+        assert accuracy_on_blobs(model) > 0.95
 
 
 def test_every_name_is_called() -> None:

@@ -213,7 +213,7 @@ def _r_squared(reward: rewards.Reward, rate: float) -> float:
     targets = (inputs[:, :1] * inputs[:, 1:]).sin() + 0.3 * inputs[:, :1]
     model = randomised(nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1)))
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-    with attached(model):
+    with attached(model, rules.Epsilon()):
         for _ in range(600):
             optimizer.zero_grad()
             value = reward(model(inputs), targets)

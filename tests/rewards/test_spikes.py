@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from feedprop import FeedpropError, attached
 from feedprop.rewards import GivenReward, SpikeRateReward, SpikeTargetReward
@@ -143,3 +143,36 @@ def test_a_network_that_is_silent_at_first_learns(build, reset: str) -> None:
             optimizer.step()
     with torch.no_grad():
         assert (network(inputs).sum(0).argmax(1) == labels).float().mean() > 0.95
+
+
+class WrittenOut(nn.Module):
+    """Two layers of leaky neurons whose spikes are comparisons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(2, 32), nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = second = torch.zeros(())
+        spikes = []
+        for _ in range(8):
+            first = 0.8 * first + self.hidden(x)
+            fired = (first > 1.0).to(x.dtype)
+            second = 0.8 * second + self.last(fired)
+            spikes.append((second > 1.0).to(x.dtype))
+            first, second = first - fired.detach(), second - spikes[-1].detach()
+        return torch.stack(spikes)
+
+
+def test_spikes_written_out_learn_to_fire() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(400) % 2
+    x = 0.4 * torch.randn(400, 2) + labels[:, None] * 2 - 1
+    model, reward = WrittenOut(), SpikeTargetReward()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    with attached(model):
+        for _ in range(100):
+            optimizer.zero_grad()
+            reward(model(x), labels).backward()
+            optimizer.step()
+    assert (model(x).sum(0).argmax(1) == labels).float().mean() > 0.95

@@ -28,8 +28,9 @@ from feedprop.credit.activations import (
 )
 from feedprop.credit.derivative import derivative
 from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs, with_values
+from feedprop.credit.graph import walk
 from feedprop.credit.marks import is_weight
-from feedprop.credit.start import Starts, divided, enter, start_backward, traced
+from feedprop.credit.start import Starts, computed, divided, enter, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
 from feedprop.credit.transforms import transformed
 from feedprop.credit.weights import WEIGHT_NODES, Magnitude, as_weight, as_weights, modified_weight, weighted
@@ -43,6 +44,7 @@ __all__ = [
     "as_weight",
     "as_weights",
     "central_difference",
+    "computed",
     "damped",
     "damped_in_place",
     "damped_relu",
@@ -68,6 +70,7 @@ __all__ = [
     "transformed",
     "undamped",
     "unit_inputs",
+    "walk",
     "weighted",
     "with_values",
 ]

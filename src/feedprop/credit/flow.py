@@ -9,6 +9,7 @@ from torch import Tensor
 
 from feedprop.credit.activations import slope
 from feedprop.credit.derivative import is_taken, refuse_derivative
+from feedprop.credit.graph import walk
 from feedprop.credit.transforms import rerouted, transformed
 
 
@@ -83,17 +84,7 @@ def follows_weights(x: Tensor) -> bool:
     """Whether `x` was computed from a parameter; under torch.compile and torch.func, from any tensor with gradient."""
     if torch.compiler.is_compiling() or transformed():
         return x.requires_grad and not x.is_leaf
-    todo: list[Any] = [x.grad_fn]
-    known = {None, x.grad_fn}
-    while todo:
-        node = todo.pop()
-        if isinstance(getattr(node, "variable", None), torch.nn.Parameter):
-            return True
-        for before, _ in [] if node is None else node.next_functions:
-            if before not in known:
-                known.add(before)
-                todo.append(before)
-    return False
+    return any(isinstance(getattr(node, "variable", None), torch.nn.Parameter) for node in walk([x.grad_fn]))
 
 
 class _Scaled(torch.autograd.Function):

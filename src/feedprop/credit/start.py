@@ -37,7 +37,8 @@ MOVING = frozenset(
     Unfold Diagonal Repeat ChannelShuffle PixelShuffle PixelUnshuffle UnsafeSplit UnsafeSplitWithSizes
     """.split()  # noqa: SIM905
 ) | {"SqueezeBackward1", "SqueezeBackward2", "TransposeBackward1", "CopyBackwards", "CopySlices", "_DDPSinkBackward",
-     "UnsafeViewBackward0", "SplitBackward1", "_ChannelsFirstBackward"}  # fmt: skip
+     "SplitBackward1", "_ChannelsFirstBackward"}  # fmt: skip
+_COMPUTED = "feedprop.computed"  # in the metadata of a node that looks like a move and is none
 NEURONS: list[type[Any]] = []  # node types that read the reward on their first result from `reward_on_silent`
 
 
@@ -148,12 +149,20 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
             else (_KEY, number) in node.metadata or (number == 0 and isinstance(node, tuple(NEURONS)))
         ):
             yield node, number
-        elif type(node).__name__ in MOVING or _is_times_one(node):
+        elif (type(node).__name__ in MOVING or _is_times_one(node)) and _COMPUTED not in node.metadata:
             overwriting = type(node).__name__ == "CopyBackwards"  # its first edge leads to the overwritten values
             for edge in node.next_functions[1 if overwriting else 0 :]:
                 if edge[0] is not None and edge not in seen:
                     seen.add(edge)
                     todo.append(edge)
+
+
+def computed(written: Tensor) -> None:
+    """Note that the last write into a view computed its values: in the graph, every such write looks like a move."""
+    base = written._base
+    node: Any = None if base is None else base.grad_fn
+    if node is not None and not traced():
+        node.metadata[_COMPUTED] = True
 
 
 def _is_times_one(node: Any) -> bool:

@@ -196,20 +196,7 @@ def nodes_behind(
 
 def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None) -> Iterator[Any]:
     """Yield `nodes` and what is behind them, as `nodes_behind` does."""
-    known: set[Any] = {None, *ends}
-    todo = [node for node in dict.fromkeys(nodes) if node not in known]
-    known.update(todo)
-    while todo:
-        node = todo.pop()
-        if stop is not None and stop(node):
-            continue
-        yield node
-        if _gives_feedback(node):
-            continue
-        for before, _ in node.next_functions:
-            if before not in known:
-                known.add(before)
-                todo.append(before)
+    yield from credit.walk(nodes, ends=ends, stop=stop, last=_gives_feedback)
 
 
 def _gives_feedback(node: Any) -> bool:

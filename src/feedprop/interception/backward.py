@@ -130,6 +130,8 @@ def refuse_plain_gradients(roots: list[Tensor]) -> None:
     if not found:
         return
     for model in ATTACHED:
+        if "_modules" not in vars(model):  # a copy that is not filled yet
+            continue
         names = [name for name, parameter in model.named_parameters() if id(parameter) in found]
         if names:
             kind = type(model).__name__

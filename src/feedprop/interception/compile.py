@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,13 +31,64 @@ def make() -> None:
     listed.setdefault(_KEY, []).extend(unseen)
     if (copied := _compilers_copy()) is not None:
         copied.update(listed[_KEY])
+    show_operators()
 
 
 def undo() -> None:
-    """Remove the functions from torch's list, and from the compiler's."""
+    """Remove the functions from torch's list and from the compiler's, and restore the compiler's own methods."""
     added = get_overridable_functions().pop(_KEY, [])
     if (copied := _compilers_copy()) is not None:
         copied.difference_update(added)
+    for name, plain in _plain.items():
+        setattr(_compilers_tensor(), name, plain)
+    _plain.clear()
+
+
+# What torch.compile does by itself with a tensor, so that no mode sees it -> the method that eager torch calls, and its
+# arguments.
+_UNSEEN: dict[str, Callable[..., tuple[str, list[Any]]]] = {
+    "mp_ass_subscript_impl": lambda key, value: ("__setitem__", [key, value]),  # y[i] = x
+    "nb_absolute_impl": lambda: ("__abs__", []),  # abs(x)
+    "nb_power_impl": lambda y, z, reverse=False: ("__rpow__" if reverse else "__pow__", [y]),  # pow(x, y)
+    "unpack_var_sequence": lambda indices=None: ("unbind", []),  # for row in x
+}
+_plain: dict[str, Any] = {}
+
+
+def show_operators() -> None:
+    """Let torch.compile pass y[i] = x, abs(x), pow(x, y) and the rows of x to the rules, once it is imported."""
+    tensor = _compilers_tensor()
+    if tensor is None or _plain:
+        return
+    for name, method_of in _UNSEEN.items():
+        plain = vars(tensor).get(name)
+        if plain is not None:
+            _plain[name] = plain
+            setattr(tensor, name, _shown(plain, method_of))
+
+
+show_operators._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile runs it while it traces
+
+
+def _shown(plain: Any, method_of: Callable[..., tuple[str, list[Any]]]) -> Any:
+    """Return what replaces `plain`, a method of the compiler's tensors."""
+
+    @functools.wraps(plain)
+    def shown(tensor: Any, tracer: Any, *args: Any, **kwargs: Any) -> Any:
+        from torch._dynamo.variables.torch_function import can_dispatch_torch_function
+
+        method, given = method_of(*args, **kwargs)
+        if any(value is None for value in given) or not can_dispatch_torch_function(tracer, (tensor, *given), {}):
+            return plain(tensor, tracer, *args, **kwargs)
+        result = tensor.call_method(tracer, method, given, {})
+        return result.unpack_var_sequence(tracer) if method == "unbind" else result
+
+    return shown
+
+
+def _compilers_tensor() -> Any:
+    compiler: Any = sys.modules.get("torch._dynamo.variables.tensor")
+    return None if compiler is None else compiler.TensorVariable
 
 
 def _compilers_copy() -> Any:

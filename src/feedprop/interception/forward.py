@@ -19,6 +19,7 @@ from feedprop.errors import FeedpropError
 from feedprop.interception import install
 from feedprop.interception.audit import Audit, sequence_number, tensors_in
 from feedprop.interception.backward import ATTACHED, PASSES, forget_graphs
+from feedprop.interception.compile import show_operators
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, Scopes, running
 from feedprop.rules import Composite, Rule
@@ -31,13 +32,12 @@ class Forward:
         self.model, self.composite, self.unknown = model, composite, unknown
         self.scopes = Scopes(composite.default)  # of a pass that is compiled
         self.tracing = False
-        self.audit = Audit(model)
         self.neurons: list[nn.Module] = []  # of snnTorch, whose forward was replaced
         self.replaced = {name: model.__dict__.get(name) for name in ("forward", "_call_impl", *methods)}
+        self.hooked = model  # whose hooks enter the rules: a shallow copy has the modules of its original
         self._hook(composite)
-        install.acquire(self)
-        ATTACHED.add(model)
-        forget_graphs()
+        self.owned = _owned(model, model)
+        self._begin()
         model.forward = self
         model._call_impl = Hooked(self)  # type: ignore[method-assign]
         for name in methods:
@@ -46,8 +46,6 @@ class Forward:
     def _hook(self, composite: Composite) -> None:
         modules = dict(self.model.named_modules())
         assigned = composite.assign(self.model)
-        self.owners: dict[int, Rule] = {}
-        tied: set[int] = set()
         if all(reason == "default" for _, reason in assigned.values()):
             return
         elsewhere = composite.elsewhere(self.model)
@@ -57,11 +55,14 @@ class Forward:
                 _Enter(self, rule, first=composite.first if path in elsewhere else None)
             )
             modules[path].register_forward_hook(_Leave(self), always_call=True)
-            for parameter in modules[path].parameters(recurse=False):
-                if self.owners.setdefault(id(parameter), rule) != rule:
-                    tied.add(id(parameter))
-        for parameter in tied:  # shared by modules of different rules: gets the rule of the module that is called
-            del self.owners[parameter]
+
+    def _begin(self) -> None:
+        """Begin to look after the model, which may be half built: a deep copy is filled last."""
+        self.audit = Audit(self.model)
+        self.owners = {id(parameter): rule for parameter, rule in self.owned}
+        install.acquire(self)
+        ATTACHED.add(self.model)
+        forget_graphs()
 
     def remove(self) -> None:
         """Remove the hooks and restore what was replaced."""
@@ -81,11 +82,10 @@ class Forward:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.audit = Audit(self.model)
-        install.acquire(self)  # in another process, or for a copy
+        self._begin()  # in another process, or for a copy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "audit"}
+        return {name: value for name, value in vars(self).items() if name not in ("audit", "owners")}
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__code__", "__globals__"):
@@ -111,14 +111,14 @@ class Forward:
         if not torch.compiler.is_compiling():
             owner = _caller(sys._getframe(1))
             if owner is not None and owner is not self.model and owner.__dict__.get("forward") is self:
-                return self._of_copy(owner)(*args, **kwargs)
+                return self.of_copy(owner)(*args, **kwargs)
         return self.run("forward", args, kwargs)
 
-    def _of_copy(self, owner: nn.Module) -> Forward:
+    def of_copy(self, owner: nn.Module) -> Forward:
         """Give `owner`, a shallow copy of the model, its own forward."""
-        own: Forward = copy.copy(self)
-        own.model = owner
-        own.audit = Audit(owner)
+        own = Forward.__new__(Forward)
+        changes = {"model": owner, "owned": _owned(owner, self.hooked), "neurons": []}
+        own.__setstate__(self.__getstate__() | changes | {"scopes": Scopes(self.composite.default)})
         owner.forward, owner._call_impl = own, Hooked(own)  # type: ignore[method-assign]
         return own
 
@@ -143,6 +143,7 @@ class Forward:
         return getattr(type(self.model), name)(self.model, *args, **kwargs)
 
     def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
+        show_operators()
         self.scopes.restart(self.composite.default)
         self.tracing = True
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, scopes=self.scopes)
@@ -156,6 +157,8 @@ class Forward:
 
     def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
         propagation = Propagation(self.model, self.composite, unknown=self.unknown, owners=self.owners)
+        propagation.hooked = self.hooked
+        show_operators()  # to a part that is compiled
         self.scopes = propagation.scopes  # for parts that were compiled
         transformed = credit.transformed()
         if transformed:
@@ -208,8 +211,8 @@ class Hooked:
         if not torch.compiler.is_compiling():
             owner = _caller(sys._getframe(1))
             if owner is not None and owner is not model and owner.__dict__.get("_call_impl") is self:
-                own = self.forward._of_copy(owner)
-                return owner._call_impl(*args, **kwargs) if own.model is owner else None
+                run: Any = Hooked(self.forward.of_copy(owner))
+                return run(*args, **kwargs)
         if (model._forward_hooks or model._forward_pre_hooks) and _has_foreign_hooks(model):
             return self.forward.run("_call_impl", args, kwargs)
         plain: Any = type(model)._call_impl
@@ -254,11 +257,24 @@ class _Leave:
                 scopes.rules.pop()
 
 
+def _owned(model: nn.Module, hooked: nn.Module) -> list[tuple[nn.Parameter, Rule]]:
+    """Return the parameters of the modules that have hooks of `hooked`, each with its rule."""
+    found: dict[nn.Parameter, Rule] = {}
+    tied: set[nn.Parameter] = set()
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _Enter) and hook.forward.model is hooked:
+                for parameter in module.parameters(recurse=False):
+                    if found.setdefault(parameter, hook.rule) != hook.rule:
+                        tied.add(parameter)  # in modules of different rules: gets the rule of the one that runs
+    return [(parameter, rule) for parameter, rule in found.items() if parameter not in tied]
+
+
 def _scopes(forward: Forward) -> list[Scopes]:
     """Return the scopes of the running passes of a model."""
     if torch.compiler.is_compiling():
         return [forward.scopes]
-    return [mode.scopes for mode in running() if mode.model is forward.model]
+    return [mode.scopes for mode in running() if mode.hooked is forward.model]
 
 
 def _finished(result: Any, propagation: Propagation) -> Any:
@@ -269,6 +285,8 @@ def _finished(result: Any, propagation: Propagation) -> Any:
             marks.forget(part)
             if start is not None:
                 marks.mark(part, marks.START, start)
+        if any(isinstance(part, nn.Parameter) for part in _plain_tensors(result)):
+            return _with_magnitude(result, propagation.magnitude)
         return result
     outputs = list(tensors_in(result))
     propagation.starts.finish(outputs)
@@ -289,7 +307,8 @@ def _plain_tensors(result: Any) -> list[Tensor]:
 def _with_magnitude(result: Any, magnitude: credit.Magnitude) -> Any:
     """Return a result in which each parameter is replaced by a view that gets feedback."""
     if isinstance(result, nn.Parameter):
-        return credit.as_weight(result, magnitude)
+        weight = credit.as_weight(result, magnitude)
+        return weight.clone() if torch.compiler.is_compiling() else weight  # no view, as in `Operands.mark`
     if isinstance(result, tuple) and hasattr(result, "_fields"):
         return type(result)(*(_with_magnitude(part, magnitude) for part in result))
     if type(result) in (tuple, list):

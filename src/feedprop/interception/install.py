@@ -40,8 +40,9 @@ CHANGES = (
         script.undo,
     ),
     Change(
-        "torch.overrides.get_overridable_functions(), and the compiler's copy",
-        "torch.compile hands only listed functions to a mode; F.tanh, F.sigmoid and others are missing",
+        "torch.overrides.get_overridable_functions(), and the compiler's copy; methods of its TensorVariable",
+        "torch.compile hands only listed functions to a mode: F.tanh, F.sigmoid and others are missing; and it handles "
+        "y[i] = x, abs(x), pow(x, y) and iteration over a tensor by itself",
         compile.make,
         compile.undo,
     ),
@@ -71,6 +72,9 @@ PRIVATE = {
     "torch.overrides._get_current_function_mode_stack": "which passes run in this thread",
     "torch._functorch.pyfunctorch.retrieve_all_functorch_interpreters": "refusing jvp and grad(vmap(...))",
     "torch._dynamo.variables.torch": "torch.compile: its copy of the overridable functions",
+    "torch._dynamo.variables.tensor": "torch.compile: what it does with a tensor by itself (TensorVariable)",
+    "torch._dynamo.variables.torch_function": "the same: whether a mode is active in what is compiled",
+    "Function._dynamo_marked_constant": "the same: a function that torch.compile runs while it traces",
     "torch._functorch": "the audit: which nodes are compiled regions, by the module that made their class",
     "torch._tensor": "torch.compile: methods of tensors that torch writes in Python",
     "Tensor._version": "marks end with a write",

@@ -50,6 +50,7 @@ class Propagation(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.model, self.unknown = model, unknown
+        self.hooked = model  # whose hooks enter the rules; the original if the model is a shallow copy
         self.activation, self.magnitude = composite.activation, composite.magnitude
         self.conserving = composite.conserving
         self.scopes = Scopes(composite.default) if scopes is None else scopes

@@ -55,11 +55,6 @@ def undo() -> None:
     _changed.clear()
 
 
-def sees_stored_apply(function: type[Any]) -> bool:
-    """Whether an `apply` that was stored before the function was registered calls the handler too."""
-    return function in _changed and isinstance(vars(function).get("forward"), _Relayed)
-
-
 def add(function: type[Any], register: Callable[[Any], None]) -> None:
     """Add a function; `register` is called with each `apply` that is made visible to modes."""
     REGISTERED[function] = register
@@ -98,10 +93,6 @@ def _make_visible(function: type[Any]) -> Any:
     return apply
 
 
-class _Relayed(staticmethod):  # type: ignore[type-arg]
-    """A forward or backward that `_relay` made."""
-
-
 def _relay(function: type[Any], forward: Any, backward: Any, apply: Any) -> None:
     """Let calls of `f = Function.apply`, stored before the function was registered, use its handler.
 
@@ -130,5 +121,5 @@ def _relay(function: type[Any], forward: Any, backward: Any, apply: Any) -> None
         found = iter(torch.autograd.grad(outputs, leaves, credits, allow_unused=True))
         return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in own)
 
-    function.forward = _Relayed(seen)
-    function.backward = _Relayed(back)
+    function.forward = staticmethod(seen)
+    function.backward = staticmethod(back)

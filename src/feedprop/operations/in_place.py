@@ -26,6 +26,7 @@ from feedprop.operations.registry import (
 
 def in_place(handler: Handler, out_of_place: Function) -> Handler:
     """Return the handler of an in-place spelling, given the handler and the out-of-place spelling."""
+    base: Handler = getattr(handler, "base", handler)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         if not args:
@@ -36,18 +37,30 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             copy = self_gated.copied(target, args[1:])
             marks.forget(target)
             return _written(context, target, (copy, *args[1:]), kwargs)
-        if handler is relu and target.requires_grad:
+        sources = self_gated.before_write(handler, out_of_place, args, kwargs)
+        output = _handled(context, function, target, args, kwargs, weight)
+        if sources:
+            self_gated.after_write(target, sources)
+        return output
+
+    def _handled(
+        context: Context, function: Function, target: Tensor, args: Arguments, kwargs: Keywords, weight: Any
+    ) -> Any:
+        if base is relu and target.requires_grad:
             return _relu_in_place(context, target)
-        before = self_gated.copied(target, args[1:]) if handler not in (ordinary, moved, summed) else None
+        before = self_gated.copied(target, args[1:]) if base not in (ordinary, moved, summed) else None
         credit.prepare_write(target)
         if weight is not None:  # the old values are still a weight for this operation
             marks.mark_weight(target, weight)
         if before is not None:
             return _written(context, target, (before, *args[1:]), kwargs)
-        if handler in (ordinary, moved):
+        if base in (ordinary, moved):
             operands, args, kwargs = operands_of(context, args, kwargs)
-            return operands.mark(function(*args, **kwargs))
-        if handler is summed and target._base is None:
+            output = operands.mark(function(*args, **kwargs))
+            if "dropout" in function.__name__:  # noise: out of place, no reward on an output of 0 passes it
+                credit.computed(output)
+            return output
+        if base is summed and target._base is None:
             operands, args, kwargs = operands_of(context, args, kwargs)
             output = function(*args, **kwargs)
             if operands.yield_weight:
@@ -80,23 +93,23 @@ def _relu_in_place(context: Context, target: Tensor) -> Tensor:
     return output
 
 
-def optionally_in_place(handler: Handler, position: int, *, written: Handler) -> Handler:
-    """Return the handler of a function with an argument `inplace`.
+def optionally_in_place(handler: Handler, position: int) -> Handler:
+    """Return the handler of a function with an argument `inplace`, given its handler out of place.
 
     Args:
         handler: for inplace=False.
         position: of the argument.
-        written: the handler for inplace=True, to be made one of an in-place spelling.
     """
+    base: Handler = getattr(handler, "base", handler)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         asked = kwargs.get("inplace", args[position] if len(args) > position else False)
         kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
         if not asked:
             return handler(context, function, args[:position] + args[position + 1 :], kwargs)
-        if written is ordinary and not (torch.compiler.is_compiling() or credit.transformed()):
-            return in_place(written, function)(context, function, args, kwargs | {"inplace": True})
+        if base is ordinary and not (torch.compiler.is_compiling() or credit.transformed()):
+            return in_place(handler, function)(context, function, args, kwargs | {"inplace": True})
         target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
-        return in_place(written, function)(context, function, (target, *rest), kwargs)
+        return in_place(handler, function)(context, function, (target, *rest), kwargs)
 
     return handle

@@ -199,7 +199,7 @@ def gated(context: Context, function: Function, args: Arguments, kwargs: Keyword
     value, gate = x.chunk(2, dim)
     opened = context.activation(torch.sigmoid, gate, at_zero=(0.5, 0.5))
     passing = elementwise_product(context, torch.mul, (value, opened), {})
-    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
+    return _through(function, args, kwargs, passing)
 
 
 def summed_with_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -207,7 +207,7 @@ def summed_with_product(context: Context, function: Function, args: Arguments, k
     x, a, b = _three(args, kwargs)
     part = elementwise_product(context, torch.mul, (a, b), {})
     passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
-    return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
+    return _through(function, args, kwargs, passing)
 
 
 def summed_with_quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -215,6 +215,11 @@ def summed_with_quotient(context: Context, function: Function, args: Arguments, 
     x, a, b = _three(args, kwargs)
     part = quotient(context, torch.div, (a, b), {})
     passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
+    return _through(function, args, kwargs, passing)
+
+
+def _through(function: Function, args: Arguments, kwargs: Keywords, passing: Tensor) -> Tensor:
+    """Return the value of a call; credit goes through `passing`, the same value computed in parts."""
     return credit.with_values(function(*without_gradient(args), **without_gradient(kwargs)), passing)
 
 

@@ -112,6 +112,7 @@ class Operands:
     weights: int = 0  # parameters, and tensors computed from parameters alone
     constants: list[Tensor] = field(default_factory=list)  # need no gradient: inputs, buffers, masks, indices
     owner: Any = True  # the id of the first parameter, if known
+    of_parameter: bool = False  # whether the first of them is a parameter, of which the result may be a view
 
     def use(self, value: Any) -> Any:
         """Count the tensors in `value`. Returns it with its parameters `weighted`."""
@@ -122,6 +123,7 @@ class Operands:
             if type(value) is not Tensor and isinstance(value, Parameter):
                 if not self.weights:
                     self.owner = marks.identity(value)
+                    self.of_parameter = not self.activations and not self.constants
                 self.weights += 1
                 return credit.as_weight(value, self.context.magnitude)
             owner = marks.get(value, marks.WEIGHT)
@@ -147,10 +149,19 @@ class Operands:
     def mark(self, output: Any) -> Any:
         """Mark the result as a weight if it is one. Returns the result."""
         if self.yield_weight:
+            if self.of_parameter and torch.compiler.is_compiling():
+                output = _owned(output)
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
                     marks.mark_weight(tensor, self.owner)
         return output
+
+
+def _owned(output: Any) -> Any:
+    """Return a copy: what leaves a compiled graph as a view of a parameter has its plain gradient."""
+    if isinstance(output, (tuple, list)):
+        return type(output)([_owned(part) for part in output]) if type(output) in (tuple, list) else output
+    return output.clone() if isinstance(output, Tensor) and output.requires_grad else output
 
 
 def operands_of(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Operands, Arguments, Keywords]:

@@ -2,14 +2,21 @@
 
 Swish, GELU and their kin multiply x by a function of the same x (Ramachandran et al. 2017, "self-gated"). A product of
 two factors would give x the credit of both. As an activation, c_x = c_y y / x, as for `F.silu` and `F.gelu`. A mask
-computed by comparing x, as in x * (x > 0).float(), selects: it is a constant factor. To recognise both, each
-elementwise result remembers the tensors of which it is a function, its sources.
+computed by comparing x, as in x * (x > 0).float(), selects: it is a constant factor. But x * x * x and x * x.log() are
+arithmetic, with the ordinary backward of their factors. To recognise all this, each elementwise result remembers the
+tensors of which it is a function, its sources, and what kind of function it is: a number, and a result of several
+sources has the largest.
+
+    MULTIPLE    of the source: 2 * x, x.clone(), -x
+    ARITHMETIC  powers, products and smooth functions of it: x * x, x.log(), x.exp()
+    SUM         arithmetic plus something: divided by it, x is an activation, x / (1 + exp(-x)) or x / (1 + |x|)
+    GATE        an activation function took part, or erf
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,44 +24,122 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.operations.products import EXPONENTS
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
 FARTHEST = 4  # number of sources that a result remembers, the nearest first
-Source = tuple[Any, int, bool]  # a tensor, the version of its memory, whether the result is a multiple of it
+MULTIPLE, ARITHMETIC, SUM, GATE = range(4)
+Source = tuple[Any, int, int]  # a tensor or a weak reference to it, its version, the kind of function
+Call = tuple[Function, Arguments, Keywords]
+KindOf = Callable[..., int]  # takes the kinds of the arguments and the call
 
 
-def tracked(handler: Handler, *, multiplies: bool) -> Handler:
+def multiple(*kinds: int, call: Call) -> int:
+    """Return the kind of a multiple, x * 2."""
+    return kinds[0]
+
+
+def smooth(*kinds: int, call: Call) -> int:
+    """Return the kind of a smooth function of one number, or of a product of two."""
+    return GATE if GATE in kinds else ARITHMETIC
+
+
+def multiplied(*kinds: int, call: Call) -> int:
+    """Return the kind of a product: with a constant, a multiple."""
+    return kinds[0] if len(kinds) == 1 else smooth(*kinds, call=call)
+
+
+def added(*kinds: int, call: Call) -> int:
+    """Return the kind of a sum or difference."""
+    return max(SUM, *kinds)
+
+
+def gate(*kinds: int, call: Call) -> int:
+    """Return the kind of an activation function."""
+    return GATE
+
+
+def raised(*kinds: int, call: Call) -> int:
+    """Return the kind of a power: a negative one of a sum is a gate."""
+    function, args, kwargs = call
+    base, *rest = (*args, *(kwargs[name] for name in ("input", "self", "exponent") if name in kwargs))
+    exponent = rest[0] if rest else EXPONENTS.get(function.__name__)
+    if len(kinds) > 1 or not isinstance(base, Tensor) or not base.requires_grad:
+        return smooth(*kinds, call=call)  # x ** x, 2 ** x
+    if kinds[0] == SUM and isinstance(exponent, (int, float)) and exponent < 0:
+        return GATE
+    return max(ARITHMETIC, kinds[0])
+
+
+def divided(*kinds: int, call: Call) -> int:
+    """Return the kind of a quotient: by a sum, it is a gate."""
+    _, args, kwargs = call
+    numerator = args[0] if args else kwargs["input"]
+    if len(kinds) == 1 and isinstance(numerator, Tensor) and numerator.requires_grad:
+        return kinds[0]
+    return GATE if kinds[-1] == SUM else smooth(*kinds, call=call)
+
+
+def tracked(handler: Handler, kind_of: KindOf) -> Handler:
     """Return a handler that remembers the sources of its results.
 
     Args:
         handler: of an elementwise function.
-        multiplies: whether the function of one tensor is a multiple of it, as in x * 2.
+        kind_of: takes the kinds of the arguments that require a gradient, one or two, and returns that of the result.
     """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        factors = [value for value in tensors if value.requires_grad]
+        factors = _factors(args, kwargs)
         if not factors or not isinstance(output, Tensor) or not output.requires_grad:
             return output
-        if any(x.numel() != 1 for x in tensors if not x.requires_grad):
-            return output
-        if len(factors) == 1 and factors[0] is not output:
-            _remember(output, [(x, multiple and multiplies) for x, multiple in _sources(factors[0])])
-        elif len(factors) == 2 and (common := _common(*factors)):
-            _remember(output, [(x, False) for x, _, _ in common])
+        if factors[0] is not output and (sources := _of_result(kind_of, factors, (function, args, kwargs))):
+            _remember(output, sources)
         if all(marks.get(x, marks.SELECTION) is not None for x in factors):
             marks.mark(output, marks.SELECTION, True)  # 1 - mask, mask * mask, mask + mask
         return output
 
+    handle.kind_of = kind_of  # type: ignore[attr-defined]
     return based_on(handler, handle)
+
+
+def before_write(handler: Handler, function: Function, args: Arguments, kwargs: Keywords) -> list[Source]:
+    """Return the sources that the first argument will have once the result of a tracked function is written to it."""
+    kind_of, factors = getattr(handler, "kind_of", None), _factors(args, kwargs)
+    if kind_of is None or not factors or factors[0] is not args[0]:
+        return []
+    return [(x, x._version, kind) for x, kind in _of_result(kind_of, factors, (function, args, kwargs))]
+
+
+def after_write(target: Tensor, sources: list[Source]) -> None:
+    """Remember the sources that were not overwritten."""
+    _remember(target, [(x, kind) for x, version, kind in sources if x._version == version])
+
+
+def _factors(args: Arguments, kwargs: Keywords) -> list[Tensor]:
+    """Return the arguments that require a gradient; none if one of the others has more than one element."""
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if any(x.numel() != 1 for x in tensors if not x.requires_grad):
+        return []
+    return [x for x in tensors if x.requires_grad]
+
+
+def _of_result(kind_of: KindOf, factors: list[Tensor], call: Call) -> list[tuple[Tensor, int]]:
+    if len(factors) == 1:
+        return [(x, kind_of(kind, call=call)) for x, kind in _sources(factors[0])]
+    if len(factors) == 2:
+        return [(x, kind_of(*kinds, call=call)) for x, *kinds in _common(*factors)]
+    return []
 
 
 def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
     """Return the handler of a product (or quotient) that recognises x g(x), and x times a mask computed from x."""
-    plain = tracked(handler, multiplies=True)
+    plain = tracked(handler, divided if divides else multiplied)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if kwargs:
+            args = (*args, *(kwargs[name] for name in ("input", "other") if name in kwargs))
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("input", "other")}
         if len(args) != 2 or kwargs or not all(isinstance(x, Tensor) and x.requires_grad for x in args):
             return plain(context, function, args, kwargs)
         common = _common(*args)
@@ -69,28 +154,31 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
                 if not x.requires_grad and credit.is_weight(args[0]):
                     marks.mark_weight(x)  # a mask of weights, made from weights
             output = plain(context, function, factors, kwargs)
-            _remember(output, [(x, False) for x, _, _ in common])
+            _remember(output, [(x, GATE) for x, _, _ in common])
             return output
-        x, first, second = common[0]
-        gated = first != second and (first or not divides) and x.shape == args[0].shape
+        x, *kinds = common[0]
+        first = kinds[0] == MULTIPLE
+        other = kinds[1 if first else 0]
+        gates = other == GATE or (divides and other == SUM) or (context.conserving and other != MULTIPLE)
+        gated = gates and (first or (kinds[1] == MULTIPLE and not divides)) and x.shape == args[0].shape
         if not gated or not context.activation.by_values or not all(map(is_activation, args)):
             return plain(context, function, args, kwargs)
         # y = x g(x): c_x = c_y y / x = c_y g(x), as if g(x) were a constant
         output = handler(context, function, (args[0], args[1].detach()) if first else (args[0].detach(), args[1]), {})
         context.starts.remember(output, x)
-        _remember(output, [(x, False) for x, _, _ in common])
+        _remember(output, [(x, GATE) for x, _, _ in common])
         return output
 
     return handle
 
 
-def sources_of(*values: Any) -> list[tuple[Tensor, bool]]:
-    """Return the tensors of which values are functions, each with False: no value is a multiple of it."""
+def sources_of(*values: Any) -> list[tuple[Tensor, int]]:
+    """Return the tensors of which values are functions, for a result that is a gate."""
     found = [x for value in values if isinstance(value, Tensor) for x, _ in _sources(value)]
-    return [(x, False) for x in found]
+    return [(x, GATE) for x in found]
 
 
-def selects(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
+def selects(output: Tensor, sources: list[tuple[Tensor, int]]) -> None:
     """Mark `output` as a comparison of `sources` that became a number."""
     marks.mark(output, marks.SELECTION, True)
     _remember(output, sources)
@@ -107,7 +195,7 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
     hand_on(target, copy)
     for other in others:
         if is_activation(other) and other is not target:
-            _remember(other, [(copy if x is target else x, multiple) for x, multiple in _sources(other)][1:])
+            _remember(other, [(copy if x is target else x, kind) for x, kind in _sources(other)][1:])
     return copy
 
 
@@ -119,28 +207,28 @@ def hand_on(result: Tensor, target: Tensor) -> None:
             marks.mark(target, kind, value)
 
 
-def _remember(output: Tensor, sources: list[tuple[Tensor, bool]]) -> None:
+def _remember(output: Tensor, sources: list[tuple[Tensor, int]]) -> None:
     sources = sources[:FARTHEST]
     if torch.compiler.is_compiling():
-        kept: list[Source] = [(x, 0, multiple) for x, multiple in sources]
+        kept: list[Source] = [(x, 0, kind) for x, kind in sources]
     else:  # weakly, because the model's code holds x if it will multiply by x
-        kept = [(weakref.ref(x), x._version, multiple) for x, multiple in sources]
+        kept = [(weakref.ref(x), x._version, kind) for x, kind in sources]
     marks.mark(output, marks.SOURCES, kept)
 
 
-def _sources(value: Tensor) -> Iterator[tuple[Tensor, bool]]:
-    """Yield the tensors of which `value` is a function, itself first, each with whether it is a multiple of it."""
-    yield value, True
-    for x, version, multiple in marks.get(value, marks.SOURCES) or ():
+def _sources(value: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Yield the tensors of which `value` is a function, itself first, each with the kind of function."""
+    yield value, MULTIPLE
+    for x, version, kind in marks.get(value, marks.SOURCES) or ():
         if torch.compiler.is_compiling():
-            yield x, multiple
+            yield x, kind
             continue
         tensor = x()
         if tensor is not None and tensor._version == version:
-            yield tensor, multiple
+            yield tensor, kind
 
 
-def _common(a: Tensor, b: Tensor) -> list[tuple[Tensor, bool, bool]]:
-    """Return the tensors of which both are functions, nearest first, each with whether a and b are multiples of it."""
+def _common(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
+    """Return the tensors of which both are functions, nearest first, each with the kinds of a and b."""
     of_b = list(_sources(b))
     return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if x is y]

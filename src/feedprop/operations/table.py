@@ -26,7 +26,7 @@ from feedprop.operations.registry import (
     refused,
     summed,
 )
-from feedprop.operations.self_gated import self_gated, tracked
+from feedprop.operations.self_gated import added, gate, multiple, raised, self_gated, smooth, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
 
 VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values
@@ -54,7 +54,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         cat concat concatenate stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t expand
         expand_as chunk narrow select index_select gather __getitem__ repeat
     """),
-    (tracked(keeps_sign(moved), multiplies=True), "clone contiguous alias_copy"),
+    (tracked(keeps_sign(moved), multiple), "clone contiguous alias_copy"),
     (moved, """
         as_strided broadcast_to column_stack row_stack diagonal dsplit dstack flip fliplr flipud hsplit hstack movedim
         moveaxis H T mH mT adjoint pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle reshape_as roll
@@ -87,8 +87,8 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         fftshift ifftshift stft istft diff gradient affine_grid affine_grid_generator cov corrcoef
         _pack_padded_sequence _pad_packed_sequence fmod remainder __mod__ __rmod__ __imod__ copysign
     """),
-    (tracked(ordinary, multiplies=False), "leaky_relu rrelu prelu"),
-    (tracked(ordinary, multiplies=True), "neg negative"),
+    (tracked(ordinary, gate), "leaky_relu rrelu prelu"),
+    (tracked(ordinary, multiple), "neg negative"),
     # --- norms, losses, linear algebra, special functions: smooth arithmetic has its ordinary backward
     (ordinary, """
         var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm nuclear_norm
@@ -107,7 +107,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (keeps_sign(summed), """
         sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     """),
-    (tracked(summed, multiplies=False), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
+    (tracked(summed, added), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
     (summed, """
         __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace _sparse_sum interpolate upsample
         upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
@@ -134,7 +134,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         div divide true_divide __truediv__ __div__ __itruediv__ __idiv__
     """),
     (products.product_of_elements, "prod cumprod"),
-    (tracked(products.power, multiplies=False), "square sqrt rsqrt reciprocal pow __pow__"),
+    (tracked(products.power, raised), "square sqrt rsqrt reciprocal pow __pow__"),
     (products.solution, """
         solve solve_triangular triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve
     """),
@@ -144,10 +144,10 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (scaled_dot_product_attention, "scaled_dot_product_attention"),
     # --- comparisons, and conversions of their results
     (compared, "gt ge lt le greater greater_equal less less_equal"),
-    (tracked(converted, multiplies=True), "float double half bfloat16 to type type_as"),
+    (tracked(converted, multiple), "float double half bfloat16 to type type_as"),
     (converted, "int long cfloat cdouble chalf as_tensor asarray"),
     (selected, "where"),
-    (tracked(relu, multiplies=False), "relu"),
+    (tracked(relu, gate), "relu"),
     # --- refused, with a reason
     (refused("it calls Python for each number, so no rule sees it; write it in torch functions"), "apply_ map_ map2_"),
     (refused("quantised numbers have no credit; feedprop.discrete rounds numbers that have"), """
@@ -206,32 +206,32 @@ ARITHMETIC: dict[str, Callable[..., Limits]] = {
 NON_NEGATIVE = frozenset(
     ("sigmoid", "expit", "hardsigmoid", "softplus", "heaviside", "relu6", "exp", "exp2", "abs", "absolute")
 )
+SATURATING = frozenset(("erf", "erfc", "ndtr"))  # arithmetic, but x times a function of these is an activation: GELU
 PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"  # latent weights learn through them
 
 
 def handlers() -> dict[str, Handler]:
     """Return name -> handler, the whole table."""
     found = {name: handler for handler, names in ROWS for name in names.split()}
-    for limits_of, make in ((ACTIVATIONS, activation), (ARITHMETIC, arithmetic)):
+    for limits_of, make, kind_of in ((ACTIVATIONS, activation, gate), (ARITHMETIC, arithmetic, smooth)):
         for names, limits in limits_of.items():
             for name in names.split():
-                found[name] = tracked(make(limits, non_negative=name in NON_NEGATIVE), multiplies=False)
+                handler = make(limits, non_negative=name in NON_NEGATIVE)
+                found[name] = tracked(handler, gate if name in SATURATING else kind_of)
     return found
 
 
 def _fill() -> None:
     HANDLERS.update(dict.fromkeys(attributes(but=VALUES), neutral))
     for name, handler in handlers().items():
-        base: Handler = getattr(handler, "base", handler)
         for function in spellings(name):
             position = position_of_inplace(function)
             HANDLERS[function] = handler
             if position is not None:
-                written = base if base in (ordinary, relu) else handler
-                HANDLERS[function] = optionally_in_place(handler, position, written=written)
+                HANDLERS[function] = optionally_in_place(handler, position)
         if handler is not neutral:
             for function, plain in in_place_spellings(name):
-                HANDLERS[function] = in_place(base, plain)
+                HANDLERS[function] = in_place(handler, plain)
     HANDLERS.update(normalisation.NORMALISATIONS)
     HANDLERS.update(recurrent.RECURRENT)
     for name in PIECEWISE_CONSTANT.split():

@@ -60,8 +60,13 @@ class Reward(nn.Module):
             rewards.sum(), outputs, credit.divided(rewards, values), size=size, silent=tuple(entered.silent)
         )
         for z, credits in entered.credits:
+            credits = self._at_pre_activation(z.detach(), credits)
             start = start + credit.start_backward(torch.zeros_like(start), z, credits, size=size)
         return start
+
+    def _at_pre_activation(self, z: Tensor, credits: Tensor) -> Tensor:
+        """Return the credit at pre-activations z of outputs of 0; `credits` is reward / z."""
+        return credits
 
     def prepare(self, outputs: Tensor, targets: Any) -> Any:
         """Check the targets once; `credit`, `per_output` and `samples` take what this returns as well as targets."""

@@ -36,6 +36,11 @@ class SpikeReward(ClassReward):
             )
         return super().prepare(outputs[0], targets)
 
+    def _at_pre_activation(self, z: Tensor, credits: Tensor) -> Tensor:
+        """Let a rewarded silence become a spike, as at silent neurons; z is what a written-out spike tests."""
+        width = z.square().mean().sqrt().clamp(min=torch.finfo(z.dtype).tiny)
+        return credits * z / (z.abs() + width)
+
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         labels, spikes = self.prepare(outputs, targets), outputs.detach()
         return self.at_steps(spikes, spikes.sum(0), labels.onehot != 0) * labels.weight

@@ -1,0 +1,48 @@
+"""Print the tables of the README from results.jsonl."""
+
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import read_rows, shown
+
+Scores = dict[str, dict[str, dict[int, float | None]]]  # recipe -> method -> seed -> score
+
+
+def scores(part: str) -> Scores:
+    found: Scores = defaultdict(lambda: defaultdict(dict))
+    for row in read_rows(Path(__file__).with_name("results.jsonl")):
+        settings = row["settings"]
+        if settings["part"] == part:
+            found[settings["recipe"]][settings["method"]][row["seed"]] = row["figures"]["score"]
+    return found
+
+
+def _cell(values: dict[int, float | None]) -> str:
+    return ", ".join("diverged" if value is None else shown(value) for _, value in sorted(values.items()))
+
+
+def main() -> None:
+    print("| recipe | backprop | LFP, the default | LFP - backprop, mean |\n|---|---|---|---|")
+    for recipe, methods in scores("test").items():
+        gradient, feedback = methods["backprop"], methods["default"]
+        both = [seed for seed in gradient if feedback.get(seed) is not None]
+        difference = statistics.mean(feedback[seed] - gradient[seed] for seed in both)
+        print(f"| {recipe} | {_cell(gradient)} | {_cell(feedback)} | {difference:+.4f} |".replace("0.", "."))
+    names = ("plain", "difference-0.1", "difference-0.3", "difference-0.5", "relative-0.3")
+    print(f"\n| recipe | seeds | backprop | {' | '.join(names)} |\n|---{'|---' * (len(names) + 2)}|")
+    for recipe, methods in scores("validation").items():
+        gradient = methods["backprop"]
+        cells = []
+        for name in names:
+            pairs = [(value, gradient[seed]) for seed, value in methods[name].items() if seed in gradient]
+            lost = any(value is None or value > 100 for value, _ in pairs)
+            mean = "-" if not pairs or lost else f"{statistics.mean(a - b for a, b in pairs):+.4f}".replace("0.", ".")
+            cells.append("diverged" if lost else mean)
+        print(f"| {recipe} | {len(gradient)} | {shown(statistics.mean(gradient.values()))} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A walk through an autograd graph, from results towards what they were computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Ends = Callable[[Any], bool]
+
+
+def walk(
+    nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Ends | None = None, last: Ends | None = None
+) -> Iterator[Any]:
+    """Yield `nodes` and those behind them, each once.
+
+    Args:
+        nodes: where to begin; None is skipped.
+        ends: nodes where the walk ends; they are not yielded.
+        stop: the walk ends at nodes for which this is true; they are not yielded.
+        last: the walk ends at nodes for which this is true; they are yielded.
+    """
+    known: set[Any] = {None, *ends}
+    todo = [node for node in dict.fromkeys(nodes) if node not in known]
+    known.update(todo)
+    while todo:
+        node = todo.pop()
+        if stop is not None and stop(node):
+            continue
+        yield node
+        if last is not None and last(node):
+            continue
+        for before, _ in node.next_functions:
+            if before not in known:
+                known.add(before)
+                todo.append(before)
