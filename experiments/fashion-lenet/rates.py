@@ -1,4 +1,4 @@
-"""Do the learning rates of backprop suit LFP? SGD with momentum on LeNet, one epoch, validation accuracy for each rate.
+"""Do the learning rates of backprop suit LFP? SGD on LeNet, one epoch, validation accuracy for each rate.
 
 A rate at which training diverges, so that the command stops, is shown as "-".
 
@@ -11,14 +11,14 @@ import argparse
 import subprocess
 from pathlib import Path
 
-from run import SGD, run
+from run import PLAIN, SGD, run
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 METHODS = {
     "backprop": ("backprop", ""),
-    "lfp": ("lfp", ""),
-    "lfp, relative magnitudes": ("lfp", " --relative_magnitude true"),
-    "lfp, relative magnitudes, floor .1": ("lfp", " --relative_magnitude true --magnitude_floor 0.1"),
+    "lfp": ("lfp", f" {PLAIN}"),
+    "lfp, relative magnitudes": ("lfp", f" {PLAIN} --relative_magnitude true"),
+    "lfp, relative magnitudes, floor .1": ("lfp", f" {PLAIN} --relative_magnitude true --magnitude_floor 0.1"),
 }
 
 

@@ -222,3 +222,45 @@ def test_settings_that_are_refused() -> None:
             rewards.SigmoidReward(**{name: [1.0, 2.0]})(torch.randn(4, 3), torch.rand(4, 3))
     with pytest.raises(TypeError, match="label_smoothing"):
         rewards.CorrectnessReward(label_smoothing=0.1)
+
+
+SIGNED = [rewards.CorrectnessReward, rewards.MisclassificationReward, rewards.MaximizeReward, rewards.MinimizeReward]
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_centred_outputs_and_bounded_credit_against_loops(kind, reduction):
+    outputs, classes = _outputs((6, 4)), _classes((6, 4))
+    outputs[0, :] = 2.0  # centred, these are exactly 0
+    centred = outputs - outputs.mean(1, keepdim=True)
+    expected = torch.zeros_like(outputs)
+    r = kind().per_output(centred, classes)
+    for row in range(6):
+        for k in range(4):
+            o = float(centred[row, k])
+            credit = float(r[row, k]) / (o + (0.5 if o >= 0 else -0.5))
+            for j in range(4):  # o_k is output k less a quarter of each
+                expected[row, j] += credit * ((j == k) - 0.25)
+    leaf = outputs.clone().requires_grad_()
+    value = kind(centred=True, epsilon=0.5, reduction=reduction)(leaf, classes)
+    value.backward()
+    size = 6 if reduction == "mean" else 1
+    torch.testing.assert_close(value, -r.sum() / size, **EXACT)
+    torch.testing.assert_close(-leaf.grad * size, expected, **EXACT)
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+def test_epsilon_bounds_the_credit_near_0_and_is_off_by_default(kind):
+    outputs, classes = torch.tensor([[1e-9, -1e-9]], dtype=torch.float64), torch.tensor([0])
+    assert kind(epsilon=0.1).credit(outputs, classes).abs().max() <= 10
+    torch.testing.assert_close(kind(epsilon=1e-300).credit(outputs, classes), kind().credit(outputs, classes), **EXACT)
+    with pytest.raises(FeedpropError, match="epsilon must be finite and not negative"):
+        kind(epsilon=-1)
+
+
+def test_ignored_and_weighted_targets_of_a_centred_reward():
+    outputs, classes = _outputs((5, 3)), torch.tensor([0, 1, -100, 2, 1])
+    kept = classes != -100
+    settings = {"centred": True, "epsilon": 1.0, "weight": [1.0, 2.0, 3.0]}
+    reward = rewards.MisclassificationReward(**settings)
+    torch.testing.assert_close(reward(outputs, classes), reward(outputs[kept], classes[kept]), **EXACT)
