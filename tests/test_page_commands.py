@@ -162,7 +162,9 @@ def look_up(command: str) -> None:
     if words[0] == "make":
         assert words[1] in TARGETS, command
     elif words[0] == "pip":
-        (extra,) = re.findall(r"^pip install feedprop\[(\w+)\]$", " ".join(words))
+        if words == ["pip", "install", "."]:
+            return
+        (extra,) = re.findall(r"^pip install (?:feedprop|\.)\[(\w+)\]$", " ".join(words))
         assert extra in PROJECT["optional-dependencies"], command
     else:
         path = next(word for word in words[1:] if "/" in word)
