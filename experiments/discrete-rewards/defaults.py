@@ -2,9 +2,9 @@
 
     python experiments/discrete-rewards/defaults.py
 
-The defaults of `MisclassificationReward`, `MaximizeReward` and `ChoiceReward` (options, optimizer, learning rate) were
-chosen on digits, seeds 100 to 102: among candidates that first looks at test scores had suggested. Rewards that the command refuses are trained by hand as they
-were published, with the default optimizer.
+The defaults of `MisclassificationReward`, `MaximizeReward` and `ChoiceReward` (options, optimizer, learning rate)
+were chosen on digits, seeds 100 to 102, among candidates that first looks at test scores had suggested. Rewards that
+the command refuses are trained by hand as they were published, with the default optimizer.
 """
 
 import contextlib
