@@ -204,7 +204,9 @@ def quotient(activation: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "answer", [quotient, lambda f, z: quotient(f, z).double(), lambda f, z: quotient(f, z.double())], ids=str
+    "answer",
+    [quotient, lambda f, z: quotient(f, z).double(), lambda f, z: quotient(f, z.double())],
+    ids=["as it is", "a double", "of doubles"],
 )
 def test_a_slope_gives_the_feedback_of_the_rule_that_it_is(answer: Answer) -> None:
     torch.manual_seed(0)
