@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import feedprop
-from feedprop import rewards
+from feedprop import rewards, rules
 from feedprop.interception.audit import nodes_behind
 from support.listed import Listed
 
@@ -50,7 +50,7 @@ def one_step(listed: Listed) -> Step:
     gradients, plain = propagated(model, inputs, F.cross_entropy, trained if listed.relu else {})
     model.load_state_dict(state)
     before = _attributes(model)
-    feedprop.attach(model)
+    feedprop.attach(model, rules.Epsilon())
     feedback, output = propagated(model, inputs, REWARD, trained)
     nodes, own = counted(output)
     _same(plain, output, "attached, the model answers differently")
