@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import FeedpropError, rewards
+from feedprop import FeedpropError, attached, rewards, rules
 
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
 SHAPES = [(4, 3), (5,), (1, 2), (2, 4, 3), (3, 2, 2, 5)]
@@ -264,3 +264,18 @@ def test_ignored_and_weighted_targets_of_a_centred_reward():
     settings = {"centred": True, "epsilon": 1.0, "weight": [1.0, 2.0, 3.0]}
     reward = rewards.MisclassificationReward(**settings)
     torch.testing.assert_close(reward(outputs, classes), reward(outputs[kept], classes[kept]), **EXACT)
+
+
+@pytest.mark.parametrize("build", [rewards.MaximizeReward, rewards.MinimizeReward])
+def test_published_rewards_on_zeros_enter_at_the_pre_activation(build) -> None:
+    """r = +-1 (1 - sigmoid(0)) = +-.5 at an output of 0; at z = -2 the credit is r / z, halved by "mean"."""
+    layer = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-1.0], [3.0]]))
+    with attached(nn.Sequential(layer, nn.ReLU()), rules.Epsilon()) as model:
+        value = build()(model(torch.tensor([[2.0], [2.0]])), torch.tensor([0, 0]))
+        value.backward()
+    direction = build.direction
+    assert value.item() == pytest.approx(-0.5 * direction)
+    # both samples: F = |w| a r / z = 1 * 2 * .5 / -2, their mean
+    torch.testing.assert_close(-layer.weight.grad, direction * torch.tensor([[-0.5], [0.0]]))

@@ -229,16 +229,18 @@ class _SignReward(ClassReward):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return minus the mean (or summed) reward; see `Reward`."""
-        check_outputs(outputs)
         if self.centred:
+            check_outputs(outputs)
             outputs = outputs - outputs.mean(class_dimension(outputs), keepdim=True)
-        if not self.epsilon:
-            return super().forward(outputs, targets)
-        values = in_single_precision(outputs.detach())
-        labels = self.prepare(values, targets)
-        rewards = self.per_output(values, labels)
-        size = labels.size if self.reduction == "mean" else 1
-        return credit.start_backward(rewards.sum(), outputs, self.credit(values, labels), size=size)
+        return super().forward(outputs, targets)
+
+    def _divides(self) -> bool:
+        return not self.epsilon
+
+    def _started(self, outputs: Tensor, targets: Any, credits: Tensor) -> Tensor:
+        """Start with `credits`; the value is the reward itself, not what is left of it by epsilon."""
+        rewards = self.per_output(in_single_precision(outputs.detach()), targets)
+        return credit.start_backward(rewards.sum(), outputs, credits, size=self._size(outputs, targets))
 
     def credit(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return r_o / (o + epsilon sign(o))."""
@@ -273,7 +275,7 @@ class MisclassificationReward(_SignReward):
     Train with `centred=True, epsilon=1.0` and without momentum (experiments/discrete-rewards).
 
     Args:
-        centred: reward o - mean(o), the mean being over the classes: whoever punishes one output raises the others.
+        centred: reward o - mean(o), the mean being over the classes, so that punishing one output raises the others.
         epsilon: >= 0, in the unit of outputs; the credit is r / (o + epsilon sign(o)), at most 1 / epsilon.
         weight: see `ClassReward`; so are `ignore_index` and `reduction`.
     """

@@ -43,7 +43,7 @@ class Reward(nn.Module):
         check_outputs(outputs)
         values = in_single_precision(outputs.detach())
         targets = self.prepare(values, targets)
-        if type(self).credit is not Reward.credit:
+        if not self._divides():
             return self._started(outputs, targets, self._checked("credit", self.credit(values, targets), values))
         size = self._size(outputs, targets)
         rewards = self._checked("per_output", self.per_output(values, targets), values)
@@ -68,6 +68,10 @@ class Reward(nn.Module):
             credits = self._at_pre_activation(z.detach(), credits)
             start = start + credit.start_backward(torch.zeros_like(start), z, credits, size=size)
         return start
+
+    def _divides(self) -> bool:
+        """Whether the credit is r_o / o, so that rewards on outputs of 0 must enter elsewhere."""
+        return type(self).credit is Reward.credit
 
     def _at_pre_activation(self, z: Tensor, credits: Tensor) -> Tensor:
         """Return the credit at pre-activations z of outputs of 0; `credits` is reward / z."""
