@@ -7,7 +7,7 @@ steps. Learning rates, momentum, weight decay, batch sizes and thresholds of cli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Recipe(NamedTuple):
         score: the figure of a part, "validation" or "test", from the model: accuracy, or loss in nats or squares.
         clip: largest norm, or None.
         epoch: steps between two steps of the scheduler.
+        call: calls the model with inputs and targets.
     """
 
     model: nn.Module
@@ -46,6 +47,7 @@ class Recipe(NamedTuple):
     score: Callable[[nn.Module, str], float]
     clip: float | None = None
     epoch: int = 1
+    call: Callable[[nn.Module, Tensor, Tensor], Any] = lambda model, inputs, targets: model(inputs)
 
 
 def drawn(part: Part, size: int, epochs: int, *, drop_last: bool = False) -> list[Part]:
@@ -198,11 +200,6 @@ def imagenet_alexnet(root: Path) -> Recipe:
     )
 
 
-def warmup(steps: int, lowest: float, shape: Callable[[float], float]) -> Callable[[int], float]:
-    """Return a linear rise over these steps and then shape(progress) between 1 and `lowest`."""
-    return lambda step, total=0: step / steps if step < steps else lowest + (1 - lowest) * shape(step)
-
-
 def text(root: Path) -> tuple[dict[str, Tensor], int]:
     book = (root / "text/moby-dick.txt").read_text(encoding="utf-8", errors="replace")
     symbols = {symbol: number for number, symbol in enumerate(sorted(set(book)))}
@@ -222,8 +219,7 @@ def perplexity(parts: dict[str, Tensor], context: int, logits: Callable[[nn.Modu
     def score(model: nn.Module, part: str) -> float:
         model.eval()
         rows = parts[part].unfold(0, context + 1, context + 1)[:400]
-        losses = [F.cross_entropy(logits(model, part[:, :-1]).flatten(0, 1), part[:, 1:].flatten()) for part in [rows]]
-        return float(losses[0])
+        return float(F.cross_entropy(logits(model, rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()))
 
     return score
 
@@ -298,6 +294,7 @@ def nanogpt(root: Path) -> Recipe:
         windows(parts["train"], 64, 12, steps),
         perplexity(parts, 64, lambda model, tokens: model(tokens)[0]),
         clip=1.0,
+        call=lambda model, inputs, targets: model(inputs, targets),
     )
 
 
@@ -319,6 +316,7 @@ def run_clm(root: Path) -> Recipe:
         windows(parts["train"], 64, 8, 600),
         perplexity(parts, 64, lambda model, tokens: model(tokens).logits),
         clip=1.0,
+        call=lambda model, inputs, targets: model(input_ids=inputs, labels=inputs),  # which shifts the labels itself
     )
 
 
@@ -536,17 +534,10 @@ def train(recipe: Recipe, composite: feedprop.rules.Composite | None) -> Iterato
         feedprop.attach(model, composite)
         if isinstance(criterion, nn.CrossEntropyLoss):
             criterion = feedprop.rewards.SoftmaxReward(label_smoothing=criterion.label_smoothing)
-    own_loss = isinstance(model, NanoGPT) or hasattr(model, "generate")
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         optimizer.zero_grad()
-        if isinstance(model, NanoGPT):
-            output = model(inputs, targets)
-        elif own_loss:  # Hugging Face shifts the labels itself: the same windows, one character shorter
-            output = model(input_ids=inputs, labels=inputs)
-        else:
-            output = model(inputs)
-        loss = criterion(output, targets)
+        loss = criterion(recipe.call(model, inputs, targets), targets)
         loss.backward()
         if recipe.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -563,8 +554,3 @@ def train(recipe: Recipe, composite: feedprop.rules.Composite | None) -> Iterato
         yield float(loss)
     if composite is not None:
         feedprop.detach(model)
-
-
-def scores(names: Iterable[str]) -> dict[str, bool]:
-    """Return whether a larger figure is better, for each recipe."""
-    return {name: name not in ("nanogpt", "run-clm", "sine-waves") for name in names}

@@ -1,6 +1,9 @@
 """The package's error classes, for what the caller can mend, and what many of their messages share."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 
 class FeedpropError(ValueError):
@@ -14,6 +17,11 @@ class UnknownOperationError(FeedpropError):
 def first_few(names: Sequence[str]) -> str:
     """Return the first three names, and whether there are more, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def shape_or_type(value: Any) -> str:
+    """Return the shape of a tensor, or the type of anything else, for a message."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def non_negative(name: str, value: float) -> float:

@@ -33,7 +33,15 @@ from feedprop.credit.marks import is_weight
 from feedprop.credit.start import Starts, computed, divided, enter, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
 from feedprop.credit.transforms import transformed
-from feedprop.credit.weights import WEIGHT_NODES, Magnitude, as_weight, as_weights, modified_weight, weighted
+from feedprop.credit.weights import (
+    WEIGHT_NODES,
+    Magnitude,
+    as_weight,
+    as_weights,
+    modified_weight,
+    root_mean_square,
+    weighted,
+)
 from feedprop.credit.writes import prepare_write, relu_in_place
 
 __all__ = [
@@ -60,6 +68,7 @@ __all__ = [
     "offset_secant",
     "prepare_write",
     "relu_in_place",
+    "root_mean_square",
     "scaled",
     "secant",
     "sloped",

@@ -12,6 +12,7 @@ from feedprop.credit import marks
 from feedprop.credit.derivative import is_taken
 from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
+from feedprop.credit.weights import root_mean_square
 
 Activation = Callable[[Tensor], Tensor]
 _SlopeOf = Callable[..., Tensor]  # of pre-activations and activations, or of the former alone
@@ -169,9 +170,8 @@ def jumps(activation: Activation, z: Tensor, at_zero: tuple[float, float] | None
 
 def _scale(z: Tensor) -> Tensor:
     """Return the root mean square of `z`, at least 2^-12 because of rounding; 1 if all are 0 or one is infinite."""
-    kind = torch.float32 if z.dtype in (torch.float16, torch.bfloat16) else None
-    rms: Tensor = torch.linalg.vector_norm(z, dtype=kind) / max(z.numel(), 1) ** 0.5
-    return torch.where((rms > 0) & rms.isfinite(), rms.clamp(min=2.0**-12), 1.0)
+    rms = root_mean_square(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z)
+    return torch.where((rms > torch.finfo(rms.dtype).tiny) & rms.isfinite(), rms.clamp(min=2.0**-12), 1.0)
 
 
 _BLOCK = 2**17  # elements: small enough for a core's cache, large enough for torch to use all threads

@@ -37,9 +37,9 @@ class Magnitude:
         return sizes.clamp_(min=self.floor) if self.floor else sizes
 
 
-def root_mean_square(weight: Tensor) -> Tensor:
-    """Return sqrt(mean(w^2)), a scalar; for zeros a tiny number, since it divides."""
-    rms: Tensor = torch.linalg.vector_norm(weight) / max(weight.numel(), 1) ** 0.5
+def root_mean_square(values: Tensor) -> Tensor:
+    """Return sqrt(mean(x^2)), a scalar; for zeros a tiny number, since it divides."""
+    rms: Tensor = torch.linalg.vector_norm(values) / max(values.numel(), 1) ** 0.5
     return rms.clamp(min=torch.finfo(rms.dtype).tiny)
 
 

@@ -156,8 +156,9 @@ class Forward:
             restore(swapped)
 
     def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
-        propagation = Propagation(self.model, self.composite, unknown=self.unknown, owners=self.owners)
-        propagation.hooked = self.hooked
+        propagation = Propagation(
+            self.model, self.composite, unknown=self.unknown, owners=self.owners, hooked=self.hooked
+        )
         show_operators()  # to a part that is compiled
         self.scopes = propagation.scopes  # for parts that were compiled
         transformed = credit.transformed()

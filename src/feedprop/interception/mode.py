@@ -47,10 +47,11 @@ class Propagation(TorchFunctionMode):
         unknown: str,
         scopes: Scopes | None = None,
         owners: dict[int, Rule] | None = None,
+        hooked: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model, self.unknown = model, unknown
-        self.hooked = model  # whose hooks enter the rules; the original if the model is a shallow copy
+        self.hooked = model if hooked is None else hooked  # whose hooks enter the rules: the original of a shallow copy
         self.activation, self.magnitude = composite.activation, composite.magnitude
         self.conserving = composite.conserving
         self.scopes = Scopes(composite.default) if scopes is None else scopes

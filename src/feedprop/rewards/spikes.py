@@ -38,8 +38,7 @@ class SpikeReward(ClassReward):
 
     def _at_pre_activation(self, z: Tensor, credits: Tensor) -> Tensor:
         """Let a rewarded silence become a spike, as at silent neurons; z is what a written-out spike tests."""
-        width = z.square().mean().sqrt().clamp(min=torch.finfo(z.dtype).tiny)
-        return credits * z / (z.abs() + width)
+        return credits * z / (z.abs() + credit.root_mean_square(z))
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         labels, spikes = self.prepare(outputs, targets), outputs.detach()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from feedprop import credit
-from feedprop.errors import FeedpropError, non_negative
+from feedprop.errors import FeedpropError, non_negative, shape_or_type
 from feedprop.rules.settings import Settings
 
 
@@ -47,7 +47,7 @@ class ActivationRule(Settings):
     def _checked(self, slopes: Any, z: Tensor) -> Tensor:
         name = f"{type(self).__name__}.slope()"
         if not isinstance(slopes, Tensor) or slopes.shape != z.shape:
-            got = f"shape {tuple(slopes.shape)}" if isinstance(slopes, Tensor) else type(slopes).__name__
+            got = shape_or_type(slopes)
             raise FeedpropError(f"{name} must return a tensor shaped like z {tuple(z.shape)}, got {got}")
         look = z.device.type == "cpu" and not torch.compiler.is_compiling() and not credit.transformed()
         if look and not slopes.sum().isfinite() and z.isfinite().all():

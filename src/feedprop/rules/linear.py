@@ -16,7 +16,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
-from feedprop.errors import FeedpropError, non_negative
+from feedprop.errors import FeedpropError, non_negative, shape_or_type
 from feedprop.operations.registry import Function
 from feedprop.rules.settings import Settings
 
@@ -95,7 +95,7 @@ class Rule(Settings):
             )
         for factor, part in pairs:
             if not isinstance(part, Tensor) or part.shape != z.shape:
-                got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+                got = shape_or_type(part)
                 raise FeedpropError(f"{name}: z' must be a tensor shaped like z {tuple(z.shape)}, got {got}")
             if isinstance(factor, Tensor) and not _broadcasts(factor, z):
                 raise FeedpropError(
@@ -155,7 +155,7 @@ class Part:
         with torch.no_grad():
             modified: Tensor = modify(weight.detach())
         if not isinstance(modified, Tensor) or modified.shape != weight.shape:
-            got = f"shape {tuple(modified.shape)}" if isinstance(modified, Tensor) else type(modified).__name__
+            got = shape_or_type(modified)
             raise FeedpropError(f"a modified weight must have the shape of the weight {tuple(weight.shape)}, got {got}")
         if self.magnitude is None or not weight.requires_grad:
             return modified

@@ -47,9 +47,9 @@ class Neuron(nn.Module):
 
     def __init__(
         self,
-        *,
         beta: Number = 0.9,
         threshold: Number = 1.0,
+        *,
         reset: str = "subtract",
         reset_delay: bool = True,
         learn_beta: bool = False,
@@ -187,17 +187,6 @@ class LIF(Neuron):
     >>> LIF(beta=0.5)(torch.ones(4, 1, 1)).flatten()
     tensor([0., 1., 0., 1.])
     """
-
-    def __init__(
-        self,
-        beta: Number = 0.9,
-        threshold: Number = 1.0,
-        *,
-        reset: str = "subtract",
-        reset_delay: bool = True,
-        learn_beta: bool = False,
-    ) -> None:
-        super().__init__(beta=beta, threshold=threshold, reset=reset, reset_delay=reset_delay, learn_beta=learn_beta)
 
     def run(
         self, currents: Tensor, start: tuple[Tensor, ...], *, steps: int | None
