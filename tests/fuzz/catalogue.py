@@ -790,7 +790,6 @@ NOT_CALLED = """
     fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
 """  # they arrive by other names, need another device, are coarse or refused, or have tests of their own
 PENDING: dict[str, str] = {
-    r"add(b|m|bm)m_|addmv_|addr_": "values: in place, computed out of place",
     r"^saved$": "a pre-activation that is written to after its activation was computed crashes in backward",
 }
 

@@ -114,7 +114,8 @@ def _check(program: Program) -> str:
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     model = program.model()  # anew: buffers may have changed
     before = _attributes(model)
-    model_state = {name: value.clone() for name, value in model.state_dict().items()}
+    tensors = [*model.parameters(), *model.buffers()]
+    state = [tensor.detach().clone() for tensor in tensors]
     attach(model, _composite(STEP))
     try:
         found = _run(model, program)
@@ -136,9 +137,8 @@ def _check(program: Program) -> str:
     left = after.keys() != before.keys() or any(after[path].keys() != before[path].keys() for path in before)
     if left and "^left$" not in PENDING:
         raise ViolationError("detach", program, f"attributes before {before}\nafter {after}")
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            value.copy_(model_state[name])
+    for tensor, value in zip(tensors, state, strict=True):
+        tensor.data = value  # strides included, which the program may have changed
     again = _run(model, program)
     if not _same(list(again.feedback.values()), list(plain.feedback.values())) or not _same(again.values, plain.values):
         raise ViolationError("detach", program, f"plain {plain.feedback}\nafter detach {again.feedback}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed._composable import checkpoint as composable
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torch.utils.checkpoint import checkpoint_sequential
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import feedprop
 from feedprop import rewards, rules
@@ -105,3 +105,27 @@ def test_checkpointing_as_the_library_switches_it_on(name: str, rule: rules.Rule
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     plain = _feedback(model, inputs)  # detached: computed again without the rules
     assert any((plain[name] - value).norm() > 0.01 * value.norm() for name, value in found.items())
+
+
+@pytest.mark.parametrize("rule", [rules.Epsilon(0.1), rules.Gamma()], ids=["epsilon", "gamma"])
+def test_recomputed_twice(rule: rules.Rule) -> None:
+    """Writing to what a checkpoint took and to what it returned makes torch recompute for each saved tensor."""
+
+    class Written(nn.Module):
+        def __init__(self, *, again: bool) -> None:
+            super().__init__()
+            self.layer, self.again = nn.Linear(3, 3), again
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.layer(x).clamp(min=0).mul_(2)
+            h = checkpoint(torch.tanh, h, use_reentrant=False) if self.again else torch.tanh(h)
+            return h.div_(2) if self.again else h / 2
+
+    found = []
+    for again in (True, False):
+        torch.manual_seed(0)
+        model, x = Written(again=again), torch.randn(4, 3)
+        feedprop.attach(model, rule)(x).sum().backward()
+        found.append(model.layer.weight.grad)
+    assert found[0].abs().sum() > 0
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-7)

@@ -1,5 +1,7 @@
 """Every in-place spelling does what its out-of-place spelling does, also as a statement and on views."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -291,3 +293,26 @@ def test_every_in_place_method_of_the_table_is_named_here() -> None:
     names = [*calls.ORDINARY, *calls.SUMMED, *calls.ARITHMETIC, *calls.SECANT]
     written = {name for name in names if hasattr(Tensor, f"{name}_") and not name.startswith("__")} - OTHER
     assert written - {name for _, name in IN_PLACE} <= {"resize"}
+
+
+LAID_OUT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], tuple[Tensor, ...]]]] = {
+    "addmm_": (lambda h: h.mT.contiguous().mT, lambda x, y: (x[:, :1], y[:1])),
+    "baddbmm_": (
+        lambda h: h.expand(2, 64, 64).contiguous().mT.contiguous().mT,
+        lambda x, y: (x[:, :1].expand(2, 64, 1), y[:1].expand(2, 1, 64)),
+    ),
+    "addmv_": (lambda h: h[:, 0], lambda x, y: (x, y[:, 0])),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_values_do_not_depend_on_the_layout_of_the_target(name: str, dtype: torch.dtype) -> None:
+    """The layout says in which order a kernel adds up, and so the last bit."""
+    layout, factors = LAID_OUT[name]
+    x, y = torch.randn(64, 33, dtype=dtype), torch.randn(33, 64, dtype=dtype)
+    w = torch.randn(64, 64, dtype=dtype)
+    model = Call(lambda x, y, w: getattr(layout(torch.tanh(w)), name)(*factors(x, y)), w=w)
+    plain = model(x, y)
+    with attached(model, rules.Epsilon()):
+        assert torch.equal(model(x, y), plain)

@@ -171,3 +171,24 @@ def test_an_embedding_with_max_norm_rescales_its_table_as_it_does_without_rules(
     assert not torch.equal(model.weight[:4], table[:4])
     assert torch.equal(model.weight[4:], table[4:])
     torch.testing.assert_close(model.weight.grad, plain.weight.grad * plain.weight.detach().abs(), **CLOSE)
+
+
+@pytest.mark.parametrize("rule", [rules.Epsilon(0.1), rules.Gamma(), rules.AlphaBeta(), rules.ZPlus()], ids=repr)
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+@pytest.mark.parametrize("times", ["a function of weights", "an activation"])
+def test_sparse_constants_pass_credit_as_dense_ones(rule: rules.Rule, layout: torch.layout, times: str) -> None:
+    """A graph network multiplies by its adjacency matrix."""
+    dense = torch.randn(4, 4) * (torch.rand(4, 4) > 0.4)
+    found = []
+    for matrix in (dense.to_sparse(layout=layout), dense):
+        torch.manual_seed(1)
+
+        def function(x: Tensor, w: Tensor, matrix: Tensor = matrix) -> Tensor:
+            return x * (matrix @ torch.tanh(w)) if times == "a function of weights" else matrix @ torch.tanh(x @ w)
+
+        model = Call(function, w=torch.randn(4, 4))
+        with attached(model, rule):
+            model(torch.randn(4, 4)).mul(dense).sum().backward()
+        found.append(feedback_of(model))
+    assert found[1]["w"].abs().sum() > 0
+    torch.testing.assert_close(found[0], found[1], **CLOSE)

@@ -76,17 +76,24 @@ class Starts:
 
     def carry(self, inputs: Iterable[Any], output: Any) -> None:
         """Note that `output` holds the values of `inputs`, moved."""
-        if not self._held:
-            return
-        sources: list[Any] = []
-        for part in inputs:
-            held = marks.get(part, _HELD)
-            found = None if held is None else held()
-            if found is not None:
-                sources += found.sources
+        sources = self.behind(inputs)
         if sources:
             for part in _tensors(output):
-                self._keep(part, tuple(sources))
+                self._keep(part, sources)
+
+    def behind(self, inputs: Iterable[Any]) -> Sources:
+        """The activations whose values `inputs` hold."""
+        if not self._held:
+            return ()
+        held = [marks.get(part, _HELD) for part in inputs]
+        found = [entry() for entry in held if entry is not None]
+        return tuple(source for entry in found if entry is not None for source in entry.sources)
+
+    def written(self, target: Tensor, sources: Sources) -> None:
+        """Note that `target`, and the tensor that it is a view of, now hold values of these activations too."""
+        for tensor in (target, target._base):
+            if tensor is not None and sources:
+                self._keep(tensor, sources)
 
     def _keep(self, output: Tensor, sources: Sources) -> None:
         self._held = [entry for entry in self._held if _still_held(entry)]

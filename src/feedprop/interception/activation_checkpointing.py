@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint, noop_context_fn
@@ -21,7 +20,7 @@ def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.
     While a model is attached, checkpoints without a `context_fn` use them. Enter them in a `context_fn` of your own.
     """
     propagations = running()
-    again = _again(propagations[-1], propagations[-1].active_rule()) if propagations else contextlib.nullcontext()
+    again = _Again(propagations[-1], propagations[-1].active_rule()) if propagations else contextlib.nullcontext()
     return contextlib.nullcontext(), again
 
 
@@ -41,17 +40,23 @@ def _contexts() -> Any:
     return recomputation()
 
 
-@contextlib.contextmanager
-def _again(propagation: Propagation, rule: Rule) -> Iterator[None]:
-    """Enter the pass again, with the rule that was active at first."""
-    depth = len(propagation.scopes.rules)
-    propagation.scopes.rules.append(rule)
-    try:
-        with propagation:
-            yield
-    finally:
-        del propagation.scopes.rules[depth:]
-        propagation.starts.finish(())
+class _Again:
+    """Enters the pass again, with the rule that was active at first; more than once if torch recomputes twice."""
+
+    def __init__(self, propagation: Propagation, rule: Rule) -> None:
+        self.propagation, self.rule = propagation, rule
+
+    def __enter__(self) -> None:
+        self.depth = len(self.propagation.scopes.rules)
+        self.propagation.scopes.rules.append(self.rule)
+        self.propagation.__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            self.propagation.__exit__(*raised)  # type: ignore[no-untyped-call]
+        finally:
+            del self.propagation.scopes.rules[self.depth :]
+            self.propagation.starts.finish(())
 
 
 def checkpointed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

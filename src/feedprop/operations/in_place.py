@@ -11,12 +11,14 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.operations import self_gated
 from feedprop.operations.elementwise import relu
+from feedprop.operations.products import added_product
 from feedprop.operations.registry import (
     Arguments,
     Context,
     Function,
     Handler,
     Keywords,
+    flat,
     moved,
     operands_of,
     ordinary,
@@ -49,6 +51,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         if base is relu and target.requires_grad:
             return _relu_in_place(context, target)
         before = self_gated.copied(target, args[1:]) if base not in (ordinary, moved, summed) else None
+        sources = context.starts.behind(flat((*args, target._base)))
         credit.prepare_write(target)
         if weight is not None:  # the old values are still a weight for this operation
             marks.mark_weight(target, weight)
@@ -59,6 +62,8 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             output = operands.mark(function(*args, **kwargs))
             if "dropout" in function.__name__:  # noise: out of place, no reward on an output of 0 passes it
                 credit.computed(output)
+            else:
+                context.starts.written(target, sources)
             return output
         if base is summed and target._base is None:
             operands, args, kwargs = operands_of(context, args, kwargs)
@@ -69,7 +74,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         return _written(context, target, (target.clone(), *args[1:]), kwargs)
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
-        result = handler(context, out_of_place, args, kwargs)
+        result = handler(context, _with_layout_of(target) if base is added_product else out_of_place, args, kwargs)
         result = args[0] if result is None else result  # __setitem__ returns None and has written to the copy
         target.copy_(result)
         self_gated.hand_on(result, target)
@@ -79,6 +84,17 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
                 marks.mark_weight(target, weight)
             context.starts.carry((result,), target)
         return target
+
+    def _with_layout_of(target: Tensor) -> Function:
+        """Compute in the memory layout of `target`, since the order of sums depends on it."""
+
+        def compute(added: Tensor, *factors: Any, **scales: Any) -> Any:
+            if added.shape != target.shape:  # the 0 that a rule adds
+                return out_of_place(added, *factors, **scales)
+            in_place: Function = getattr(Tensor, f"{out_of_place.__name__}_")
+            return in_place(added.new_empty_strided(added.shape, target.stride()).copy_(added), *factors, **scales)
+
+        return compute
 
     return handle
 

@@ -44,7 +44,10 @@ def product(context: Context, function: Function, args: Arguments, kwargs: Keywo
 
 def elementwise_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Multiply elementwise: nothing is added up, so only a product with a parameter, a linear layer, is damped."""
-    return product(context, function, args, kwargs, adds=False)
+    output = product(context, function, args, kwargs, adds=False)
+    if any(type(factor) in (int, float) and factor == 1 for factor in (*args, *kwargs.values())):
+        context.starts.carry((*args, *kwargs.values()), output)  # the same values: a reward on a 0 finds its start
+    return output
 
 
 def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -146,7 +149,7 @@ def matrix_product(context: Context, function: Function, args: Arguments, kwargs
     if len(tensors) != 2 or len(weights) != 1 or not any(value.requires_grad for value in tensors):
         return product(context, function, args, kwargs)
     (weight,) = weights
-    if not weight.requires_grad and (weight.is_complex() or weight.layout is not torch.strided):
+    if not weight.requires_grad and weight.is_complex():
         return product(context, function, args, kwargs)  # a constant that no rule can modify
     inputs = tensors[0] if tensors[1] is weight else tensors[1]
 

@@ -54,7 +54,7 @@ class Rule(Settings):
             bias: likewise, or None.
             magnitude: what the credit of a weight is multiplied by to give its feedback.
         """
-        if weight.is_complex() or weight.layout is not torch.strided:
+        if weight.is_complex() or (weight.layout is not torch.strided and weight.requires_grad):
             raise FeedpropError(
                 f"{type(self).__name__} needs real, dense weights, but got {weight.dtype} ({weight.layout}); give this "
                 f'layer Epsilon(), as by Composite(..., by_name={{"layer": Epsilon()}})'
@@ -208,10 +208,10 @@ class Gamma(Rule):
         """Return the shares of positive and of negative pre-activations."""
 
         def more_positive(w: Tensor) -> Tensor:
-            return w + self.gamma * w.clamp(min=0)
+            return w + self.gamma * _positive(w)
 
         def more_negative(w: Tensor) -> Tensor:
-            return w + self.gamma * w.clamp(max=0)
+            return w + self.gamma * _negative(w)
 
         up, down = _both_signs(part, inputs, more_positive, more_negative)
         return [((z > 0).to(z.dtype), up), ((z < 0).to(z.dtype), down)]
@@ -253,20 +253,20 @@ class ZPlus(Rule):
         return [(1.0, _one_sign(part, inputs, _positive, _negative))]
 
 
-def _positive(w: Tensor) -> Tensor:
-    return w.clamp(min=0)
+def _positive(x: Tensor) -> Tensor:
+    return x.clamp(min=0) if x.layout is torch.strided else x.relu()  # sparse tensors have no clamp
 
 
-def _negative(w: Tensor) -> Tensor:
-    return w.clamp(max=0)
+def _negative(x: Tensor) -> Tensor:
+    return x.clamp(max=0) if x.layout is torch.strided else -(-x).relu()
 
 
 def _one_sign(part: Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> Tensor:
     """Return z' from positive inputs with one modification of the weights and negative inputs with the other."""
     if marks.known_non_negative(inputs):
         return part(inputs, on_positive, on_bias=on_positive)
-    up = part(inputs.clamp(min=0), on_positive, on_bias=on_positive)
-    return up + part(inputs.clamp(max=0), on_negative, on_bias=None)
+    up = part(_positive(inputs), on_positive, on_bias=on_positive)
+    return up + part(_negative(inputs), on_negative, on_bias=None)
 
 
 def _both_signs(part: Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> tuple[Tensor, Tensor]:
