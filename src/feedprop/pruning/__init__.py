@@ -1,0 +1,27 @@
+"""Pruning: how much each weight is worth, removing those worth least, and training on without masks."""
+
+from feedprop.pruning.amounts import prune, sparsity
+from feedprop.pruning.gradual import GradualPruning
+from feedprop.pruning.importances import (
+    AccumulatedFeedback,
+    magnitude,
+    per_channel,
+    prunable,
+    relevance,
+    torch_prune_scores,
+)
+from feedprop.pruning.revival import check_stays_pruned, reset_moments
+
+__all__ = [
+    "AccumulatedFeedback",
+    "GradualPruning",
+    "check_stays_pruned",
+    "magnitude",
+    "per_channel",
+    "prunable",
+    "prune",
+    "relevance",
+    "reset_moments",
+    "sparsity",
+    "torch_prune_scores",
+]

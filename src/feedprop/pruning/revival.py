@@ -1,0 +1,96 @@
+"""Whether pruned weights stay 0 in training, without masks."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from feedprop.errors import FeedpropError
+from feedprop.pruning.amounts import zeros
+from feedprop.pruning.importances import composites_of, is_attached, prunable
+from feedprop.rules import Composite, Rule
+
+
+def check_stays_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Raise if training would move weights that are 0; otherwise a pruned model can be fine-tuned without masks.
+
+    Feedback is proportional to |w|, so a weight of 0 gets none, and no optimizer of `torch.optim` moves a weight that
+    never got any. What moves one is named, with its remedy: gradients, a floor, a rule for the first layer that does
+    not depend on the weights, and moments that the optimizer keeps from before pruning. Weight decay is fine.
+
+    Args:
+        model: a pruned model, attached as it will be trained.
+        optimizer: the one that it will be trained by. Takes a step of a copy, without feedback.
+
+    Raises:
+        FeedpropError: weights that are 0 would move.
+    """
+    pruned = {name: mask for name, mask in zeros(model).items() if bool(mask.any())}
+    if not pruned:
+        return
+    if not any(map(is_attached, model.modules())):
+        raise FeedpropError(
+            "this model is trained by gradients, which move weights of 0; attach it with a composite whose "
+            "magnitude_floor is 0, or hold the weights at 0 by pruning.GradualPruning or torch.nn.utils.prune"
+        )
+    for composite in composites_of(model):
+        _refuse_floor(composite)
+        for path, (rule, _) in composite.replace(allow_unmatched=True).assign(model).items():
+            _refuse_constant(rule, path)
+    moved = [] if optimizer is None else _moved(model, optimizer, pruned)
+    if moved:
+        raise FeedpropError(
+            f"the optimizer moves weights that are 0, by moments from before they were pruned ({moved[0]}); call "
+            f"pruning.reset_moments(model, optimizer) after pruning, or make a new optimizer"
+        )
+
+
+def _refuse_floor(composite: Composite) -> None:
+    if composite.magnitude_floor:
+        raise FeedpropError(
+            f"weights of 0 get feedback with magnitude_floor={composite.magnitude_floor:g}; attach the model with "
+            f"composite.replace(magnitude_floor=0.0)"
+        )
+
+
+def _refuse_constant(rule: Rule, path: str) -> None:
+    importance = getattr(rule, "importance", None)  # of rules for the first layer
+    if importance is not None and rule.update == "rule" and bool(importance(torch.zeros(1)).any()):
+        raise FeedpropError(
+            f'{rule!r} gives feedback to weights of 0 in {path}; use {type(rule).__name__}(update="epsilon") there'
+        )
+
+
+def _moved(model: nn.Module, optimizer: Optimizer, pruned: dict[str, Tensor]) -> list[str]:
+    """Return the names of the parameters in which a step of the optimizer without feedback moves weights that are 0."""
+    weights = {parameter: name for name, parameter in prunable(model).items()}
+    trial = copy.deepcopy(optimizer)
+    moved = []
+    for group, copies in zip(optimizer.param_groups, trial.param_groups, strict=True):
+        for twin in copies["params"]:
+            twin.grad = torch.zeros_like(twin)
+    trial.step()
+    for group, copies in zip(optimizer.param_groups, trial.param_groups, strict=True):
+        for parameter, twin in zip(group["params"], copies["params"], strict=True):
+            name = weights.get(parameter)
+            if name in pruned and bool(twin.detach()[pruned[name]].any()):
+                moved.append(name)
+    return moved
+
+
+def reset_moments(model: nn.Module, optimizer: Optimizer) -> None:
+    """Set to 0 what the optimizer remembers about weights that are 0; call it after pruning during training.
+
+    Args:
+        model: the pruned model.
+        optimizer: any whose state has the shape of the parameters, as all of `torch.optim` have but LBFGS and those
+            that keep it per row.
+    """
+    with torch.no_grad():
+        for name, mask in zeros(model).items():
+            for value in optimizer.state.get(model.get_parameter(name), {}).values():
+                if isinstance(value, Tensor) and value.shape == mask.shape:
+                    value.masked_fill_(mask, 0)
