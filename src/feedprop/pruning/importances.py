@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -78,7 +79,9 @@ def relevance(
         if is_attached(module):
             detach(module)
     rule = presets.conserving() if composite is None else Composite.of(composite)
-    attach(twin, rule.replace(relative_magnitude=False, magnitude_floor=0.0, allow_unmatched=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parameters of 0 stay there, but nothing is trained
+        attach(twin, rule.replace(relative_magnitude=False, magnitude_floor=0.0))
     twin.zero_grad(set_to_none=True)
     empty = True
     with torch.enable_grad():

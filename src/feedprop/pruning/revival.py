@@ -69,8 +69,8 @@ def _moved(model: nn.Module, optimizer: Optimizer, pruned: dict[str, Tensor]) ->
     weights = {parameter: name for name, parameter in prunable(model).items()}
     trial = copy.deepcopy(optimizer)
     moved = []
-    for group, copies in zip(optimizer.param_groups, trial.param_groups, strict=True):
-        for twin in copies["params"]:
+    for group in trial.param_groups:
+        for twin in group["params"]:
             twin.grad = torch.zeros_like(twin)
     trial.step()
     for group, copies in zip(optimizer.param_groups, trial.param_groups, strict=True):
