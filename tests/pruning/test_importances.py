@@ -95,6 +95,9 @@ def test_relevance_for_a_reward_and_by_a_rule() -> None:
         for name, values in found.items():
             torch.testing.assert_close(values, model.get_parameter(name).grad.abs())
         model.zero_grad()
+    default = pruning.relevance(model, [(inputs, targets)], composite=rules.presets.training())  # its floor, its scale
+    plain = rules.presets.training().replace(relative_magnitude=False, magnitude_floor=0.0)
+    torch.testing.assert_close(default, pruning.relevance(model, [(inputs, targets)], composite=plain))
     assert not torch.allclose(found["0.weight"], pruning.relevance(model, [(inputs, targets)], reward)["0.weight"])
 
 

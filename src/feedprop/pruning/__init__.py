@@ -1,6 +1,8 @@
 """Pruning: how much each weight is worth, removing those worth least, and training on without masks."""
 
 from feedprop.pruning.amounts import prune, sparsity
+from feedprop.pruning.channels import ChannelImportance
+from feedprop.pruning.folding import fold_batch_norms
 from feedprop.pruning.gradual import GradualPruning
 from feedprop.pruning.importances import (
     AccumulatedFeedback,
@@ -14,8 +16,10 @@ from feedprop.pruning.revival import check_stays_pruned, reset_moments
 
 __all__ = [
     "AccumulatedFeedback",
+    "ChannelImportance",
     "GradualPruning",
     "check_stays_pruned",
+    "fold_batch_norms",
     "magnitude",
     "per_channel",
     "prunable",
