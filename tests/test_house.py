@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 OPTIONAL = [
-    *("snntorch", "nir", "torchvision", "accelerate", "jsonargparse", "matplotlib", "rich", "safetensors", "sklearn")
+    *(
+        "snntorch",
+        "nir",
+        "torch_pruning",
+        "torchvision",
+        "accelerate",
+        "jsonargparse",
+        "matplotlib",
+        "rich",
+        "safetensors",
+        "sklearn",
+    )
 ]
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys({names!r})); {statement}"
 

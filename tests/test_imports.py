@@ -30,15 +30,16 @@ ORDER: dict[str, set[str]] = {
     "diagnosis": {"errors", "credit", "operations", "rules", "rewards", "interception", "attach"},
     "discrete": {"errors", "credit", "operations"},
     "spiking": {"errors", "credit", "operations"},
+    "pruning": {"errors", "rules", "interception", "attach"},
     "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis"},
 }
 EXCEPTIONS = {
     ("attach.py", "feedprop.spiking.snntorch"): "loaded when a model has neurons of snnTorch, which is an extra",
 }
-# The application knows the package as a user does: the public names, and spiking networks whole.
+# The application knows the package as a user does: the public names, and spiking networks and pruning whole.
 APPLICATION = {"training", "cli", "__main__"}
 PUBLIC = {"feedprop": feedprop, "feedprop.rules": rules, "feedprop.rewards": rewards, "feedprop.discrete": discrete}
-OPEN = {"errors", "spiking"} | APPLICATION
+OPEN = {"errors", "pruning", "spiking"} | APPLICATION
 
 
 def imports(file: Path) -> Iterator[tuple[str, str]]:
@@ -152,7 +153,7 @@ def _dependencies(package: str) -> set[str]:
 def test_import_feedprop_loads_torch_alone() -> None:
     _, modules = _measured()
     rooms = {module.split(".")[1] for module in modules if module.startswith("feedprop.")}
-    assert rooms == ORDER.keys() - {"__init__", "spiking"}
+    assert rooms == ORDER.keys() - {"__init__", "spiking", "pruning"}
     others = {module.split(".")[0] for module in modules} - {"feedprop"} - sys.stdlib_module_names
     assert others <= _dependencies("torch")
 

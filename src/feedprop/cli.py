@@ -26,6 +26,11 @@ COMMANDS = {
         "evaluate_command",
         "evaluate a trained model on test data",
     ),
+    "prune": (
+        "feedprop.training.command_line.prune",
+        "prune_command",
+        "prune a trained model, and draw its accuracy over sparsity",
+    ),
 }
 
 

@@ -18,8 +18,9 @@ from feedprop.errors import FeedpropError
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
 BEST, LAST = "best.safetensors", "last.safetensors"
+PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"  # of feedprop prune
 TENSORBOARD = "tensorboard"
-OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST)
+OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST, PRUNED, CURVES, CURVES_PLOT)
 
 
 class RunFolder:

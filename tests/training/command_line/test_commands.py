@@ -58,7 +58,7 @@ def test_evaluate_refuses_what_is_no_run(command, run, tmp_path):
 
 def test_evaluate_refuses_bad_options(command, run):
     assert (
-        "--checkpoint must be one of best, last, but is worst"
+        "--checkpoint must be one of best, last, pruned, but is worst"
         in command("evaluate", run, "--checkpoint", "worst").sentence
     )
     assert "--batch_size must be at least 1" in command("evaluate", run, "--batch_size", 0).sentence

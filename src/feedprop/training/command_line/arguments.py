@@ -33,16 +33,50 @@ class EvaluateSettings:
     """Settings of an evaluation.
 
     Args:
-        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        checkpoint: the best model, as chosen on validation data, that of the last epoch, or what feedprop prune wrote
         split: part of the data
         batch_size: samples at a time; as in training unless given
         device: auto, cpu, cuda, cuda:1, mps
     """
 
-    checkpoint: Literal["best", "last"] = "best"
+    checkpoint: Literal["best", "last", "pruned"] = "best"
     split: Literal["train", "validation", "test"] = "test"
     batch_size: int | None = None
     device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Settings of pruning.
+
+    Args:
+        amount: share of the weights that are 0 in the pruned model that is written
+        importance: what decides which weights go, in that model; best is the one with the highest accuracy
+        scope: whether weights of all layers are compared, or this share of each layer goes
+        beside: another run on the same data, drawn beside this one
+        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        samples: training samples that relevance and feedback are summed over, rounded up to whole batches
+        batch_size: samples at a time; as in training unless given
+        device: auto, cpu, cuda, cuda:1, mps
+    """
+
+    amount: float = 0.9
+    importance: Literal["best", "magnitude", "relevance", "feedback"] = "best"
+    scope: Literal["global", "layer"] = "global"
+    beside: str | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    samples: int = 1000
+    batch_size: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """What to prune: a run, how, and the configurations of that run and of the one beside it, by their folders."""
+
+    run: str
+    settings: PruneSettings
+    configs: Mapping[str, Config]
 
 
 @dataclass(frozen=True)
@@ -75,17 +109,50 @@ def parse_evaluate(argv: Sequence[str]) -> Request:
         "--data", type=str, metavar="NAME", help="other data, with its options, such as --data.root DIR"
     )
     values = parser.read(arguments, given)
-    run, size = values["run"], values["batch_size"]
+    config = _read_run(values["run"], values["checkpoint"], data)
+    size = _batch_size(values["batch_size"], config)
+    return Request(values["run"], config, values["checkpoint"], values["split"], size, values["device"], values["json"])
+
+
+def _read_run(run: str, checkpoint: str, data: Options) -> Config:
+    """Return the configuration of a run, with other data if any is given."""
     file = Path(run) / CONFIG
     if not file.is_file():
         raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
-    name = f"{values['checkpoint']}.safetensors"
+    name = f"{checkpoint}.safetensors"
     trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
-    config = _as_trained(_configure([], {"config": [str(file)], **data}, path=trained_in), trained_in, given=data)
-    size = config.settings.batch_size if size is None else size
+    return _as_trained(_configure([], {"config": [str(file)], **data}, path=trained_in), trained_in, given=data)
+
+
+def _batch_size(given: int | None, config: Config) -> int:
+    size = config.settings.batch_size if given is None else given
     if size < 1:
         raise FeedpropError(f"--batch_size must be at least 1, but is {size}")
-    return Request(run, config, values["checkpoint"], values["split"], size, values["device"], values["json"])
+    return size
+
+
+def parse_prune(argv: Sequence[str]) -> PruneRequest:
+    """Return what the command line asks to prune."""
+    arguments, given = _read_words(argv)
+    parser = OneSentenceParser(prog="feedprop prune", usage="feedprop prune RUN [options]")
+    parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
+    parser.add_class_arguments(PruneSettings, None)
+    values = parser.read(arguments, given)
+    run = values.pop("run")
+    settings = PruneSettings(**values)
+    if not 0 <= settings.amount < 1:
+        raise FeedpropError(f"--amount is a share of the weights, from 0 to less than 1, but is {settings.amount:g}")
+    if settings.samples < 1:
+        raise FeedpropError(f"--samples must be at least 1, but is {settings.samples}")
+    runs = [run, *([settings.beside] if settings.beside is not None else [])]
+    configs = {run: _read_run(run, settings.checkpoint, {}) for run in runs}
+    datas = [config.components["data"].name for config in configs.values()]
+    if len({*datas}) > 1:
+        raise FeedpropError(
+            f"--beside compares runs on the same data, but {runs[0]} has {datas[0]} and {runs[1]} {datas[1]}"
+        )
+    _batch_size(settings.batch_size, configs[runs[0]])
+    return PruneRequest(run, settings, configs)
 
 
 def _as_trained(config: Config, folder: str, *, given: Options) -> Config:

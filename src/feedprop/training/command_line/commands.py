@@ -14,9 +14,10 @@ from rich.table import Table
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
-from feedprop.training.assembly import assemble, attach
+from feedprop.training.assembly import Parts, assemble, attach
 from feedprop.training.checkpoints import RunFolder
 from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
+from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.devices import make_accelerator
@@ -45,12 +46,8 @@ def check_command(argv: Sequence[str]) -> None:
 
 def evaluate_command(argv: Sequence[str]) -> None:
     request = parse_evaluate(argv)
-    folder, checkpoint = RunFolder(request.run), f"{request.checkpoint}.safetensors"
-    metadata = folder.metadata(checkpoint)
     accelerator = make_accelerator(request.device)
-    normalisation = Normalisation(tuple(metadata["mean"]), tuple(metadata["deviation"]))
-    parts = assemble(request.config, normalisation=normalisation)
-    folder.restore(checkpoint, parts.model)
+    parts = restored(request.run, request.config, request.checkpoint)
     found = evaluate(
         parts.model.to(accelerator.device),
         loader(parts.data[request.split], batch_size=request.batch_size, workers=request.config.settings.workers),
@@ -64,6 +61,15 @@ def evaluate_command(argv: Sequence[str]) -> None:
         print(json.dumps({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes}))
     else:
         _print(request, found, name=parts.objective.name, classes=parts.data.classes, sparsity=sparsity)
+
+
+def restored(run: str, config: Config, checkpoint: str) -> Parts:
+    """Return the parts of a run, with the model as the checkpoint has it."""
+    folder, name = RunFolder(run), f"{checkpoint}.safetensors"
+    metadata = folder.metadata(name)
+    parts = assemble(config, normalisation=Normalisation(tuple(metadata["mean"]), tuple(metadata["deviation"])))
+    folder.restore(name, parts.model)
+    return parts
 
 
 def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str], sparsity: float) -> None:

@@ -73,6 +73,38 @@ def curves(
         return _svg(figure)
 
 
+def accuracy_over_sparsity(
+    amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[float]], *, title: str
+) -> bytes:
+    """Draw accuracies over the share of weights that are 0 and return an SVG file.
+
+    Args:
+        amounts: shares, rising, below 1; one tick each, equally far apart
+        lines: (run, importance) -> accuracies; importances differ by colour, runs by dashes
+        title: of the picture
+    """
+    runs = list(dict.fromkeys(run for run, _ in lines))
+    importances = list(dict.fromkeys(importance for _, importance in lines))
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for (run, importance), values in lines.items():
+            colour, dash = COLOURS[importances.index(importance)], ("-", "--")[runs.index(run)]
+            marker = "o^s"[importances.index(importance) % 3]
+            label = importance if len(runs) == 1 else f"{run}, {importance}"
+            axes.plot(values, dash, color=colour, linewidth=1.8, marker=marker, markersize=4, label=label)
+        axes.set_xticks(range(len(amounts)), [f"{100 * amount:g} %" for amount in amounts])
+        axes.set_xlabel("weights that are 0")
+        axes.set_ylabel("accuracy")
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.legend(loc="lower left")
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        return file.getvalue()
+
+
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Draw the confusion matrix: one row per true class, shaded by shares of the row."""
     counts = np.array(matrix, dtype=float)

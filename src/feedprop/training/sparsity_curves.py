@@ -1,0 +1,72 @@
+"""How accurate a trained model stays as its weights are set to 0, by each importance."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from itertools import islice
+
+from torch import Tensor, nn
+
+import feedprop
+from feedprop import pruning
+from feedprop.rules import presets
+from feedprop.training.assembly import Parts
+from feedprop.training.data.splits import loader
+from feedprop.training.evaluation import Objective, evaluate, scores
+
+AMOUNTS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+Scores = dict[str, Tensor]
+
+
+def importances(parts: Parts, *, samples: int, batch_size: int, seed: int) -> dict[str, Scores]:
+    """Return the scores of the weights by magnitude, relevance and feedback, the latter two on training data."""
+    device = next(parts.model.parameters()).device
+    shuffled = loader(parts.data.train, batch_size=batch_size, shuffle_seed=seed)
+    batches = [
+        (inputs.to(device), targets.to(device)) for inputs, targets in islice(shuffled, -(-samples // batch_size))
+    ]
+    return {
+        "magnitude": pruning.magnitude(parts.model),
+        "relevance": pruning.relevance(parts.model, batches, _minus_named),
+        "feedback": _feedback(parts.model, batches, parts.objective),
+    }
+
+
+def _minus_named(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return minus the sum of the scores of the true classes; of spikes over time, of their numbers."""
+    return -scores(outputs).gather(1, targets.unsqueeze(1)).sum()
+
+
+def _feedback(model: nn.Module, batches: list[tuple[Tensor, Tensor]], objective: Objective) -> Scores:
+    """Return what |feedback| for the objective of training adds up to, by plain |w| and without a step."""
+    twin = copy.deepcopy(model).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parameters of 0 stay there, but nothing is trained
+        feedprop.attach(twin, presets.sparse())
+    with pruning.AccumulatedFeedback(twin) as feedback:
+        for inputs, targets in batches:
+            objective(twin(inputs), targets).backward()  # type: ignore[no-untyped-call]  # torch's own
+    return feedback.scores
+
+
+def accuracies(
+    parts: Parts, importance: Scores, *, scope: str, batch_size: int, amounts: tuple[float, ...] = AMOUNTS
+) -> list[float]:
+    """Return the accuracy on validation data with each share of the weights set to 0, in one shot."""
+    model = copy.deepcopy(parts.model)
+    score = accuracy_on(parts, batch_size=batch_size)
+    return [score(pruning.prune(model, importance, amount, scope=scope)) for amount in amounts]  # they rise
+
+
+def accuracy_on(parts: Parts, *, batch_size: int) -> Callable[[nn.Module], float]:
+    """Return what measures the accuracy of a model on validation data."""
+    device = next(parts.model.parameters()).device
+
+    def score(model: nn.Module) -> float:
+        batches = loader(parts.data.validation, batch_size=batch_size)
+        found = evaluate(model, batches, objective=parts.objective, classes=len(parts.data.classes), device=device)
+        return found.accuracy
+
+    return score
