@@ -24,7 +24,7 @@ TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 NOT_RUN = {
     "export MALLOC_MMAP_THRESHOLD_": "read by glibc when a process starts; measured in experiments/spiking",
 }
-MENTIONED = {"feedprop train", "feedprop evaluate", "accelerate launch"}  # by name, in sentences
+MENTIONED = {"feedprop train", "feedprop evaluate", "feedprop prune", "accelerate launch"}  # by name, in sentences
 RUN = {"feedprop", "accelerate"}
 LOOKED_UP = {"make", "pip", ".venv/bin/pytest", "python"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -217,7 +217,12 @@ OPTION = re.compile(r"^(--[a-z_]+)(?:[ .].*)?$")
 
 def test_options_in_sentences_exist(capsys: pytest.CaptureFixture[str]) -> None:
     known = set()
-    for words in (["train", "--help"], ["train", "--method", "backprop", "--help"], ["evaluate", "--help"]):
+    for words in (
+        ["train", "--help"],
+        ["train", "--method", "backprop", "--help"],
+        ["evaluate", "--help"],
+        ["prune", "--help"],
+    ):
         assert main(words) == 0
         known |= set(re.findall(r"--[a-z_]+", capsys.readouterr().out))
     named = {match[1] for page in TEXTS for code in inline_code(page) if (match := OPTION.match(code))}

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import feedprop
-from feedprop import credit, discrete, rewards, rules, spiking
+from feedprop import credit, discrete, pruning, rewards, rules, spiking
 from support.pages import PAGES, ROOT, blocks, differences, inline_code, prose
 
 OTHERS = "ignore:.isinstance.treespec, LeafSpec:"  # lightning about itself
@@ -86,8 +86,9 @@ def test_an_output_that_differs_is_found(printed: str, remark: str, number: int)
 
 NAMESPACE = {
     **{name: getattr(feedprop, name) for name in feedprop.__all__},
-    **{name: getattr(module, name) for module in (rules, rewards, discrete, spiking) for name in module.__all__},
+    **{name: getattr(module, name) for module in (rules, rewards, discrete, spiking, pruning) for name in module.__all__},
     "feedprop": feedprop, "rules": rules, "rewards": rewards, "discrete": discrete, "spiking": spiking,
+    "pruning": pruning,
     "credit": credit, "presets": rules.presets,
 }  # fmt: skip
 

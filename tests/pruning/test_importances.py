@@ -85,6 +85,18 @@ def test_relevance_leaves_the_model_as_it_is() -> None:
     feedprop.detach(model)
 
 
+def test_frozen_weights_have_relevance_and_no_feedback() -> None:
+    model, (inputs, targets) = mlp(), samples()
+    expected = pruning.relevance(model, [(inputs, targets)])
+    model[0].requires_grad_(False)
+    torch.testing.assert_close(pruning.relevance(model, [(inputs, targets)]), expected)
+    assert not model[0].weight.requires_grad
+    feedprop.attach(model)
+    with pruning.AccumulatedFeedback(model) as feedback:
+        rewards.SoftmaxReward()(model(inputs), targets).backward()
+    assert list(feedback.scores) == ["2.weight"]
+
+
 def test_relevance_for_a_reward_and_by_a_rule() -> None:
     model, (inputs, targets) = mlp(), samples()
     reward, gamma = rewards.SoftmaxReward(), rules.Gamma(0.25)

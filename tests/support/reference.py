@@ -26,6 +26,7 @@ MODULES: dict[str, tuple[str, ...] | None] = {
     "feedprop.rewards": None,
     "feedprop.discrete": None,
     "feedprop.diagnosis": ("Check", "ParameterCheck", "LayerCheck"),
+    "feedprop.pruning": None,
     "feedprop.spiking": None,
     "feedprop.spiking.encoding": None,
     "feedprop.spiking.models": None,

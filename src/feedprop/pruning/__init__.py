@@ -1,4 +1,8 @@
-"""Pruning: how much each weight is worth, removing those worth least, and training on without masks."""
+"""Pruning: how much each weight is worth, removing those worth least, and training on without masks.
+
+`Scores` are a dictionary from the name of a parameter to a tensor of its shape; the lowest are pruned first. An
+`Objective` takes outputs and targets and returns what to minimise, as rewards and losses do.
+"""
 
 from feedprop.pruning.amounts import prune, sparsity
 from feedprop.pruning.channels import ChannelImportance

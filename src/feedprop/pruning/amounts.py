@@ -40,10 +40,7 @@ def prune(model: nn.Module, scores: Scores, amount: float, *, scope: str = "glob
                 f"feedback and come back in training; attach it with composite.replace(magnitude_floor=0.0)",
                 stacklevel=2,
             )
-    parts = [list(scores)] if scope == "global" else [[name] for name in scores]
-    with torch.no_grad():
-        for names in parts:
-            _prune({name: weights[name] for name in names}, scores, amount)
+    set_to_zero(weights, scores, amount, scope)
     return model
 
 
@@ -66,6 +63,14 @@ def checked(model: nn.Module, scores: Scores, amount: float, scope: str) -> dict
         if bool(values.isnan().any()):
             raise FeedpropError(f"the scores of {name} contain NaN, so they have no order")
     return {name: own[name] for name in scores}
+
+
+@torch.no_grad()
+def set_to_zero(weights: dict[str, nn.Parameter], scores: Scores, amount: float, scope: str) -> None:
+    """Prune the parameters that `checked` returned."""
+    parts = [list(scores)] if scope == "global" else [[name] for name in scores]
+    for names in parts:
+        _prune({name: weights[name] for name in names}, scores, amount)
 
 
 def _prune(weights: dict[str, nn.Parameter], scores: Scores, amount: float) -> None:

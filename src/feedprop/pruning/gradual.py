@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from feedprop.errors import FeedpropError
-from feedprop.pruning.amounts import checked, prune
+from feedprop.pruning.amounts import checked, set_to_zero
 from feedprop.pruning.importances import AccumulatedFeedback, Scores, magnitude
 from feedprop.pruning.revival import reset_moments
 
@@ -18,7 +18,7 @@ class GradualPruning:
     """Prunes more and more during training: s_t = s (1 - (1 - (t - begin) / (end - begin))^3) (Zhu & Gupta 2017).
 
     Call `step` after each step of the optimizer. Between two prunings it holds pruned weights at 0, so that it also
-    works with gradients; under LFP without a floor nothing moves them.
+    works with gradients and with a floor; under LFP without a floor nothing moves them.
 
     Args:
         model: the model in training.
@@ -69,12 +69,10 @@ class GradualPruning:
         within = self.begin < self.count <= self.end
         if within and ((self.count - self.begin) % self.every == 0 or self.count == self.end):
             self._hold()  # what came back counts as pruned
-            scores = (
-                self.importance.scores
-                if isinstance(self.importance, AccumulatedFeedback)
-                else self.importance(self.model)
-            )
-            prune(self.model, scores, self.target(self.count), scope=self.scope)
+            given = self.importance
+            scores = given.scores if isinstance(given, AccumulatedFeedback) else given(self.model)
+            amount = self.target(self.count)
+            set_to_zero(checked(self.model, scores, amount, self.scope), scores, amount, self.scope)
             self._masks = {name: self.model.get_parameter(name).detach() != 0 for name in scores}
             if self.optimizer is not None:
                 reset_moments(self.model, self.optimizer)

@@ -83,6 +83,8 @@ def relevance(
         warnings.simplefilter("ignore")  # parameters of 0 stay there, but nothing is trained
         attach(twin, rule.replace(relative_magnitude=False, magnitude_floor=0.0))
     twin.zero_grad(set_to_none=True)
+    for weight in prunable(twin).values():
+        weight.requires_grad_(True)  # of frozen ones too
     empty = True
     with torch.enable_grad():
         for inputs, targets in batches:
@@ -132,7 +134,7 @@ class AccumulatedFeedback:
     Its `scores` are importances. A loss scale counts as part of the feedback; keep it constant.
 
     Args:
-        model: an attached model.
+        model: an attached model. Weights that are frozen get no feedback, and no score.
         signed: whether to sum the feedback with its sign, so that weights that were punished, rather than those that
             got nothing, score lowest. By default absolute values are summed.
 
@@ -144,7 +146,9 @@ class AccumulatedFeedback:
         self.model, self.signed = model, signed
         self.passes = 0
         """Backward passes that reached each weight, at most."""
-        self._sums = {name: torch.zeros_like(weight).detach() for name, weight in prunable(model).items()}
+        self._sums = {
+            name: torch.zeros_like(weight).detach() for name, weight in prunable(model).items() if weight.requires_grad
+        }
         self._counts = dict.fromkeys(self._sums, 0)
         self._hooks: list[Any] = []
 
@@ -154,9 +158,8 @@ class AccumulatedFeedback:
                 "AccumulatedFeedback needs an attached model, since a plain backward pass gives gradients; call "
                 "feedprop.attach(model) first"
             )
-        for name, weight in prunable(self.model).items():
-            if weight.requires_grad:
-                self._hooks.append(weight.register_hook(self._adder(name)))
+        for name in self._sums:
+            self._hooks.append(self.model.get_parameter(name).register_hook(self._adder(name)))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
