@@ -84,9 +84,10 @@ def test_an_output_that_differs_is_found(printed: str, remark: str, number: int)
     assert len(differences(SHOWN, printed, remark)) == number
 
 
+MODULES = (rules, rewards, discrete, spiking, pruning)
 NAMESPACE = {
     **{name: getattr(feedprop, name) for name in feedprop.__all__},
-    **{name: getattr(module, name) for module in (rules, rewards, discrete, spiking, pruning) for name in module.__all__},
+    **{name: getattr(module, name) for module in MODULES for name in module.__all__},
     "feedprop": feedprop, "rules": rules, "rewards": rewards, "discrete": discrete, "spiking": spiking,
     "pruning": pruning,
     "credit": credit, "presets": rules.presets,

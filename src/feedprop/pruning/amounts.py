@@ -82,7 +82,8 @@ def _prune(weights: dict[str, nn.Parameter], scores: Scores, amount: float) -> N
     ordered = torch.cat(flat).sort(stable=True).indices
     pruned = torch.zeros(len(ordered), dtype=torch.bool)
     pruned[ordered[: round(amount * len(ordered))]] = True
-    for weight, part in zip(weights.values(), pruned.split([len(part) for part in flat]), strict=True):
+    sizes = [len(part) for part in flat]
+    for weight, part in zip(weights.values(), torch.split(pruned, sizes), strict=True):
         weight.masked_fill_(part.view(weight.shape).to(weight.device), 0)
 
 

@@ -62,7 +62,7 @@ class ChannelImportance:
         total /= len(found)
         return total / total.mean() if self.normalise and total.mean() != 0 else total
 
-    def _of_layer(self, layer: nn.Module, function: Any, channels: list[int]) -> Tensor | None:
+    def _of_layer(self, layer: Any, function: Any, channels: list[int]) -> Tensor | None:
         """Return the scores of these channels of a layer, as its outputs or as its inputs; None if it has none."""
         if function in self._outputs:
             reads = False
@@ -70,7 +70,7 @@ class ChannelImportance:
             reads = True
         else:
             return None
-        weight = layer.get_parameter("weight")
+        weight = layer.weight
         if weight not in self._scores:
             self._renew(weight)
         scores = self._scores.get(weight)
@@ -80,7 +80,7 @@ class ChannelImportance:
             scores = scores.transpose(0, 1)
         sums = scores.flatten(1).sum(1)
         if reads and getattr(layer, "groups", 1) > 1:  # the weight has the inputs of one group
-            sums = sums.repeat(layer.groups)  # type: ignore[arg-type]  # of a convolution, an int
+            sums = sums.repeat(layer.groups)
         return sums[channels]
 
     def _renew(self, weight: nn.Parameter) -> None:

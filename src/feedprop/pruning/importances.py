@@ -159,7 +159,8 @@ class AccumulatedFeedback:
                 "feedprop.attach(model) first"
             )
         for name in self._sums:
-            self._hooks.append(self.model.get_parameter(name).register_hook(self._adder(name)))
+            weight: Any = self.model.get_parameter(name)
+            self._hooks.append(weight.register_hook(self._adder(name)))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
