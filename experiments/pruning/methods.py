@@ -147,6 +147,16 @@ def lfp_per_tensor(model: nn.Module, rate: float, strength: float, steps: int) -
     return Run(rewards.SoftmaxReward(), PerTensorAdam(model.parameters(), rate, strength))
 
 
+def lfp_gradual(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
+    """As `backprop_gradual`."""
+    feedprop.attach(model, RELATIVE)
+    optimizer = sgd(model, rate)
+    gradual = pruning.GradualPruning(
+        model, strength, begin=steps // 5, end=4 * steps // 5, every=20, optimizer=optimizer
+    )
+    return Run(rewards.SoftmaxReward(), optimizer, lambda step: gradual.step())
+
+
 FAMILIES: dict[str, Family] = {
     "backprop, SGD": Family(backprop_sgd, (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)),
     "backprop, Adam": Family(backprop_adam, (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008)),
@@ -157,5 +167,6 @@ FAMILIES: dict[str, Family] = {
     "LFP, relative": Family(lfp_relative, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
     "LFP, relative, falling floor": Family(lfp_falling_floor, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
     "LFP, relative, L1": Family(lfp_l1, (0.05, 0.1), (1e-4, 2e-4, 4e-4), "L1"),
+    "LFP, relative, gradual": Family(lfp_gradual, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
     "LFP, plain, Adam per tensor": Family(lfp_per_tensor, (0.003, 0.006), (0.2, 0.4, 0.8), "decay"),
 }
