@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import CONFIG, RunFolder
+from feedprop.training.command_line import trust
 from feedprop.training.command_line.components import KINDS, Component, resolve, search_in
 from feedprop.training.command_line.config import Config, Settings, read_config
 from feedprop.training.command_line.defaults import DEFAULT_MODEL, default_options
@@ -24,7 +25,7 @@ DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backp
 Without options: digits, a small MLP, 20 epochs. Every component is given by a short name or an import path and takes
 its own options after a dot; --help lists those of the components named in the same command, as in
 feedprop train --model torchvision.models.resnet18 --help."""
-FLAGS = ("help", "overwrite", "json")  # options without a value
+FLAGS = ("help", "overwrite", "json", "trust")  # options without a value
 Options = dict[str, Any]
 
 
@@ -60,17 +61,21 @@ class Request:
 
 def parse_train(argv: Sequence[str], *, command: str = "train") -> Config:
     """Return the configuration that the command line and its --config files describe."""
+    search_in(".")
     return _configure(*_read_words(argv), command=command)
 
 
 def parse_evaluate(argv: Sequence[str]) -> Request:
-    """Return what the command line asks to evaluate."""
+    """Return what the command line asks to evaluate. Code from elsewhere runs only with --trust."""
     arguments, given = _read_words(argv)
     data = {key: given.pop(key) for key in [*given] if key.startswith("data.")}
     parser = OneSentenceParser(prog="feedprop evaluate", usage="feedprop evaluate RUN [options]")
     parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
     parser.add_class_arguments(EvaluateSettings, None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--trust", action="store_true", help="let the configuration of the run import code of any package or folder"
+    )
     parser.add_argument(
         "--data", type=str, metavar="NAME", help="other data, with its options, such as --data.root DIR"
     )
@@ -79,9 +84,12 @@ def parse_evaluate(argv: Sequence[str]) -> Request:
     file = Path(run) / CONFIG
     if not file.is_file():
         raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
+    if not values["trust"]:
+        trust.check(read_config(str(file)), file=str(file))
     name = f"{values['checkpoint']}.safetensors"
     trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
-    config = _as_trained(_configure([], {"config": [str(file)], **data}, path=trained_in), trained_in, given=data)
+    search_in(*((trained_in, ".") if values["trust"] else ()))
+    config = _as_trained(_configure([], {"config": [str(file)], **data}), trained_in, given=data)
     size = config.settings.batch_size if size is None else size
     if size < 1:
         raise FeedpropError(f"--batch_size must be at least 1, but is {size}")
@@ -118,12 +126,8 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
     return arguments, options
 
 
-def _configure(arguments: Sequence[str], given: Options, *, command: str = "train", path: str = ".") -> Config:
-    """Return the configuration that the options, the files they name and the defaults add up to.
-
-    Modules are looked up in the folder `path` first.
-    """
-    search_in(path)
+def _configure(arguments: Sequence[str], given: Options, *, command: str = "train") -> Config:
+    """Return the configuration that the options, the files they name and the defaults add up to."""
     layers = [*map(read_config, given.pop("config", ())), given]
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
     method = settled.get("method", Settings.method)
