@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import time
+from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
+from feedprop.errors import FeedpropError
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOARD, RunFolder
 from feedprop.training.command_line.config import Config
@@ -36,22 +38,38 @@ def train(config: Config, *, command: str) -> RunFolder:
     settings = config.settings
     folder = RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
     accelerator = make_accelerator(settings.device, precision=settings.precision, accumulate=settings.accumulate)
-    folder = RunFolder(broadcast_object_list([str(folder.path)])[0])  # one folder for all processes
     set_seed(settings.seed)
     parts = assemble(config)
     for part in ("train", "validation", "test"):
         check_all(parts.data[part], workers=settings.workers)
-    run = prepare(config, folder, parts, accelerator)
-    if run.main:
-        folder.claim()
-    run.progress.say(run.introduction())
+    _claim(folder, accelerator)
     try:
-        _epochs(run)
-        _finish(run, command=command, started=started)
-    except BaseException as error:
-        _say_what_is_kept(run, error)
-        raise
+        run = prepare(config, folder, parts, accelerator)
+        run.progress.say(run.introduction())
+        try:
+            _epochs(run)
+            _finish(run, command=command, started=started)
+        except BaseException as error:
+            _say_what_is_kept(run, error)
+            raise
+    finally:
+        if accelerator.is_main_process:
+            folder.release()
     return folder
+
+
+def _claim(folder: RunFolder, accelerator: Accelerator) -> None:
+    """Let the main process claim the folder, and tell the others which it is, or why there is none."""
+    refused: FeedpropError | None = None
+    if accelerator.is_main_process:
+        try:
+            folder.claim()
+        except FeedpropError as error:
+            refused = error
+    path, refused = broadcast_object_list([str(folder.path), refused])
+    if refused is not None:
+        raise refused
+    folder.path = Path(path)
 
 
 def _epochs(run: Run) -> None:
@@ -68,6 +86,8 @@ def _epochs(run: Run) -> None:
                 if run.main:
                     log = log or _open(run)
                     _write(run, row, log, better=better)
+                run.folder.settle(main=run.main)
+                run.kept = epoch
                 run.progress.finish(row, best=better)
                 for sentence in row.get("warnings", ()):
                     run.progress.say(f"warning: {sentence}")
@@ -150,8 +170,6 @@ def _update(run: Run) -> None:
 
 
 def _open(run: Run) -> SummaryWriter:
-    """Replace the files of an earlier run, now that an epoch is complete."""
-    run.folder.clear()
     run.folder.write(CONFIG, run.config.as_yaml())
     return SummaryWriter(str(run.folder.path / TENSORBOARD))
 
@@ -208,13 +226,9 @@ def _finish(run: Run, *, command: str, started: float) -> None:
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:
-    """Add to the error what is on disk; remove the folder if nothing was written to it."""
-    done = len(run.rows)
-    if not done:
-        with contextlib.suppress(OSError):
-            run.folder.path.rmdir()
-            run.folder.path.parent.rmdir()
-    kept = (
-        f"{run.folder.path} keeps the checkpoints and metrics up to epoch {done}" if done else "no epoch was finished"
-    )
-    error.add_note(kept)
+    """Add to the error what is on disk."""
+    folder = run.folder
+    if run.kept:
+        error.add_note(f"{folder.path} keeps the checkpoints and metrics up to epoch {run.kept}")
+    else:
+        error.add_note("no epoch was finished" + (f", and {folder.name} is as it was" if folder.replaces else ""))

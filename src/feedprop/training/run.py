@@ -39,6 +39,7 @@ class Run:
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
+    kept: int = 0  # epochs whose checkpoints and figures are written
     update_sparsity: UpdateSparsity | None = None  # of spiking networks
 
     @property
@@ -66,7 +67,7 @@ class Run:
         return (
             f"{config.settings.method}: {names['model']} ({count:,} parameters) on {names['data']} ({sizes}), "
             f"{self.accelerator.device}\n"
-            f"{names['optimizer']}, {self.schedule.description}; writing to {self.folder.path}"
+            f"{names['optimizer']}, {self.schedule.description}; writing to {self.folder.name}"
         )
 
 

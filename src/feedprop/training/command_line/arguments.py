@@ -1,4 +1,4 @@
-"""From the words after `feedprop train` or `feedprop evaluate` to a configuration.
+"""From the words after `feedprop train`, `feedprop evaluate` or `feedprop prune` to a configuration.
 
 Words and configuration files become options, {"model.name": "lenet", "epochs": "3"}. The names among them decide which
 options a parser of jsonargparse has, and that parser checks and converts all values at once.
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import CONFIG, RunFolder
+from feedprop.training.command_line import trust
 from feedprop.training.command_line.components import KINDS, Component, resolve, search_in
 from feedprop.training.command_line.config import Config, Settings, read_config
 from feedprop.training.command_line.defaults import DEFAULT_MODEL, default_options
@@ -24,7 +25,7 @@ DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backp
 Without options: digits, a small MLP, 20 epochs. Every component is given by a short name or an import path and takes
 its own options after a dot; --help lists those of the components named in the same command, as in
 feedprop train --model torchvision.models.resnet18 --help."""
-FLAGS = ("help", "overwrite", "json")  # options without a value
+FLAGS = ("help", "overwrite", "json", "trust")  # options without a value
 Options = dict[str, Any]
 
 
@@ -94,34 +95,45 @@ class Request:
 
 def parse_train(argv: Sequence[str], *, command: str = "train") -> Config:
     """Return the configuration that the command line and its --config files describe."""
+    search_in(".")
     return _configure(*_read_words(argv), command=command)
 
 
 def parse_evaluate(argv: Sequence[str]) -> Request:
-    """Return what the command line asks to evaluate."""
+    """Return what the command line asks to evaluate. Code from elsewhere runs only with --trust."""
     arguments, given = _read_words(argv)
     data = {key: given.pop(key) for key in [*given] if key.startswith("data.")}
     parser = OneSentenceParser(prog="feedprop evaluate", usage="feedprop evaluate RUN [options]")
     parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
     parser.add_class_arguments(EvaluateSettings, None)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_trust(parser)
     parser.add_argument(
         "--data", type=str, metavar="NAME", help="other data, with its options, such as --data.root DIR"
     )
     values = parser.read(arguments, given)
-    config = _read_run(values["run"], values["checkpoint"], data)
+    config = _read_run(values["run"], values["checkpoint"], data, trusted=values["trust"])
     size = _batch_size(values["batch_size"], config)
     return Request(values["run"], config, values["checkpoint"], values["split"], size, values["device"], values["json"])
 
 
-def _read_run(run: str, checkpoint: str, data: Options) -> Config:
+def _add_trust(parser: OneSentenceParser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="let the configuration of the run import code of any package or folder"
+    )
+
+
+def _read_run(run: str, checkpoint: str, data: Options, *, trusted: bool) -> Config:
     """Return the configuration of a run, with other data if any is given."""
     file = Path(run) / CONFIG
     if not file.is_file():
         raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
+    if not trusted:
+        trust.check(read_config(str(file)), file=str(file))
     name = f"{checkpoint}.safetensors"
     trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
-    return _as_trained(_configure([], {"config": [str(file)], **data}, path=trained_in), trained_in, given=data)
+    search_in(*((trained_in, ".") if trusted else ()))
+    return _as_trained(_configure([], {"config": [str(file)], **data}), trained_in, given=data)
 
 
 def _batch_size(given: int | None, config: Config) -> int:
@@ -132,20 +144,21 @@ def _batch_size(given: int | None, config: Config) -> int:
 
 
 def parse_prune(argv: Sequence[str]) -> PruneRequest:
-    """Return what the command line asks to prune."""
+    """Return what the command line asks to prune. Code from elsewhere runs only with --trust."""
     arguments, given = _read_words(argv)
     parser = OneSentenceParser(prog="feedprop prune", usage="feedprop prune RUN [options]")
     parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
     parser.add_class_arguments(PruneSettings, None)
+    _add_trust(parser)
     values = parser.read(arguments, given)
-    run = values.pop("run")
+    run, trusted = values.pop("run"), values.pop("trust")
     settings = PruneSettings(**values)
     if not 0 <= settings.amount < 1:
         raise FeedpropError(f"--amount is a share of the weights, from 0 to less than 1, but is {settings.amount:g}")
     if settings.samples < 1:
         raise FeedpropError(f"--samples must be at least 1, but is {settings.samples}")
     runs = [run, *([settings.beside] if settings.beside is not None else [])]
-    configs = {run: _read_run(run, settings.checkpoint, {}) for run in runs}
+    configs = {run: _read_run(run, settings.checkpoint, {}, trusted=trusted) for run in runs}
     datas = [config.components["data"].name for config in configs.values()]
     if len({*datas}) > 1:
         raise FeedpropError(
@@ -185,12 +198,8 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
     return arguments, options
 
 
-def _configure(arguments: Sequence[str], given: Options, *, command: str = "train", path: str = ".") -> Config:
-    """Return the configuration that the options, the files they name and the defaults add up to.
-
-    Modules are looked up in the folder `path` first.
-    """
-    search_in(path)
+def _configure(arguments: Sequence[str], given: Options, *, command: str = "train") -> Config:
+    """Return the configuration that the options, the files they name and the defaults add up to."""
     layers = [*map(read_config, given.pop("config", ())), given]
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
     method = settled.get("method", Settings.method)

@@ -15,7 +15,7 @@ import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
 from feedprop.training.assembly import Parts, assemble, attach
-from feedprop.training.checkpoints import RunFolder
+from feedprop.training.checkpoints import RunFolder, finite
 from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
@@ -58,7 +58,7 @@ def evaluate_command(argv: Sequence[str]) -> None:
     sparsity = near_zero_share(parts.model)
     if request.json:
         facts = {"run": request.run, "checkpoint": request.checkpoint, "split": request.split, "near_zero": sparsity}
-        print(json.dumps({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes}))
+        print(json.dumps(finite({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes})))
     else:
         _print(request, found, name=parts.objective.name, classes=parts.data.classes, sparsity=sparsity)
 

@@ -116,13 +116,24 @@ class Config:
         return yaml.safe_dump(_plain(self.as_dict()), sort_keys=False, allow_unicode=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader without aliases, with which a small file can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases (*name), which configurations cannot have")
+        return super().compose_node(parent, index)
+
+
 def read_config(path: str) -> dict[str, Any]:
     """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise FeedpropError(f"cannot read the configuration file {path}: {reason}") from error
+    except RecursionError as error:
+        raise FeedpropError(f"the configuration file {path} is nested too deeply") from error
     except yaml.YAMLError as error:
         raise FeedpropError(f"the configuration file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):

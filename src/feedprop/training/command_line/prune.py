@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from rich import box
 from rich.console import Console
@@ -25,8 +26,19 @@ def prune_command(argv: Sequence[str]) -> None:
     """Measure accuracy over sparsity for each importance, and write the curves, their plot and a pruned model."""
     request = parse_prune(argv)
     settings, folder = request.settings, RunFolder(request.run)
-    device = make_accelerator(settings.device).device
     folder.claim()
+    try:
+        curves, pruned = _measure(request, folder, make_accelerator(settings.device).device)
+        folder.write_json(CURVES, _facts(request, curves, pruned))
+        folder.write(CURVES_PLOT, accuracy_over_sparsity(AMOUNTS, curves, title=_title(request)))
+    finally:
+        folder.release()
+    _print(request, curves, pruned)
+
+
+def _measure(request: PruneRequest, folder: RunFolder, device: torch.device) -> tuple[Curves, dict[str, Any]]:
+    """Return the curves of all runs, and facts about the pruned model, which is written."""
+    settings = request.settings
     curves: Curves = {}
     pruned: dict[str, Any] = {}
     for run, config in request.configs.items():
@@ -50,9 +62,7 @@ def prune_command(argv: Sequence[str]) -> None:
         pruned = {"amount": settings.amount, "importance": chosen, "validation_accuracy": at[chosen]}
         metadata = folder.metadata(f"{settings.checkpoint}.safetensors")
         folder.save(PRUNED, parts.model, metadata=metadata | pruned)
-    folder.write_json(CURVES, _facts(request, curves, pruned))
-    folder.write(CURVES_PLOT, accuracy_over_sparsity(AMOUNTS, curves, title=_title(request)))
-    _print(request, curves, pruned)
+    return curves, pruned
 
 
 def _facts(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> dict[str, Any]:
