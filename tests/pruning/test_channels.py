@@ -110,6 +110,24 @@ def test_scores_are_renewed_for_each_step() -> None:
         pruner.step()
 
 
+def test_layers_without_scores_and_other_models() -> None:
+    model, inputs = net(), images()
+    calls = []
+
+    def importance(model: nn.Module) -> dict[str, Tensor]:
+        calls.append(model)
+        return {"0.weight": model[0].weight.detach().abs()}
+
+    some = pruning.ChannelImportance(model, importance, normalise=False)
+    expected = model[0].weight.abs().sum((1, 2, 3))
+    torch.testing.assert_close(some(group(model, model[0], 6, inputs)), expected)  # what reads them has no scores
+    assert some(group(model, model[3], 4, inputs)) is None
+    assert len(calls) == 1
+    other = net()
+    with pytest.raises(FeedpropError, match="the pruner has another model"):
+        some(group(other, other[0], 6, inputs))
+
+
 def test_a_residual_block_with_depthwise_convolutions() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), InvertedResidual(8, 8, 1, 2), nn.Flatten(), nn.Linear(512, 3)).eval()
     batches = [(images(3), torch.tensor([0, 2]))]

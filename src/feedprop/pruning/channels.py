@@ -41,9 +41,20 @@ class ChannelImportance:
                 "feedprop.detach(model) first"
             )
         self._outputs, self._inputs = _pruning_functions()
-        self.model, self.normalise = model, normalise
-        self.importance = importance if callable(importance) else None
-        self._scores = _by_parameter(model, importance(model) if callable(importance) else importance)
+        self.model, self.importance, self.normalise = model, importance, normalise
+        self._read()
+
+    def _read(self) -> None:
+        """Compute the scores of the model as it is now."""
+        given = self.importance(self.model) if callable(self.importance) else self.importance
+        self._known = {*self.model.parameters()}
+        self._scores: dict[nn.Parameter, Tensor] = {}
+        for name, values in given.items():
+            parameter = self.model.get_parameter(name)
+            if values.shape != parameter.shape:
+                shapes = f"{tuple(values.shape)}, but the parameter {tuple(parameter.shape)}"
+                raise FeedpropError(f"the scores of {name} have the shape {shapes}")
+            self._scores[parameter] = values
 
     def __call__(self, group: Any) -> Tensor | None:
         """Return the scores of the channels of a group of torch-pruning, shape (channels,); None if none has any."""
@@ -70,10 +81,7 @@ class ChannelImportance:
             reads = True
         else:
             return None
-        weight = layer.weight
-        if weight not in self._scores:
-            self._renew(weight)
-        scores = self._scores.get(weight)
+        scores = self._of_weight(layer.weight)
         if scores is None:
             return None
         if reads != bool(getattr(layer, "transposed", False)):
@@ -83,26 +91,18 @@ class ChannelImportance:
             sums = sums.repeat(layer.groups)
         return sums[channels]
 
-    def _renew(self, weight: nn.Parameter) -> None:
-        """Compute the scores again, once the pruner replaced the weights."""
-        if all(known is not weight for known in self.model.parameters()):
-            return
-        if not self.importance:
-            if self._scores.keys() & {*self.model.parameters()}:
-                return  # not among those that were scored
-            raise FeedpropError(
-                "the scores are those of weights that were pruned since; give ChannelImportance a function that "
-                "computes them, such as pruning.magnitude"
-            )
-        self._scores = _by_parameter(self.model, self.importance(self.model))
-
-
-def _by_parameter(model: nn.Module, scores: Scores) -> dict[nn.Parameter, Tensor]:
-    found = {model.get_parameter(name): values for name, values in scores.items()}
-    for name, values in scores.items():
-        if values.shape != model.get_parameter(name).shape:
-            raise FeedpropError(f"the scores of {name} have the shape {tuple(values.shape)}, which is not the weight's")
-    return found
+    def _of_weight(self, weight: nn.Parameter) -> Tensor | None:
+        """Return the scores of a weight; compute them again if the pruner replaced it since."""
+        if weight not in self._known:
+            if not callable(self.importance):
+                raise FeedpropError(
+                    "the scores are those of weights that were pruned since; give ChannelImportance a function that "
+                    "computes them, such as pruning.magnitude"
+                )
+            self._read()
+            if weight not in self._known:
+                raise FeedpropError("the pruner has another model than ChannelImportance; give both the same one")
+        return self._scores.get(weight)
 
 
 def _pruning_functions() -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -21,9 +21,10 @@ from feedprop.training import locks
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
 BEST, LAST = "best.safetensors", "last.safetensors"
-PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"  # of feedprop prune
+PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"
 TENSORBOARD = "tensorboard"
-OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST, PRUNED, CURVES, CURVES_PLOT)
+OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST)
+PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
 
 
@@ -207,7 +208,7 @@ def _recover(path: Path) -> None:
     if path.is_dir():
         if old.is_dir():
             _remove(old, rescue_to=path)
-        for name in OWN_FILES:
+        for name in (*OWN_FILES, *PRUNING_FILES):
             for written_in_part in path.glob(f".{name}.*"):
                 written_in_part.unlink()
     if new.is_dir() and not locks.held(new / LOCK):
@@ -217,7 +218,8 @@ def _recover(path: Path) -> None:
 def _remove(folder: Path, *, rescue_to: Path | None) -> None:
     """Remove a run, whose own files are known; move other files to another folder, or leave them."""
     for entry in folder.iterdir():
-        own = entry.name in (*OWN_FILES, TENSORBOARD, LOCK) or entry.name.startswith(tuple(f".{n}." for n in OWN_FILES))
+        in_part = tuple(f".{name}." for name in (*OWN_FILES, *PRUNING_FILES))
+        own = entry.name in (*OWN_FILES, *PRUNING_FILES, TENSORBOARD, LOCK) or entry.name.startswith(in_part)
         if own and entry.is_dir():
             shutil.rmtree(entry)
         elif own:

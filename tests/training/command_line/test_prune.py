@@ -73,6 +73,17 @@ def test_a_chosen_importance_and_scope(command, digits):
     assert (facts["scope"], facts["pruned"]["importance"]) == ("layer", "relevance")
 
 
+def test_a_run_that_is_replaced_takes_its_pruning_along(command, tmp_path):
+    words = ("train", "--epochs", 1, "--device", "cpu", "--output", "again")
+    assert command(*words).code == 0
+    assert command("prune", "again", "--samples", 64).code == 0
+    (tmp_path / "again/mine.txt").write_text("")
+    assert command(*words, "--overwrite").code == 0
+    names = {path.name for path in (tmp_path / "again").iterdir()}
+    assert "mine.txt" in names
+    assert not [name for name in names if name.startswith("prun")]
+
+
 def test_a_spiking_network(series, tmp_path):
     words = ["--model", "lif_mlp", "--model.hidden", "[8]", "--epochs", "1", "--batch_size", "10", "--device", "cpu"]
     assert series("train", *SERIES, *words, "--output", "spikes").code == 0
