@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -79,6 +80,15 @@ def test_stale_moments_revive_weights_and_are_refused(name: str) -> None:
     assert revived(model, before) == 0
     epoch(model, optimizer, digits()[:1])
     assert revived(model, before) > 0
+
+
+def test_an_optimizer_that_accelerate_prepared() -> None:
+    model, optimizer, _ = pruned_in_training("adam", SPARSE)
+    prepared = Accelerator(cpu=True).prepare(optimizer)
+    with pytest.raises(FeedpropError, match="by moments from before"):
+        pruning.check_stays_pruned(model, prepared)
+    pruning.reset_moments(model, prepared)
+    pruning.check_stays_pruned(model, prepared)
 
 
 def test_a_floor_revives_weights_and_is_refused() -> None:

@@ -67,6 +67,7 @@ def _refuse_constant(rule: Rule, path: str) -> None:
 def _moved(model: nn.Module, optimizer: Optimizer, pruned: dict[str, Tensor]) -> list[str]:
     """Return the names of the parameters in which a step of the optimizer without feedback moves weights that are 0."""
     weights = {parameter: name for name, parameter in prunable(model).items()}
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # without accelerate's wrapper, which may skip a step
     trial = copy.deepcopy(optimizer)
     moved = []
     for group in trial.param_groups:
