@@ -163,10 +163,10 @@ FAMILIES: dict[str, Family] = {
     "backprop, SGD, L1": Family(backprop_l1, (0.05, 0.1), (2e-4, 4e-4, 8e-4), "L1"),
     "backprop, SGD, L2": Family(backprop_sgd, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
     "backprop, SGD, gradual": Family(backprop_gradual, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
-    "LFP, plain": Family(lfp_plain, (0.5, 1.0, 2.0), (0.0, 4e-4), "decay"),
     "LFP, relative": Family(lfp_relative, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
+    "LFP, relative, gradual": Family(lfp_gradual, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
     "LFP, relative, falling floor": Family(lfp_falling_floor, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
     "LFP, relative, L1": Family(lfp_l1, (0.05, 0.1), (1e-4, 2e-4, 4e-4), "L1"),
-    "LFP, relative, gradual": Family(lfp_gradual, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
     "LFP, plain, Adam per tensor": Family(lfp_per_tensor, (0.003, 0.006), (0.2, 0.4, 0.8), "decay"),
+    "LFP, plain": Family(lfp_plain, (0.5, 1.0, 2.0), (0.0, 4e-4), "decay"),
 }

@@ -38,7 +38,8 @@ def main() -> None:
     print(f"| fashion-mnist, validation | setting | {HEADINGS} |\n|---|---{'|---' * len(AMOUNTS)}|")
     for row in rows:
         if row["part"] == "validation":
-            cells = [shown(row["accuracies"][amount]) for amount in AMOUNTS]
+            accuracies = row["accuracies"] or dict.fromkeys(AMOUNTS)
+            cells = ["diverged" if accuracies[amount] is None else shown(accuracies[amount]) for amount in AMOUNTS]
             print(f"| {row['family']} | {setting(row)} | {' | '.join(cells)} |")
 
 

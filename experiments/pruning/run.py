@@ -9,7 +9,6 @@ tuning. Networks are pruned by global magnitude, in one shot, without training a
 """
 
 import copy
-import math
 import sys
 import time
 from pathlib import Path
@@ -37,8 +36,10 @@ SETS = {
 Setting = dict[str, object]
 
 
-def pruned_accuracies(model: nn.Module, data: Data) -> dict[str, float]:
-    """Return the accuracy with each share of the weights set to 0, "0.9": accuracy."""
+def pruned_accuracies(model: nn.Module, data: Data) -> dict[str, float] | None:
+    """Return the accuracy with each share of the weights set to 0, "0.9": accuracy; None if training diverged."""
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        return None
     model = copy.deepcopy(model).eval()
     found = {}
     for amount in AMOUNTS:  # each prunes on, beginning with what is 0 already
@@ -58,7 +59,7 @@ def train(family: str, rate: float, strength: float, data: Data, seed: int) -> n
 
 def chosen(rows: list[dict], family: str) -> tuple[float, float]:
     """Return rate and strength of the setting that did best in tuning."""
-    tuned = [row for row in rows if row["family"] == family and row["part"] == "validation"]
+    tuned = [row for row in rows if row["family"] == family and row["part"] == "validation" and row["accuracies"]]
     best = max(tuned, key=lambda row: sum(row["accuracies"][str(amount)] for amount in CHOSEN_BY))
     return best["rate"], best["strength"]
 
@@ -83,11 +84,9 @@ def main() -> None:
         start = time.perf_counter()
         model = train(family, rate, strength, data(name, "training"), seed)
         accuracies = pruned_accuracies(model, data(name, part))
-        finite = all(math.isfinite(float(p.detach().sum())) for p in model.parameters())
         figures = {
             "accuracies": accuracies,
             "zeros": round(pruning.sparsity(model), 5),
-            "finite": finite,
             "seconds": round(time.perf_counter() - start, 1),
         }
         write_row(options.results, experiment="pruning", seed=seed, settings=settings, figures=figures)
