@@ -32,7 +32,9 @@ def main() -> None:
         for family in families:
             found = [row for row in rows if (row["family"], row["data"], row["part"]) == (family, data, "test")]
             if found:
-                cells = [with_interval([row["accuracies"][amount] for row in found]) for amount in AMOUNTS]
+                lost = any(row["accuracies"] is None for row in found)
+                values = ([row["accuracies"][amount] for row in found] if not lost else [] for amount in AMOUNTS)
+                cells = ["diverged" if lost else with_interval(each) for each in values]
                 print(f"| {family} | {setting(found[0])} | {len(found)} | {' | '.join(cells)} |")
         print()
     print(f"| fashion-mnist, validation | setting | {HEADINGS} |\n|---|---{'|---' * len(AMOUNTS)}|")
