@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from feedprop.errors import FeedpropError
+from feedprop.training.checkpoints import RunFolder
 from feedprop.training.resumption import Saver
 from feedprop.training.state import pack, unpack
 
@@ -63,7 +65,7 @@ def _stop_at(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
     monkeypatch.setattr(observe, observing)
 
 
-@pytest.mark.parametrize("step", [1, 12, 17, 30])
+@pytest.mark.parametrize("step", [1, 12, 30])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_goes_on_to_the_same_weights(command, tmp_path, monkeypatch, name, step):
     words = [*COMMON, *SETTINGS[name].split()]
@@ -264,3 +266,84 @@ def test_damaged_states_are_named(tmp_path, damage):
     (tmp_path / "state").write_bytes(damage)
     with pytest.raises(FeedpropError, match=r"state (is damaged|has another format)"):
         unpack(tmp_path / "state")
+
+
+# --- a process that is killed at any file operation ---
+
+
+class Killed(BaseException):
+    """The process ends here: nothing that it would do afterwards reaches the disk."""
+
+
+OPERATIONS = ("replace", "fsync", "open", "unlink", "rename", "mkdir", "rmdir")
+
+
+def _kill_at(monkeypatch, number: int) -> list[str]:
+    """Let all file operations from the given one on fail; returns those that were done."""
+    done: list[str] = []
+
+    def until_killed(name, call):
+        def operation(*args, **kwargs):
+            if len(done) >= number:
+                raise Killed
+            done.append(name)
+            return call(*args, **kwargs)
+
+        return operation
+
+    for name in OPERATIONS:
+        monkeypatch.setattr(os, name, until_killed(name, getattr(os, name)))
+    return done
+
+
+SHORT = ["train", "--data", "blobs", "--data.points", "100", "--device", "cpu", "--batch_size", "32", "--epochs", "2"]
+KILLED = [*SHORT, "--model.hidden", "[4]", "--checkpoint_every", "2", "--output", "run"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a short run that was not stopped."""
+    from feedprop.cli import main
+
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*KILLED[:-1], str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 5, 8, 9, 10, 12, 16, 22, 28, 34])
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "overwritten"])
+def test_wherever_a_process_is_killed_its_run_goes_on(command, tmp_path, monkeypatch, whole, number, earlier):
+    words = KILLED
+    if earlier:
+        assert command(*SHORT, "--model.hidden", "[3]", "--output", "run").code == 0
+        old = (tmp_path / "run/best.safetensors").read_bytes()
+        words = [*KILLED, "--overwrite"]
+    with monkeypatch.context() as patch:
+        done = _kill_at(patch, number)
+        try:
+            command(*words)
+        except Killed:
+            killed = True
+        else:
+            killed = False
+    assert killed or len(done) <= number
+    _process_is_no_more(tmp_path)
+    RunFolder.choose("run", title="", overwrite=(tmp_path / "run/config.yaml").exists() or earlier)
+    if [*(tmp_path / "run").glob("state-*")]:
+        assert command("train", "--resume", "run").code == 0
+    elif not (tmp_path / "run/results.json").exists() or (earlier and _same(tmp_path / "run", old)):
+        assert not earlier or _same(tmp_path / "run", old)
+        again = [] if earlier or not (tmp_path / "run/config.yaml").exists() else ["--overwrite"]
+        assert command(*words, *again).code == 0
+    _assert_same_run(tmp_path / "run", whole)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
+    assert not [*(tmp_path / "run").glob(".*")]
+
+
+def _same(run: Path, best: bytes) -> bool:
+    return (run / "best.safetensors").read_bytes() == best
+
+
+def _process_is_no_more(folder: Path) -> None:
+    for lock in folder.rglob(".running"):
+        lock.write_text(f"{2**22 + 1} {platform.node()}")

@@ -99,7 +99,7 @@ def _epochs(run: Run, saver: Saver) -> None:
                 if run.main:
                     log = log or _open(run)
                     _write(run, row, log, better=better)
-                run.settle()
+                run.folder.settle(main=run.main)
                 run.kept = epoch
                 saver.write(run, epoch=epoch + 1)
                 run.progress.finish(row, best=better)
@@ -190,7 +190,7 @@ def _update(run: Run) -> None:
 
 
 def _open(run: Run) -> SummaryWriter:
-    run.folder.write(CONFIG, run.config.as_yaml())
+    run.begin()
     again = run.first_epoch > 1 or None  # a run that goes on replaces what it logged after that epoch
     return SummaryWriter(str(run.folder.path / TENSORBOARD), purge_step=again and run.step)
 

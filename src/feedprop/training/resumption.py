@@ -91,8 +91,9 @@ class Saver:
                 "order": run.order if batches else run.generator.get_state(),
                 **_state(run),
             }
+            run.begin()
             run.folder.save_state(run.step, pack(state), keep=self.keep)
-        run.settle()
+        run.folder.settle(main=run.main)
         run.saved_step = run.step
         self._written = time.monotonic()
 

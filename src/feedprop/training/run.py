@@ -65,11 +65,10 @@ class Run:
             gather=self.accelerator.gather_for_metrics,
         )
 
-    def settle(self) -> None:
-        """Once something is written, add the configuration, and let the run replace the earlier one."""
+    def begin(self) -> None:
+        """Write the configuration, before anything else is written."""
         if self.main and not (self.folder.path / CONFIG).is_file():
             self.folder.write(CONFIG, self.config.as_yaml())
-        self.folder.settle(main=self.main)
 
     def introduction(self) -> str:
         """Return two lines about what will be trained."""
