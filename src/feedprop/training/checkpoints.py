@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
 from feedprop.training import locks
+from feedprop.training.state import unpack
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"
 TENSORBOARD = "tensorboard"
+STATES = "state-*.safetensors"  # the whole state of a run after so many steps
 OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST)
 PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
@@ -63,6 +65,31 @@ class RunFolder:
             return cls(_beside(path, NEW), replaces=path.resolve())
         return cls(path)
 
+    @classmethod
+    def reopen(cls, path: str | Path) -> RunFolder:
+        """Return the folder of a run that was stopped."""
+        found = Path(path)
+        _recover(found)
+        if not (found / CONFIG).is_file():
+            raise FeedpropError(f"{path} is not a run of feedprop train: it contains no {CONFIG}")
+        if (found / RESULTS).is_file():
+            raise FeedpropError(f"the run {path} is finished; there is nothing to resume")
+        return cls(found)
+
+    def latest_state(self) -> tuple[Any, list[str]]:
+        """Return the last state that can be read, and what is wrong with later ones.
+
+        Raises:
+            FeedpropError: there is none.
+        """
+        damaged: list[str] = []
+        for path in self.states():
+            try:
+                return unpack(path), damaged
+            except FeedpropError as error:
+                damaged.append(str(error))
+        raise FeedpropError("; ".join([*damaged, f"{self.path} has no state to resume from; start the run anew"]))
+
     @property
     def name(self) -> Path:
         """Where the run will be."""
@@ -94,7 +121,7 @@ class RunFolder:
                     self.path.parent.rmdir()
 
     def settle(self, *, main: bool) -> None:
-        """Put the run in the place of the one that it replaces; files there that are no run's stay.
+        """Let the run replace the one that was there; files there that are no run's stay.
 
         Args:
             main: whether this process moves the folders; all processes must call this.
@@ -134,6 +161,16 @@ class RunFolder:
         """Save the model's state, with metadata that JSON can hold."""
         state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
         self.write(name, save(state, metadata={key: json.dumps(value) for key, value in metadata.items()}))
+
+    def save_state(self, step: int, content: bytes, *, keep: int) -> None:
+        """Write the state after a step, and remove all but the last ones."""
+        self.write(STATES.replace("*", f"{step:09d}"), content)
+        for path in self.states()[keep:]:
+            path.unlink()
+
+    def states(self) -> list[Path]:
+        """The files of states, the last one first."""
+        return sorted(self.path.glob(STATES), reverse=True)
 
     def metadata(self, name: str) -> dict[str, Any]:
         """Return the metadata of a checkpoint."""
@@ -208,7 +245,7 @@ def _recover(path: Path) -> None:
     if path.is_dir():
         if old.is_dir():
             _remove(old, rescue_to=path)
-        for name in (*OWN_FILES, *PRUNING_FILES):
+        for name in (*OWN_FILES, *PRUNING_FILES, STATES):
             for written_in_part in path.glob(f".{name}.*"):
                 written_in_part.unlink()
     if new.is_dir() and not locks.held(new / LOCK):
@@ -218,8 +255,10 @@ def _recover(path: Path) -> None:
 def _remove(folder: Path, *, rescue_to: Path | None) -> None:
     """Remove a run, whose own files are known; move other files to another folder, or leave them."""
     for entry in folder.iterdir():
-        in_part = tuple(f".{name}." for name in (*OWN_FILES, *PRUNING_FILES))
-        own = entry.name in (*OWN_FILES, *PRUNING_FILES, TENSORBOARD, LOCK) or entry.name.startswith(in_part)
+        name = entry.name.removeprefix(".")
+        files = (*OWN_FILES, *PRUNING_FILES)
+        parts = name.startswith(tuple(f"{own}." for own in files)) if name != entry.name else False
+        own = entry.name in (*files, TENSORBOARD, LOCK) or parts or name.startswith(STATES.partition("*")[0])
         if own and entry.is_dir():
             shutil.rmtree(entry)
         elif own:

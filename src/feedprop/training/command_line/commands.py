@@ -16,7 +16,7 @@ from feedprop.errors import FeedpropError
 from feedprop.training import loop
 from feedprop.training.assembly import Parts, assemble, attach
 from feedprop.training.checkpoints import RunFolder, finite
-from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
+from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_resume, parse_train
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.data.standardisation import Normalisation
@@ -28,7 +28,8 @@ CHECKED = 32  # samples
 
 
 def train_command(argv: Sequence[str]) -> None:
-    loop.train(parse_train(argv), command=shlex.join(["feedprop", "train", *argv]))
+    config, folder = parse_resume(argv) or (parse_train(argv), None)
+    loop.train(config, command=shlex.join(["feedprop", "train", *argv]), resumed=folder)
 
 
 def check_command(argv: Sequence[str]) -> None:

@@ -40,6 +40,9 @@ class Settings:
         device: auto, cpu, cuda, cuda:1, mps
         precision: automatic mixed precision
         workers: processes that read images which are not held in memory
+        checkpoint_every: when the whole state is written, from which --resume goes on: epoch, or also every so many
+            steps (500) or minutes (10min)
+        keep_checkpoints: how many of these states are kept, the last ones
         output: folder of the run; runs/DATA-MODEL-METHOD-NUMBER unless given
         overwrite: replace the run that is in the output folder
     """
@@ -57,11 +60,13 @@ class Settings:
     device: str = "auto"
     precision: Precision = "no"
     workers: int = 0
+    checkpoint_every: str = "epoch"
+    keep_checkpoints: int = 2
     output: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "batch_size", "accumulate", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise FeedpropError(f"--{name} must be at least 1, but is {getattr(self, name)}")
         for name in ("seed", "workers", "magnitude_floor"):

@@ -16,6 +16,7 @@ from typing import Any
 
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import KINDS, import_path, resolve
+from feedprop.training.command_line.config import read_config
 
 KNOWN = ("feedprop", "torch", "torchvision", "snntorch", "timm", "transformers")
 _MADE = {  # what a component must be, for kinds whose components may be anything in one's own commands
@@ -41,6 +42,15 @@ def check(options: Mapping[str, Any], *, file: str) -> None:
             for text in _texts(value):
                 if _IMPORT_PATH.fullmatch(text) and not _harmless(text):
                     raise _refusal(option, text, file)
+
+
+def is_needed(file: str) -> bool:
+    """Whether a configuration names what only --trust imports."""
+    try:
+        check(read_config(file), file=file)
+    except FeedpropError:
+        return True
+    return False
 
 
 def _check_component(kind: str, name: Any, *, file: str) -> None:
