@@ -12,6 +12,7 @@ from feedprop.operations.packages import is_snntorch_neuron
 
 SAMPLE = 10_000  # weights at most of which the Gini coefficient is computed
 _ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name != "MultiheadAttention")
+_POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
 
 
 class Layer:
@@ -34,6 +35,7 @@ class Layer:
         self.size = sum(parameter.numel() for parameter in self.parameters)
         self.spikes = _is_neuron(module)
         self.activates = self.spikes or isinstance(module, _ACTIVATIONS)
+        self.positive = isinstance(module, _POSITIVE)
         self.input_axes = -1 if isinstance(module, nn.Linear) else 1  # all but the last dimension, or the first
         self.output_axes = 2 if self.spikes and not is_snntorch_neuron(module) else 1  # time and batch, or batch
         self.overwritten = False  # whether its outputs or inputs are written to after it ran
@@ -74,14 +76,19 @@ def reward_and_size(values: Tensor, credit: Tensor, *, both: bool) -> tuple[Tens
     return -(values * credit).sum(), None
 
 
-def present(tensor: Tensor, axes: int) -> Tensor:
-    """Return which entries are ever other than 0 along the first `axes` dimensions; -1: along all but the last."""
-    values = tensor.detach()
-    axes = max(values.ndim - 1, 1) if axes < 0 else min(axes, values.ndim)
-    values = values.flatten(0, axes - 1)
-    if values.is_complex():
-        return (values != 0).any(0)
-    return (values.amax(0) != 0).logical_or_(values.amin(0) != 0)
+def present(values: Tensor, axes: int, *, positive: bool) -> Tensor:
+    """Return which entries are ever other than 0 along the first `axes` dimensions; -1: along all but the last.
+
+    Args:
+        values: any shape but that of a scalar.
+        axes: 1 or more, or -1.
+        positive: whether no value is negative.
+    """
+    rows = values.flatten(0, max(values.ndim - 1, 1) - 1 if axes < 0 else min(axes, values.ndim) - 1)
+    if rows.is_complex():
+        return (rows != 0).any(0)
+    above = rows.amax(0) != 0  # unlike any(0), a single fast pass
+    return above if positive else above.logical_or_(rows.amin(0) != 0)
 
 
 def gini(weights: Sequence[Tensor]) -> Tensor:

@@ -201,21 +201,23 @@ class _Recorder:
         """Return an input with each tensor as a view, whose credit is what this module alone passes to it."""
         if type(value) is tuple:
             return tuple(self._watched(layer, part, views) for part in value)
-        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+        if not isinstance(value, Tensor):
             return value
         if id(value) not in views:
-            self._look(layer, "zero_inputs", value, layer.input_axes)
-            views[id(value)] = value.view_as(value) if value.requires_grad else value
-            if value.requires_grad:
-                self._on_credit(layer, views[id(value)], "in")
+            with torch._C.DisableTorchFunction():
+                follows = value.requires_grad
+                self._look(layer, "zero_inputs", value, layer.input_axes)
+            views[id(value)] = view = value.view_as(value) if follows else value
+            if follows:
+                self._on_credit(layer, view, "in")
         return views[id(value)]
 
     def _after(self, layer: Layer) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if not self._begin():
                 return
-            for place, tensor in enumerate((output,) if isinstance(output, Tensor) else tensors_in(output)):
-                if tensor.is_floating_point() or tensor.is_complex():
+            with torch._C.DisableTorchFunction():  # the rules have nothing to do here
+                for place, tensor in enumerate((output,) if isinstance(output, Tensor) else tensors_in(output)):
                     if layer.activates and place == 0:  # what follows the outputs is a state
                         self._look(layer, "silent", tensor, layer.output_axes)
                     if layer.has_parameters and tensor.requires_grad:
@@ -225,19 +227,16 @@ class _Recorder:
 
     def _look(self, layer: Layer, figure: str, tensor: Tensor, axes: int) -> None:
         """Note which entries are other than 0 somewhere in the batch, which is the first `axes` dimensions."""
-        if tensor.ndim == 0 or not tensor.numel():
+        if tensor.ndim == 0 or not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
             return
-        with torch._C.DisableTorchFunction(), torch.no_grad():  # the rules have nothing to do here
-            found = present(tensor, axes)
-            before = self.present.get((layer, figure))
-            if before is not None and before.shape == found.shape:
-                found |= before
-            self.present[layer, figure] = found
+        found = present(tensor.detach(), axes, positive=layer.positive and figure == "silent")
+        before = self.present.get((layer, figure))
+        self.present[layer, figure] = found if before is None or before.shape != found.shape else found | before
 
     def _on_credit(self, layer: Layer, tensor: Tensor, figure: str) -> None:
         """Note the reward at a tensor when the backward pass reaches it."""
         self.forward.note(layer, figure)
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with torch._C.DisableTorchFunction():
             values = tensor.detach().clone() if layer.overwritten else tensor.detach()
         version = values._version
 
