@@ -122,8 +122,9 @@ def _falls(layers: Mapping[str, Rows]) -> Iterator[str]:
     if fold < FALL:
         return
     before, behind = sorted((most, least), key=names.index)
+    changes = "falls" if before == least else "grows"
     yield (
-        f"relative to the weights, the norm of feedback {'falls' if before == least else 'grows'} {fold:.0f}-fold between "
+        f"relative to the weights, the norm of feedback {changes} {fold:.0f}-fold between "
         f"layers {behind} and {before}; normalise between layers, scale the initial weights, or use Adam"
     )
 
