@@ -9,6 +9,7 @@ parameter (the derivative that a model takes of itself, a penalty on gradients) 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -115,6 +116,7 @@ class _Recorder:
         self.owned = [(layer, parameter) for layer in layers for parameter in layer.parameters]
         self.handles: list[RemovableHandle] = []
         self.active = False
+        self.blind = ""  # why nothing was seen
         self.steps = self.measured = 0
         self.fresh = True  # whether the next forward pass begins a step
         self.measuring = self.going_back = self.reached = False
@@ -141,6 +143,8 @@ class _Recorder:
             handle.remove()
         self.handles.clear()
         self._forget()
+        if self.blind and not len(self.log):
+            warnings.warn(f"nothing was recorded: {self.blind}", stacklevel=4)
 
     def _forget(self) -> None:
         self.forward, self.backward = Found(), Found()
@@ -155,9 +159,8 @@ class _Recorder:
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:  # a checkpoint that is recomputed
             return False
         if transformed():
-            raise FeedpropError(
-                "record() cannot look into transforms of torch.func; record steps of backward() instead"
-            )
+            self.blind = "record() does not look into transforms of torch.func; record steps of backward() instead"
+            return False
         if self.fresh:
             self._forget()
             self.fresh = False
@@ -290,6 +293,11 @@ class _Recorder:
         if not self.active or not self.going_back:
             return
         if self.reached:
+            if self.fresh and not self.measured:
+                self.blind = (
+                    "a backward pass reached parameters of layers that were not seen to run, as in what torch.compile "
+                    "made before; record a few steps of the model that was compiled, which has the same parameters"
+                )
             if self.measuring:
                 shares = Found()
                 for (layer, figure), entries in self.present.items():

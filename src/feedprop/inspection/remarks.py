@@ -1,7 +1,7 @@
 """What a log shows to be wrong, in words, each with its remedy.
 
 Thresholds are far from what networks show that learn: there, the feedback of layers relative to their weights differs
-5-fold at most, at most 60 % of the outputs of an activation are silent, and linear layers keep 95 % of the reward.
+5-fold at most (30-fold where there is nothing to learn), at most 60 % of the outputs of an activation are silent, and linear layers keep 95 % of the reward.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from feedprop.errors import first_few
 LINEAR = ("Linear", "Bilinear", *(f"Conv{more}{n}d" for more in ("", "Transpose") for n in (1, 2, 3)))
 LEAST = 3  # rows before anything is said
 RECENT = 20  # rows whose median counts
-FALL = 20.0  # ratio between layers of feedback relative to weights
+FALL = 40.0  # ratio between layers of feedback relative to weights
 SILENT = 0.95  # share of outputs
 LOST = 0.5  # share of the reward
 
@@ -64,7 +64,7 @@ def _stuck(layers: Mapping[str, Rows]) -> Iterator[str]:
 
 _REASONS: tuple[tuple[Callable[[Row], bool], str, str], ...] = (
     (
-        lambda row: row["weight"] == 0,
+        lambda row: row["weight"] == row["feedback"] == 0,
         "{their} parameters are 0, and feedback is proportional to |w|",
         "attach with a composite of magnitude_floor=0.02, or initialise them otherwise",
     ),

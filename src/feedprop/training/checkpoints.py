@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from feedprop.errors import FeedpropError
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
+LAYERS = "layers.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 TENSORBOARD = "tensorboard"
-OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST)
+OWN_FILES = (CONFIG, METRICS, LAYERS, RESULTS, REPORT, BEST, LAST)
 
 
 class RunFolder:
