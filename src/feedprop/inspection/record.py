@@ -40,7 +40,8 @@ def record(
     """Record within a `with` block what each layer of a model does, and remove everything from the model at its end.
 
     A step is one backward pass that reaches parameters; under gradient accumulation, each of them. Forward passes
-    without gradients are not recorded: evaluate under `torch.no_grad()`.
+    without gradients are not recorded: evaluate under `torch.no_grad()`. Until its backward pass, the output and input
+    of each recorded layer are kept, which may take memory.
 
     Args:
         model: attached or not. Without rules, what is recorded of feedback is minus the gradient, so that LFP and

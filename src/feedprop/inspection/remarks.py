@@ -1,7 +1,8 @@
 """What a log shows to be wrong, in words, each with its remedy.
 
 Thresholds are far from what networks show that learn: there, the feedback of layers relative to their weights differs
-5-fold at most (30-fold where there is nothing to learn), at most 60 % of the outputs of an activation are silent, and linear layers keep 95 % of the reward.
+5-fold at most (30-fold where there is nothing to learn), at most 60 % of the outputs of an activation are silent, and
+linear layers keep 95 % of the reward.
 """
 
 from __future__ import annotations

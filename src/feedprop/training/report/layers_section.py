@@ -35,8 +35,8 @@ def pictures(rows: Rows, weights: Mapping[str, Sequence[int]], *, signal: str) -
         ),
         (
             "Reward by layer",
-            "Sum of credit times value at the outputs of a layer, for a batch: above 0 for what it was rewarded for on "
-            "the whole, below for what it was punished for."
+            "Sum of credit times value at the outputs of a layer, for a batch: above 0 if on the whole it was rewarded, "
+            "below if it was punished. Where lines coincide, layers pass all of it on."
             if signal == "feedback"
             else "Minus gradient times value, summed over the outputs of a layer, for a batch.",
             lambda row: row["reward_out"],
