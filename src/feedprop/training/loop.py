@@ -26,7 +26,7 @@ from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
 from feedprop.training.report.spiking_section import measure
 from feedprop.training.run import Run, prepare, recorded
-from feedprop.training.weights import magnitudes
+from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
 

@@ -23,7 +23,7 @@ from feedprop.training.progress import Progress
 from feedprop.training.schedule import Schedule, make_schedule
 from feedprop.training.symptoms import Symptoms
 from feedprop.training.update_sparsity import UpdateSparsity
-from feedprop.training.weights import magnitudes
+from feedprop.training.weight_sizes import magnitudes
 
 EVERY, MOST = 10, 200  # layers are recorded in one of at least 10 steps, and in about 200 steps of a run
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feedprop.training.report import charts
-from feedprop.training.weights import edges
+from feedprop.training.weight_sizes import edges
 
 LINES = 8  # layers in one picture at most
 POINTS = 60  # in a line at most; each is the median of the steps around it
@@ -35,8 +35,8 @@ def pictures(rows: Rows, weights: Mapping[str, Sequence[int]], *, signal: str) -
         ),
         (
             "Reward by layer",
-            "Sum of credit times value at the outputs of a layer, for a batch: above 0 if on the whole it was rewarded, "
-            "below if it was punished. Where lines coincide, layers pass all of it on."
+            "Sum of credit times value at the outputs of a layer for a batch: above 0 if on the whole it was rewarded, "
+            "below if punished. Where lines coincide, layers pass all of it on."
             if signal == "feedback"
             else "Minus gradient times value, summed over the outputs of a layer, for a batch.",
             lambda row: row["reward_out"],

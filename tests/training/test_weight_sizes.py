@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from feedprop.training.weights import edges, magnitudes
+from feedprop.training.weight_sizes import edges, magnitudes
 
 
 def test_magnitudes_by_hand():
