@@ -43,6 +43,16 @@ def test_what_is_saved_is_loaded(log: Log, tmp_path) -> None:
             Log.load(tmp_path / "wrong")
 
 
+def test_numbers_that_are_not_finite_are_kept(tmp_path) -> None:
+    model = nn.Linear(2, 1)
+    with record(model) as log:
+        (model(torch.tensor([[1.0, torch.inf]])) * 0).sum().backward()
+    log.save(tmp_path / "layers.jsonl")
+    assert "NaN" not in (tmp_path / "layers.jsonl").read_text()  # which JSON does not know
+    assert str(Log.load(tmp_path / "layers.jsonl").rows()) == str(log.rows())
+    assert "nan" in str(log.rows())
+
+
 def test_rows_are_copies(log: Log) -> None:
     log.rows()[0]["step"] = 100
     assert log.rows()[0]["step"] == 0

@@ -196,6 +196,20 @@ def test_every_measures_one_of_so_many_steps() -> None:
     assert len(log) == 3
 
 
+def test_a_log_goes_on() -> None:
+    model, batch = mlp(), samples()
+    with record(model, every=3) as whole:
+        for _ in range(7):
+            learn(model, *batch)
+    with record(model, every=3) as log:
+        for _ in range(4):
+            learn(model, *batch)
+    with record(model, every=3, log=feedprop.Log(log.rows()), step=4) as log:
+        for _ in range(3):
+            learn(model, *batch)
+    assert log.rows() == whole.rows()
+
+
 def test_only_the_modules_named() -> None:
     model, batch = mlp(), samples()
     with record(model, modules=["[23]"]) as log:

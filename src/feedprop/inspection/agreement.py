@@ -26,14 +26,13 @@ class Gradient:
     Args:
         model: the model.
         every: of one in so many steps.
-        begin: to be called before each forward pass.
     """
 
-    def __init__(self, model: nn.Module, every: int, *, begin: Callable[[], bool]) -> None:
+    def __init__(self, model: nn.Module, every: int) -> None:
         spiking = [layer.name for layer in layers_of(dict(model.named_modules())) if layer.spikes]
         if spiking:
             raise FeedpropError(f"spiking neurons have no gradient to agree with ({spiking[0]}); omit agreement_every")
-        self.model, self.every, self._begin = model, every, begin
+        self.model, self.every = model, every
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.running = False  # the second pass
         self._due = 0
@@ -45,7 +44,7 @@ class Gradient:
         """Decide whether a step is compared."""
         self._wanted = measuring and step >= self._due
         if self._wanted:
-            self._due = step + self.every
+            self._due = step - step % self.every + self.every
 
     def of(self, parameter: nn.Parameter) -> Tensor | None:
         """Return the gradient of a parameter in the running backward pass, if there is one."""
@@ -55,14 +54,17 @@ class Gradient:
         """Free what the last step held."""
         self._found.clear()
 
-    def hooks(self) -> Sequence[RemovableHandle]:
-        """Put hooks on the model, which are called before those of its layers."""
-        before = self.model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
+    def hooks(self, begin: Callable[[], bool]) -> Sequence[RemovableHandle]:
+        """Put hooks on the model, which are called before those of its layers; the first one calls `begin`."""
+        before = self.model.register_forward_pre_hook(self._before(begin), with_kwargs=True, prepend=True)
         return before, self.model.register_forward_hook(self._after, always_call=True)
 
-    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._begin() and self._wanted:
-            self._calls.append(_Call(self.model, args, kwargs))
+    def _before(self, begin: Callable[[], bool]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if begin() and self._wanted:
+                self._calls.append(_Call(self.model, args, kwargs))
+
+        return hook
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._calls or not torch.is_grad_enabled() or self.running:

@@ -62,11 +62,14 @@ class Log:
     - `gini`: inequality of |w|, at every 50th measured step: 0 if all are equal, near 1 if few are large.
 
     With a GradScaler, rewards and feedback are scaled too.
+
+    Args:
+        rows: what an earlier log returned, to go on from.
     """
 
-    def __init__(self, layers: Iterable[tuple[str, str, int]] = ()) -> None:
-        self._layers = list(layers)  # name, kind and number of trainable parameters
-        self._rows: list[Row] = []
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._layers: list[tuple[str, str, int]] = []  # name, kind and number of trainable parameters
+        self._rows = [dict(row) for row in rows]
         self._order: list[int] = []  # in which layers ran
         self._waiting: list[tuple[int, list[Key], dict[Key, None], Tensor]] = []
         self._listeners: list[Callable[[], None]] = []
@@ -74,6 +77,11 @@ class Log:
     def __len__(self) -> int:
         """Return the number of measured steps."""
         return len({row["step"] for row in self._rows}) + len(self._waiting)
+
+    def begin(self, layers: Iterable[tuple[str, str, int]]) -> None:
+        """Get ready for layers, of each its name, its kind and the number of its trainable parameters."""
+        self.rows()
+        self._layers, self._order = list(layers), []
 
     def add(self, step: int, *parts: Found) -> None:
         """Add what was found in a step."""
@@ -174,7 +182,7 @@ class Log:
 
     def lines(self) -> str:
         """Return all rows as JSON, one per line."""
-        return "".join(json.dumps(row) + "\n" for row in self.rows())
+        return "".join(json.dumps({key: _written(value) for key, value in row.items()}) + "\n" for row in self.rows())
 
     @classmethod
     def load(cls, path: str | Path) -> Log:
@@ -183,15 +191,16 @@ class Log:
         Raises:
             FeedpropError: the file has other contents.
         """
-        log = cls()
         try:
-            log._rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            complete = all(row.keys() == {"step", "module", "kind", *FIGURES} for row in log._rows)
-        except (ValueError, AttributeError):
+            rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            for row in rows:
+                row |= {figure: _read(row.pop(figure)) for figure in FIGURES}
+            complete = all(row.keys() == {"step", "module", "kind", *FIGURES} for row in rows)
+        except (ValueError, AttributeError, KeyError, TypeError):
             complete = False
         if not complete:
             raise FeedpropError(f"{path} is not what Log.save() writes")
-        return log
+        return cls(rows)
 
     def remarks(self) -> list[str]:
         """Say in sentences what is wrong, each with the remedy; nothing if the model learns everywhere."""
@@ -215,6 +224,15 @@ def _figures(found: dict[str, list[float]], facts: set[str], size: int) -> Row:
         norms = math.hypot(*found["compared"]) * math.hypot(*found["gradient"])
         row["agreement"] = math.fsum(found["product"]) / norms if norms else None
     return row
+
+
+def _written(value: Any) -> Any:
+    """Return a value for JSON, which knows no NaN and no infinity: they become text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _text(figure: str, value: float | None) -> str:

@@ -36,6 +36,9 @@ def record(
     every: int = 1,
     modules: Sequence[str] | None = None,
     agreement_every: int | None = None,
+    *,
+    log: Log | None = None,
+    step: int = 0,
 ) -> Iterator[Log]:
     """Record within a `with` block what each layer of a model does, and remove everything from the model at its end.
 
@@ -51,6 +54,8 @@ def record(
             activations and spiking neurons.
         agreement_every: of one in so many steps, compare the feedback with the gradient, which takes a second forward
             and backward pass; by default of none.
+        log: an earlier log of this model, which goes on.
+        step: number of the first step.
 
     Returns:
         A log, which can be read within the block and after it.
@@ -66,7 +71,11 @@ def record(
     'Linear'
     """
     _refuse(model, every, agreement_every)
-    recorder = _Recorder(model, layers_of(_chosen(model, modules)), every=every, agreement_every=agreement_every)
+    layers = layers_of(_chosen(model, modules))
+    if not layers:
+        raise FeedpropError(f"{type(model).__name__} has no layer to record: no parameters and no activations")
+    gradient = None if agreement_every is None else Gradient(model, agreement_every)
+    recorder = _Recorder(model, layers, Log() if log is None else log, gradient, every=every, step=step)
     try:
         recorder.start()
         yield recorder.log
@@ -107,18 +116,18 @@ def _chosen(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Mo
 class _Recorder:
     """The hooks of one `record`, and what they have found since the last step."""
 
-    def __init__(self, model: nn.Module, layers: list[Layer], *, every: int, agreement_every: int | None) -> None:
-        if not layers:
-            raise FeedpropError(f"{type(model).__name__} has no layer to record: no parameters and no activations")
-        self.layers, self.every = layers, every
-        self.log = Log((layer.name, layer.kind, layer.size) for layer in layers)
-        self.gradient = None if agreement_every is None else Gradient(model, agreement_every, begin=self._begin)
+    def __init__(
+        self, model: nn.Module, layers: list[Layer], log: Log, gradient: Gradient | None, *, every: int, step: int
+    ) -> None:
+        self.layers, self.log, self.gradient, self.every = layers, log, gradient, every
+        log.begin((layer.name, layer.kind, layer.size) for layer in layers)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.owned = [(layer, parameter) for layer in layers for parameter in layer.parameters]
         self.handles: list[RemovableHandle] = []
         self.active = False
         self.blind = ""  # why nothing was seen
-        self.steps = self.measured = 0
+        self.steps = step
+        self.began = False  # whether a forward pass was ever seen
         self.fresh = True  # whether the next forward pass begins a step
         self.measuring = self.going_back = self.reached = False
         self.forward, self.backward = Found(), Found()
@@ -127,7 +136,7 @@ class _Recorder:
     def start(self) -> None:
         self.active = True
         if self.gradient is not None:
-            self.handles += self.gradient.hooks()
+            self.handles += self.gradient.hooks(self._begin)
         for layer in self.layers:
             self.handles.append(layer.module.register_forward_pre_hook(self._before(layer), with_kwargs=True))
             self.handles.append(layer.module.register_forward_hook(self._after(layer)))
@@ -164,7 +173,7 @@ class _Recorder:
             return False
         if self.fresh:
             self._forget()
-            self.fresh = False
+            self.fresh, self.began = False, True
             self.measuring = self.steps % self.every == 0
             if self.measuring:
                 self._weigh()
@@ -182,11 +191,10 @@ class _Recorder:
             norms = torch._foreach_norm([parameter for _, parameter in self.owned])
             for (layer, _), norm in zip(self.owned, norms, strict=True):
                 self.forward.add(layer, "weight", norm)
-        if self.measured % GINI_EVERY == 0:
+        if self.steps // self.every % GINI_EVERY == 0:
             for layer in self.layers:
                 if layer.parameters:
                     self.forward.add(layer, "gini", gini(layer.weights))
-        self.measured += 1
 
     def _before(self, layer: Layer) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -294,7 +302,7 @@ class _Recorder:
         if not self.active or not self.going_back:
             return
         if self.reached:
-            if self.fresh and not self.measured:
+            if not self.began:
                 self.blind = (
                     "a backward pass reached parameters of layers that were not seen to run, as in what torch.compile "
                     "made before; record a few steps of the model that was compiled, which has the same parameters"

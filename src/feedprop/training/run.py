@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from torch import nn
 from torch.optim import Optimizer
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training.assembly import Parts, attach, make_optimizer
-from feedprop.training.checkpoints import RunFolder
+from feedprop.training.checkpoints import CONFIG, RunFolder
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.evaluation import Evaluation, evaluate
@@ -44,10 +45,17 @@ class Run:
     symptoms: Symptoms
     warnings: list[str]  # said before the first step
     magnitudes: list[int]  # how many weights were of which size before the first step
+    generator: torch.Generator  # of the order of the training data
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     log: feedprop.Log = field(default_factory=feedprop.Log)  # of the layers
+    best: float = -1.0  # validation accuracy so far
     best_epoch: int = 0
+    kept: int = 0  # epochs whose checkpoints and figures are written
+    saved_step: int = 0  # the step that the run can go on from
+    first_epoch: int = 1  # where this process begins
+    order: torch.Tensor | None = None  # the generator's state when the present epoch began
+    resumed: Any = None  # the state that a resumed run begins its first epoch with
     update_sparsity: UpdateSparsity | None = None  # of spiking networks
 
     @property
@@ -66,6 +74,11 @@ class Run:
             gather=self.accelerator.gather_for_metrics,
         )
 
+    def begin(self) -> None:
+        """Write the configuration, before anything else is written."""
+        if self.main and not (self.folder.path / CONFIG).is_file():
+            self.folder.write(CONFIG, self.config.as_yaml())
+
     def introduction(self) -> str:
         """Return two lines about what will be trained."""
         data, config = self.parts.data, self.config
@@ -75,7 +88,7 @@ class Run:
         return (
             f"{config.settings.method}: {names['model']} ({count:,} parameters) on {names['data']} ({sizes}), "
             f"{self.accelerator.device}\n"
-            f"{names['optimizer']}, {self.schedule.description}; writing to {self.folder.path}"
+            f"{names['optimizer']}, {self.schedule.description}; writing to {self.folder.name}"
         )
 
 
@@ -110,7 +123,9 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
     return Run(
         config, folder, parts, accelerator, model, prepared, schedule, named, progress,
         symptoms=Symptoms(parts.model, classes=parts.data.classes, steps=total, method=settings.method),
-        warnings=remarks, magnitudes=magnitudes(parts.model),
+        warnings=remarks,
+        magnitudes=magnitudes(parts.model),
+        generator=loaders["train"].generator,
         update_sparsity=UpdateSparsity(parts.model) if firing_neurons(parts.model) else None,
     )  # fmt: skip
 
@@ -121,6 +136,6 @@ def recorded(run: Run) -> Iterator[None]:
     every = max(EVERY, run.config.settings.epochs * len(run.loaders["train"]) // MOST)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(FeedpropError):
-            run.log = stack.enter_context(feedprop.record(run.parts.model, every=every))
+            stack.enter_context(feedprop.record(run.parts.model, every=every, log=run.log, step=run.step))
         run.symptoms.remarks = run.log.remarks
         yield

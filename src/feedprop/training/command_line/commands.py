@@ -15,8 +15,8 @@ import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
 from feedprop.training.assembly import assemble, attach
-from feedprop.training.checkpoints import RunFolder
-from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_train
+from feedprop.training.checkpoints import RunFolder, finite
+from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_resume, parse_train
 from feedprop.training.data.splits import loader
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.devices import make_accelerator
@@ -27,7 +27,8 @@ CHECKED = 32  # samples
 
 
 def train_command(argv: Sequence[str]) -> None:
-    loop.train(parse_train(argv), command=shlex.join(["feedprop", "train", *argv]))
+    config, folder = parse_resume(argv) or (parse_train(argv), None)
+    loop.train(config, command=shlex.join(["feedprop", "train", *argv]), resumed=folder)
 
 
 def check_command(argv: Sequence[str]) -> None:
@@ -60,7 +61,7 @@ def evaluate_command(argv: Sequence[str]) -> None:
     )
     if request.json:
         facts = {"run": request.run, "checkpoint": request.checkpoint, "split": request.split}
-        print(json.dumps({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes}))
+        print(json.dumps(finite({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes})))
     else:
         _print(request, found, name=parts.objective.name, classes=parts.data.classes)
 
