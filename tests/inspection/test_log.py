@@ -63,8 +63,8 @@ def test_the_table_shows_the_last_step(log: Log) -> None:
     assert heading[:3] == ["module", "step", "reward"]
     assert [first[:2], activation[:2], last[:2]] == [["0", "2"], ["1", "2"], ["2", "2"]]
     (row,) = (row for row in log.rows() if row["step"] == 2 and row["module"] == "2")
-    assert f"{row['reward_out']:.2e}" in last
-    assert f"{row['zeros']:.1%}" in last
+    assert f"{row['reward_out']:.1e}" in last
+    assert f"{row['zeros']:.0%}" in last
     assert f"{row['agreement']:.2f}" in last
 
 

@@ -132,7 +132,7 @@ class Log:
         kinds = _imported("rich.table")
         latest = {row["module"]: row for row in self.rows()}
         shown = [figure for figure in FIGURES if any(row[figure] is not None for row in latest.values())]
-        table = kinds.Table(box=_imported("rich.box").SIMPLE)
+        table = kinds.Table(box=_imported("rich.box").SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("module", no_wrap=True)
         for heading in ("step", *(figure.replace("_", " ") for figure in shown)):
             table.add_column(heading, justify="right")
@@ -239,8 +239,8 @@ def _text(figure: str, value: float | None) -> str:
     if value is None:
         return ""
     if figure in ("silent", "zero_inputs", "zeros"):
-        return f"{value:.1%}"
-    return f"{value:.2f}" if figure in ("gap", "agreement", "gini") else f"{value:.2e}"
+        return f"{value:.0%}"
+    return f"{value:.2f}" if figure in ("gap", "agreement", "gini") else f"{value:.1e}"
 
 
 def _imported(name: str) -> Any:
