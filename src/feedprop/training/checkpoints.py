@@ -21,10 +21,11 @@ from feedprop.training import locks
 from feedprop.training.state import unpack
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
+LAYERS = "layers.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 TENSORBOARD = "tensorboard"
 STATES = "state-*.safetensors"  # the whole state of a run after so many steps
-OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST)
+OWN_FILES = (CONFIG, METRICS, LAYERS, RESULTS, REPORT, BEST, LAST)
 LOCK, NEW, OLD = ".running", ".new", ".old"
 
 
