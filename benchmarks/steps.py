@@ -25,6 +25,7 @@ def _step(model: nn.Module, criterion: nn.Module, inputs: Tensor, targets: Tenso
         criterion(model(inputs), targets).backward()
         optimizer.step()
 
+    step.model = model  # type: ignore[attr-defined]
     return step
 
 

@@ -28,10 +28,11 @@ ORDER: dict[str, set[str]] = {
     "attach": {"errors", "credit", "operations", "rules", "interception"},
     "rewards": {"errors", "credit"},
     "diagnosis": {"errors", "credit", "operations", "rules", "rewards", "interception", "attach"},
+    "inspection": {"errors", "credit", "operations", "rules", "interception", "attach"},
     "discrete": {"errors", "credit", "operations"},
     "spiking": {"errors", "credit", "operations"},
     "pruning": {"errors", "rules", "interception", "attach"},
-    "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis"},
+    "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis", "inspection"},
 }
 EXCEPTIONS = {
     ("attach.py", "feedprop.spiking.snntorch"): "loaded when a model has neurons of snnTorch, which is an extra",

@@ -4,12 +4,15 @@ from feedprop import discrete, rewards, rules
 from feedprop.attach import attach, attached, detach
 from feedprop.diagnosis import check
 from feedprop.errors import FeedpropError, UnknownOperationError
+from feedprop.inspection.log import Log
+from feedprop.inspection.record import record
 from feedprop.interception.activation_checkpointing import recomputation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FeedpropError",
+    "Log",
     "UnknownOperationError",
     "attach",
     "attached",
@@ -17,6 +20,7 @@ __all__ = [
     "detach",
     "discrete",
     "recomputation",
+    "record",
     "rewards",
     "rules",
 ]

@@ -8,11 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import feedprop
+
 from .conftest import BLOBS
 
 WRITTEN = {
     "config.yaml",
     "metrics.jsonl",
+    "layers.jsonl",
     "results.json",
     "report.html",
     "best.safetensors",
@@ -34,9 +37,14 @@ def test_a_run_writes_what_it_promises(run):
     rows = _rows(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["step"] == 3 * 12  # 180 training samples in batches of 16
-    assert rows[0].keys() == {"epoch", "step", "learning_rate", "near_zero", "train", "validation", "seconds"}
+    assert rows[0].keys() == {"epoch", "step", "learning_rate", "train", "validation", "seconds"}
     assert rows[0]["train"].keys() == rows[0]["validation"].keys() == {"reward", "cross_entropy", "accuracy"}
-    assert _results(run)["warnings"] == []
+    assert _results(run)["warnings"] == _results(run)["remarks"] == []
+    layers = feedprop.Log.load(run / "layers.jsonl").rows()
+    assert [row["step"] for row in layers if row["kind"] == "ReLU"] == [0, 10, 20, 30]
+    assert {row["kind"] for row in layers} == {"Linear", "ReLU"}
+    for part in ("start", "end"):
+        assert sum(_results(run)["weights"][part]) == 2 * 8 + 8 * 2  # without biases
     assert list((run / "tensorboard").iterdir())
 
 
@@ -65,12 +73,6 @@ def test_digits_by_default_reach_the_stated_accuracy(command, tmp_path):
     assert _results(tmp_path / "run")["validation"]["accuracy"] > 0.95
     assert "epoch 20/20" in answer.out
     assert "SGD, OneCycleLR, moves per step" in answer.out
-
-
-def test_lfp_makes_weights_sparser_than_backprop(command, tmp_path):
-    for method in ("lfp", "backprop"):
-        assert command("train", "--method", method, "--output", method, "--epochs", 8).code == 0
-    assert _results(tmp_path / "lfp")["near_zero"] > _results(tmp_path / "backprop")["near_zero"] + 0.1
 
 
 @pytest.mark.parametrize(

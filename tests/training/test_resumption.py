@@ -44,8 +44,10 @@ def _assert_same_run(found: Path, expected: Path) -> None:
         for key, value in one.items():
             assert torch.equal(value, other[key]), (name, key)
     assert _figures(found) == _figures(expected)
-    tests = [json.loads((folder / "results.json").read_text())["test"] for folder in (found, expected)]
-    assert tests[0] == tests[1]
+    results = [json.loads((folder / "results.json").read_text()) for folder in (found, expected)]
+    for part in ("test", "weights", "remarks"):
+        assert results[0][part] == results[1][part]
+    assert (found / "layers.jsonl").read_text() == (expected / "layers.jsonl").read_text()
 
 
 def _stop_at(monkeypatch, step: int, number: int = signal.SIGINT) -> None:

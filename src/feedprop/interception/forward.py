@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import MethodType
 from typing import Any
 
@@ -181,6 +182,27 @@ class Forward:
                 mode.suspended = False
                 mode.spans.add(begin, end)
             restore(swapped)
+
+
+@contextlib.contextmanager
+def without_rules(model: nn.Module) -> Iterator[None]:
+    """Let a model and what is attached inside it run without rules within the block; hooks stay."""
+    found = [module.__dict__.get("forward") for module in model.modules()]
+    places = [
+        (forward.model.__dict__, name, before)
+        for forward in found
+        if isinstance(forward, Forward)
+        for name, before in forward.replaced.items()
+    ]
+    ours = [names.pop(name) for names, name, _ in places]
+    for names, name, before in places:
+        if before is not None:
+            names[name] = before
+    try:
+        yield
+    finally:
+        for (names, name, _), replacement in zip(places, ours, strict=True):
+            names[name] = replacement
 
 
 class Method:

@@ -64,6 +64,12 @@ CHANGES = (
 # Private names of torch that feedprop uses, each with what breaks without it. (A test finds uses that are not here.)
 PRIVATE = {
     "torch._C._autograd._get_sequence_nr": "the audit: which nodes a pass made",
+    "torch._C._current_graph_task_id": "record: a forward pass within a backward pass is a checkpoint, recomputed",
+    "torch.autograd.Variable._execution_engine": "record: when a backward pass has ended",
+    "torch._foreach_norm": "record: the norms of all weights in one call",
+    "torch._C.DisableTorchFunction": "record: what it computes is not sent to the rules",
+    "nn.Module._compiled_call_impl": "record: refusing what torch.compile replaced",
+    "OptimizedModule._orig_mod": "the same",
     "torch._C._functorch": "torch.func: whether a wrapped tensor follows a gradient",
     "torch._C._are_functorch_transforms_active": "torch.func: another way of changing the backward pass",
     "torch._C._is_torch_function_mode_enabled": "spiking neurons and registered autograd functions under a mode",

@@ -21,11 +21,12 @@ from feedprop.training import locks
 from feedprop.training.state import unpack
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
+LAYERS = "layers.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"
 TENSORBOARD = "tensorboard"
 STATES = "state-*.safetensors"  # the whole state of a run after so many steps
-OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST)
+OWN_FILES = (CONFIG, METRICS, LAYERS, RESULTS, REPORT, BEST, LAST)
 PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
 

@@ -144,11 +144,3 @@ def batch_first(outputs: Tensor) -> Tensor:
 def scores(outputs: Tensor) -> Tensor:
     """Return one score per class, (B, classes); for spikes over time, (T, B, classes), their number."""
     return outputs.sum(0) if outputs.ndim == 3 else outputs
-
-
-def near_zero_share(model: nn.Module) -> float:
-    """Return the share of weights whose magnitude is below a quarter of the largest in their layer."""
-    weights = [weight.detach().abs() for weight in model.parameters() if weight.ndim >= 2]
-    total = sum(weight.numel() for weight in weights)
-    small = sum(int((weight < weight.max() / 4).sum()) for weight in weights)
-    return small / total if total else 0.0

@@ -17,19 +17,20 @@ from torchmetrics.classification import MulticlassAccuracy
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training.assembly import assemble
-from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOARD, RunFolder
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, TENSORBOARD, RunFolder
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.checks import check_all
 from feedprop.training.devices import make_accelerator
 from feedprop.training.environment import describe
-from feedprop.training.evaluation import Evaluation, near_zero_share, scores
+from feedprop.training.evaluation import Evaluation, scores
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
 from feedprop.training.report.spiking_section import measure
 from feedprop.training.resumption import Saver, begin_pass, restore
-from feedprop.training.run import Run, prepare
+from feedprop.training.run import Run, prepare, recorded
+from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
 
@@ -90,7 +91,7 @@ def _epochs(run: Run, saver: Saver) -> None:
     """Train all epochs; write checkpoint, metrics and state after each."""
     log: SummaryWriter | None = None
     try:
-        with run.progress, saver.listening():
+        with run.progress, recorded(run), saver.listening():
             for epoch in range(run.first_epoch, run.config.settings.epochs + 1):
                 row, validation = _epoch(run, epoch, saver)
                 better = validation.accuracy > run.best
@@ -122,7 +123,6 @@ def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluati
         "epoch": epoch,
         "step": run.step,
         "learning_rate": rate,
-        "near_zero": near_zero_share(run.parts.model),
         "train": train,
         "validation": {name: validation.objective, **validation.losses, "accuracy": validation.accuracy},
         "seconds": time.monotonic() - started,
@@ -209,10 +209,11 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
         run.folder.save(BEST, run.parts.model, metadata=metadata)
     run.folder.save(LAST, run.parts.model, metadata=metadata)
     run.folder.write_rows(run.rows)
+    run.folder.write(LAYERS, run.log.lines())
     for part in ("train", "validation"):
         for key, value in row[part].items():
             log.add_scalar(f"{key}/{part}", value, row["step"])
-    for key, value in ({key: row[key] for key in ("learning_rate", "near_zero")} | row.get("updates", {})).items():
+    for key, value in ({"learning_rate": row["learning_rate"]} | row.get("updates", {})).items():
         log.add_scalar(key, value, row["step"])
     log.flush()
 
@@ -231,7 +232,8 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
         "test": test.as_dict(name),
-        "near_zero": near_zero_share(run.parts.model),
+        "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
+        "remarks": run.log.remarks(),
         "classes": run.parts.data.classes,
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
@@ -241,7 +243,15 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     run.folder.write_json(RESULTS, results)
     for path in run.folder.states():
         path.unlink()
-    write_report(run.folder, run.config, rows=run.rows, results=results, model=run.parts.model, data=run.parts.data)
+    write_report(
+        run.folder,
+        run.config,
+        rows=run.rows,
+        layers=run.log.rows(),
+        results=results,
+        model=run.parts.model,
+        data=run.parts.data,
+    )
     run.progress.say(
         f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
         f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
@@ -251,7 +261,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
 def _say_what_is_kept(run: Run, error: BaseException) -> None:
     """Add to the error what is on disk."""
     folder = run.folder
-    if run.saved_step:
+    if run.saved_step and not isinstance(error, FeedpropError):  # which would come again
         needed = " --trust" if trust.is_needed(str(folder.path / CONFIG)) else ""
         error.add_note(
             f"{folder.path} keeps what was done up to step {run.saved_step}; feedprop train --resume {folder.path}"

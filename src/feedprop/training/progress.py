@@ -67,6 +67,6 @@ class Progress:
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"{losses}accuracy {train['accuracy']:.4f}  "
             f"validation {validation['accuracy']:.4f}  {self.name} {train[self.name]:+.4f}  "
-            f"near zero {row['near_zero']:.3f}  lr {row['learning_rate']:.2g}  "
+            f"lr {row['learning_rate']:.2g}  "
             f"{row['seconds']:.1f} s{'  best' if best else ''}"
         )

@@ -13,6 +13,7 @@ from typing import Any
 from accelerate.utils import gather_object  # type: ignore[import-untyped]  # accelerate ships no types
 from torchmetrics import Metric
 
+from feedprop import Log
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.config import Settings
 from feedprop.training.run import Run
@@ -117,6 +118,8 @@ def _state(run: Run) -> dict[str, Any]:
         "accumulated": run.accelerator.step,
         "step": run.step,
         "rows": run.rows,
+        "layers": run.log.rows(),
+        "magnitudes": run.magnitudes,
         "best": run.best,
         "best_epoch": run.best_epoch,
         "symptoms": run.symptoms.state(),
@@ -135,6 +138,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     run.accelerator.step = state["accumulated"]
     run.step = run.saved_step = state["step"]
     run.rows, run.best, run.best_epoch = state["rows"], state["best"], state["best_epoch"]
+    run.log, run.magnitudes = Log(state["layers"]), state["magnitudes"]
     run.kept = len(run.rows)
     run.first_epoch = state["epoch"]
     run.symptoms.load(state["symptoms"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,8 @@ from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate
 from torch import nn
 from torch.optim import Optimizer
 
+import feedprop
+from feedprop.errors import FeedpropError
 from feedprop.training.assembly import Parts, attach, make_optimizer
 from feedprop.training.checkpoints import CONFIG, RunFolder
 from feedprop.training.command_line.config import Config
@@ -20,6 +24,9 @@ from feedprop.training.progress import Progress
 from feedprop.training.schedule import Schedule, make_schedule
 from feedprop.training.symptoms import Symptoms
 from feedprop.training.update_sparsity import UpdateSparsity
+from feedprop.training.weight_sizes import magnitudes
+
+EVERY, MOST = 10, 200  # layers are recorded in one of at least 10 steps, and in about 200 steps of a run
 
 
 @dataclass
@@ -37,9 +44,11 @@ class Run:
     progress: Progress
     symptoms: Symptoms
     warnings: list[str]  # said before the first step
+    magnitudes: list[int]  # how many weights were of which size before the first step
     generator: torch.Generator  # of the order of the training data
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    log: feedprop.Log = field(default_factory=feedprop.Log)  # of the layers
     best: float = -1.0  # validation accuracy so far
     best_epoch: int = 0
     kept: int = 0  # epochs whose checkpoints and figures are written
@@ -115,6 +124,18 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         config, folder, parts, accelerator, model, prepared, schedule, named, progress,
         symptoms=Symptoms(parts.model, classes=parts.data.classes, steps=total, method=settings.method),
         warnings=remarks,
+        magnitudes=magnitudes(parts.model),
         generator=loaders["train"].generator,
         update_sparsity=UpdateSparsity(parts.model) if firing_neurons(parts.model) else None,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """Record the layers of the model within the block; the log of a model that `record` refuses stays empty."""
+    every = max(EVERY, run.config.settings.epochs * len(run.loaders["train"]) // MOST)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FeedpropError):
+            stack.enter_context(feedprop.record(run.parts.model, every=every, log=run.log, step=run.step))
+        run.symptoms.remarks = run.log.remarks
+        yield

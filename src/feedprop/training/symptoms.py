@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feedprop.errors import first_few
 from feedprop.training.evaluation import Evaluation, scores
 
 EVERY = 10  # one of so many steps of the optimizer is measured
@@ -20,7 +19,7 @@ DEVIATIONS = 3.0  # standard deviations above chance that accuracy must reach
 SMALLEST, USUAL, LARGEST = 1e-4, 1e-2, 0.1  # how far a step moves the weights, as a share of their norm
 
 
-_COUNTED = ("said", "_count", "_furthest", "_moves", "_targets", "_right", "_reached")
+_COUNTED = ("said", "_count", "_furthest", "_moves", "_targets", "_right")
 
 
 class Symptoms:
@@ -37,10 +36,11 @@ class Symptoms:
     """
 
     def __init__(self, model: nn.Module, *, classes: Sequence[str], steps: int, method: str) -> None:
-        self.model, self.classes, self.steps = model, classes, steps
+        self.classes, self.steps = classes, steps
         self.signal = "feedback" if method == "lfp" else "gradient"
         self.weights = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.requires_grad]
         self.said: list[str] = []
+        self.remarks: Callable[[], list[str]] = list  # about the layers
         self._count = 0
         self._furthest = 0.0  # that a step has moved the weights so far
         self._start()
@@ -59,7 +59,6 @@ class Symptoms:
         self._moves: list[Tensor] = []
         self._targets: Tensor | int = 0
         self._right: Tensor | int = 0
-        self._reached: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def observe(self, outputs: Tensor, targets: Tensor) -> None:
@@ -69,15 +68,11 @@ class Symptoms:
 
     @torch.no_grad()
     def step(self, take: Callable[[], Any]) -> None:
-        """Take a step of the optimizer; of one in ten, note how far it moves the weights and what has feedback."""
+        """Take a step of the optimizer; of one in ten, note how far it moves the weights."""
         self._count += 1
         if (self._count - 1) % EVERY:
             take()
             return
-        for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None:
-                reached = parameter.grad.any()
-                self._reached[name] = reached | self._reached.get(name, torch.zeros_like(reached))
         before = [weight.clone() for weight in self.weights]
         take()
         if before:
@@ -130,12 +125,8 @@ class Symptoms:
                 f"the {self.signal} is too small for this optimizer: a step {moved}; multiply --optimizer.lr by "
                 f"{_rounded(USUAL / self._furthest)}"
             )
-        dead = [name for name, reached in self._reached.items() if not reached]
-        if dead:
-            return (
-                f"{len(dead)} parameters get no {self.signal} ({first_few(dead)}), since what follows them is 0; use a "
-                f"smaller --optimizer.lr or another initialisation"
-            )
+        if remarks := self.remarks():
+            return remarks[0].replace("feedback", self.signal)
         check = "run feedprop check with the same options, and " if self.signal == "feedback" else ""
         return f"{check}try --optimizer.lr ten times smaller and ten times larger"
 

@@ -24,7 +24,6 @@ def test_evaluate_gives_the_figures_of_training(command, run):
     for key in ("accuracy", "reward", "f1"):
         assert found[key] == pytest.approx(stored["test"][key])
     assert found["confusion"] == stored["test"]["confusion"]
-    assert found["near_zero"] == stored["near_zero"]
     validation = json.loads(command("evaluate", run, "--split", "validation", "--json").out)
     assert validation["accuracy"] == pytest.approx(stored["validation"]["accuracy"])
 

@@ -52,7 +52,14 @@ def test_the_report_shows_the_figures(run, reader):
     assert f"{100 * results['test']['accuracy']:.2f} %" in text
     assert f"chosen at epoch {results['best_epoch']} of 3" in text
     shown = ["blobs-mlp-lfp", "Cross entropy", "Mean reward", "A signal, not an objective", "Learning rate"]
-    for word in [*shown, "Weights near zero", "Confusion on test data"]:
+    for word in [
+        *shown,
+        "Feedback by layer",
+        "Reward by layer",
+        "Weights without feedback",
+        "Sizes of weights",
+        "Confusion on test data",
+    ]:
         assert word in text
     assert "Decision boundaries" in text
     for value in (results["environment"]["torch"], results["environment"]["command"], "torch.optim.SGD", "hidden=[8]"):
@@ -60,7 +67,7 @@ def test_the_report_shows_the_figures(run, reader):
 
 
 def test_every_picture_is_drawn(reader):
-    assert reader.tags.count("svg") == 6
+    assert reader.tags.count("svg") == 9
     assert reader.tags.count("img") == 1
 
 

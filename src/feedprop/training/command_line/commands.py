@@ -21,7 +21,7 @@ from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.devices import make_accelerator
-from feedprop.training.evaluation import Evaluation, evaluate, near_zero_share
+from feedprop.training.evaluation import Evaluation, evaluate
 from feedprop.training.models.spiking import firing_neurons
 
 CHECKED = 32  # samples
@@ -56,12 +56,11 @@ def evaluate_command(argv: Sequence[str]) -> None:
         classes=len(parts.data.classes),
         device=accelerator.device,
     )
-    sparsity = near_zero_share(parts.model)
     if request.json:
-        facts = {"run": request.run, "checkpoint": request.checkpoint, "split": request.split, "near_zero": sparsity}
+        facts = {"run": request.run, "checkpoint": request.checkpoint, "split": request.split}
         print(json.dumps(finite({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes})))
     else:
-        _print(request, found, name=parts.objective.name, classes=parts.data.classes, sparsity=sparsity)
+        _print(request, found, name=parts.objective.name, classes=parts.data.classes)
 
 
 def restored(run: str, config: Config, checkpoint: str) -> Parts:
@@ -73,7 +72,7 @@ def restored(run: str, config: Config, checkpoint: str) -> Parts:
     return parts
 
 
-def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str], sparsity: float) -> None:
+def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str]) -> None:
     """Print the accuracy of each class and of all, and the other figures below."""
     console = Console(highlight=False)
     data = request.config.components["data"].name
@@ -90,6 +89,6 @@ def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[
     console.print(table)
     losses = "".join(f"{key.replace('_', ' ')} {value:.4f}   " for key, value in found.losses.items())
     console.print(
-        f"{losses}mean {name} {found.objective:+.4f}   macro F1 {found.f1:.4f}   weights near zero {sparsity:.4f}",
+        f"{losses}mean {name} {found.objective:+.4f}   macro F1 {found.f1:.4f}",
         soft_wrap=True,
     )

@@ -105,6 +105,52 @@ def accuracy_over_sparsity(
         return file.getvalue()
 
 
+def layers(
+    steps: Sequence[float], lines: Mapping[str, Sequence[float]], *, percent: bool = False, logarithmic: bool = False
+) -> str:
+    """Draw one line per layer over the steps, from dark to light."""
+    shades = LinearSegmentedColormap.from_list("layers", ["#0a3d3d", COLOURS[0], "#4fb3a5", "#e0b040", COLOURS[1]])
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for place, (name, values) in enumerate(lines.items()):
+            colour = shades(place / max(len(lines) - 1, 1))
+            axes.plot(steps, values, color=colour, linewidth=1.5, label=name, marker="o" if len(steps) == 1 else None)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=1.2)
+        axes.set_xlabel("step")
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.minorticks_off()
+        if percent:
+            axes.set_ylim(-0.02, 1.02)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        return _svg(figure)
+
+
+def sizes(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> str:
+    """Draw histograms over logarithmic bins, as shares, without the empty ends.
+
+    Args:
+        edges: one more than there are bins.
+        counts: name -> how many are in each bin.
+    """
+    used = [bin for bin in range(len(edges) - 1) if any(row[bin] for row in counts.values())]
+    first, last = used[0], used[-1] + 1
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for (name, row), colour in zip(counts.items(), (MUTED, COLOURS[0]), strict=True):
+            shares = [count / sum(row) for count in row[first:last]]
+            axes.stairs(shares, edges[first : last + 1], fill=True, color=colour, alpha=0.25)
+            axes.stairs(shares, edges[first : last + 1], color=colour, linewidth=1.5, label=name)
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.legend(loc="upper left")
+        axes.set_xlabel("|w|")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        return _svg(figure)
+
+
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Draw the confusion matrix: one row per true class, shaded by shares of the row."""
     counts = np.array(matrix, dtype=float)

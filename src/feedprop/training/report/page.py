@@ -14,7 +14,7 @@ from feedprop.training.checkpoints import REPORT, RunFolder
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import Splits
 from feedprop.training.data.tensors import SequenceData, TensorData
-from feedprop.training.report import charts
+from feedprop.training.report import charts, layers_section
 from feedprop.training.report import spiking_section as spiking_report
 
 Rows = Sequence[Mapping[str, Any]]
@@ -22,8 +22,26 @@ SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while 
 
 
 def write_report(
-    folder: RunFolder, config: Config, *, rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Splits
+    folder: RunFolder,
+    config: Config,
+    *,
+    rows: Rows,
+    layers: Rows,
+    results: Mapping[str, Any],
+    model: nn.Module,
+    data: Splits,
 ) -> None:
+    """Write the report.
+
+    Args:
+        folder: where to.
+        config: of the run.
+        rows: one for each epoch.
+        layers: of the log of the layers.
+        results: as in results.json.
+        model: the best one.
+        data: all splits.
+    """
     template = files("feedprop.training.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
@@ -31,6 +49,12 @@ def write_report(
         method={"lfp": "Layer-wise Feedback Propagation", "backprop": "Backpropagation"}[config.settings.method],
         headlines=_headlines(rows, results),
         pictures=_pictures(rows, results, model, data),
+        layers=_shown(
+            layers_section.pictures(
+                layers, results["weights"], signal="feedback" if config.settings.method == "lfp" else "gradient"
+            )
+        ),
+        remarks=results["remarks"],
         warnings=results["warnings"],
         settings=_settings(config),
         components=_components(config),
@@ -50,7 +74,6 @@ def _headlines(rows: Rows, results: Mapping[str, Any]) -> list[tuple[str, str, s
     headlines = [
         (_percent(results["test"]["accuracy"]), "test accuracy", "best model, tested once"),
         (_percent(results["validation"]["accuracy"]), "validation accuracy", f"chosen at epoch {best} of {epochs}"),
-        (_percent(results["near_zero"]), "weights near zero", "below ¼ of the layer's largest"),
         (_duration(results["environment"]["seconds"]), "wall time", results["environment"]["device"].partition(" ")[0]),
     ]
     return headlines + (_spiking_headlines(results["spiking"], rows[-1]["updates"]) if "spiking" in results else [])
@@ -86,16 +109,11 @@ def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Sp
     def of(key: str) -> dict[str, list[float]]:
         return {part: [row[part][key] for row in rows] for part in ("train", "validation")}
 
-    rate, sparse = [row["learning_rate"] for row in rows], [row["near_zero"] for row in rows]
+    rate = [row["learning_rate"] for row in rows]
     pictures = [
         ("Accuracy", "", charts.curves(epochs, of("accuracy"), mark=best, percent=True)),
         *((_title(key), "", charts.curves(epochs, of(key), mark=best)) for key in rows[0]["train"] if "entropy" in key),
         (f"Mean {name}", SIGNAL if name == "reward" else "", charts.curves(epochs, of(name), mark=best)),
-        (
-            "Weights near zero",
-            "Share below a quarter of the largest magnitude in the layer.",
-            charts.curves(epochs, {"near zero": sparse}, percent=True),
-        ),
         ("Learning rate", "At the end of each epoch.", charts.curves(epochs, {"learning rate": rate})),
         (
             "Confusion on test data",
@@ -109,6 +127,10 @@ def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Sp
         inputs, targets = (part[data.test.indices] for part in (data.test.inputs, data.test.targets))
         drawn = charts.boundaries(model, inputs, targets, classes=len(data.classes))
         pictures.append(("Decision boundaries", "Areas show predictions, points show test data.", drawn))
+    return _shown(pictures)
+
+
+def _shown(pictures: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
     return [{"title": title, "remark": remark, "picture": Markup(drawn)} for title, remark, drawn in pictures]
 
 
