@@ -115,7 +115,7 @@ def _check(program: Program) -> str:
     model = program.model()  # anew: buffers may have changed
     before = _attributes(model)
     tensors = [*model.parameters(), *model.buffers()]
-    state = [tensor.detach().clone() for tensor in tensors]
+    state = [(tensor.detach().clone(), tensor.requires_grad) for tensor in tensors]
     attach(model, _composite(STEP))
     try:
         found = _run(model, program)
@@ -137,8 +137,10 @@ def _check(program: Program) -> str:
     left = after.keys() != before.keys() or any(after[path].keys() != before[path].keys() for path in before)
     if left and "^left$" not in PENDING:
         raise ViolationError("detach", program, f"attributes before {before}\nafter {after}")
-    for tensor, value in zip(tensors, state, strict=True):
-        tensor.data = value  # strides included, which the program may have changed
+    for tensor, (value, followed) in zip(tensors, state, strict=True):
+        tensor.data = value  # strides included: a program may change them, and what requires a gradient
+        if tensor.is_leaf:
+            tensor.requires_grad_(followed)
     again = _run(model, program)
     if not _same(list(again.feedback.values()), list(plain.feedback.values())) or not _same(again.values, plain.values):
         raise ViolationError("detach", program, f"plain {plain.feedback}\nafter detach {again.feedback}")

@@ -261,7 +261,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
 def _say_what_is_kept(run: Run, error: BaseException) -> None:
     """Add to the error what is on disk."""
     folder = run.folder
-    if run.saved_step:
+    if run.saved_step and not isinstance(error, FeedpropError):  # which would come again
         needed = " --trust" if trust.is_needed(str(folder.path / CONFIG)) else ""
         error.add_note(
             f"{folder.path} keeps what was done up to step {run.saved_step}; feedprop train --resume {folder.path}"
