@@ -28,9 +28,10 @@ ORDER: dict[str, set[str]] = {
     "attach": {"errors", "credit", "operations", "rules", "interception"},
     "rewards": {"errors", "credit"},
     "diagnosis": {"errors", "credit", "operations", "rules", "rewards", "interception", "attach"},
+    "inspection": {"errors", "credit", "operations", "rules", "interception", "attach", "diagnosis"},
     "discrete": {"errors", "credit", "operations"},
     "spiking": {"errors", "credit", "operations"},
-    "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis"},
+    "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis", "inspection"},
 }
 EXCEPTIONS = {
     ("attach.py", "feedprop.spiking.snntorch"): "loaded when a model has neurons of snnTorch, which is an extra",

@@ -4,6 +4,7 @@ from feedprop import discrete, rewards, rules
 from feedprop.attach import attach, attached, detach
 from feedprop.diagnosis import check
 from feedprop.errors import FeedpropError, UnknownOperationError
+from feedprop.inspection.relevance import relevance
 from feedprop.interception.activation_checkpointing import recomputation
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ __all__ = [
     "detach",
     "discrete",
     "recomputation",
+    "relevance",
     "rewards",
     "rules",
 ]

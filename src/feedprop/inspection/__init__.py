@@ -1,0 +1,1 @@
+"""Looks inside a network: what its inputs, neurons and weights were rewarded for."""
