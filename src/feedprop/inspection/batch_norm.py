@@ -74,8 +74,10 @@ def _merge(layer: Any, norm: Any) -> None:
         transpose = isinstance(layer, _TRANSPOSED)
         weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, *offsets, transpose=transpose)
     layer.weight, layer.bias = weight, bias
-    norm.register_parameter("weight", None)
-    norm.register_parameter("bias", None)
+    for name in ("weight", "bias"):
+        norm.register_parameter(name, None)
+    for name in ("running_mean", "running_var"):
+        norm.register_buffer(name, None)
     norm.forward = _unchanged
 
 

@@ -1,7 +1,8 @@
-"""Every call of every module in one forward pass: what went in and out, and where that is in the autograd graph."""
+"""Every call of every module in one forward pass: what went in and out, and the credit that comes back there."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,8 +93,32 @@ def _look(credit: Tensor) -> None:
     """A hook, because the credit of a tensor without one may pass around it (see `credit.undamped`)."""
 
 
+class Credits:
+    """The credit of tensors, and of what passed modules, found by one backward pass.
+
+    Args:
+        value: a scalar, of which the pass starts with a credit of 1.
+        ends: what to find the credit of; entries without an edge have none.
+        start: the credit that the pass starts with; 1 if not given.
+    """
+
+    def __init__(self, value: Any, ends: Sequence[Tensor | Passed], start: Any = None) -> None:
+        self.ends = [end for end in ends if isinstance(end, Tensor) or end.edge is not None]
+        edges: Any = [end if isinstance(end, Tensor) else end.edge for end in self.ends]
+        found = torch.autograd.grad(value, edges, start, allow_unused=True, retain_graph=True) if edges else ()
+        self._found = dict(zip(map(id, self.ends), found, strict=True))
+
+    def of(self, end: Tensor | Passed) -> Tensor | None:
+        """Return the credit of an end, or None if no credit reaches it."""
+        return self._found.get(id(end))
+
+    def reward(self, end: Tensor | Passed) -> Tensor:
+        """Return values times credit, shaped like the end; zeros if no credit reaches it."""
+        return reward(end.detach() if isinstance(end, Tensor) else end.values, self.of(end))
+
+
 def reward(values: Tensor, credit: Tensor | None) -> Tensor:
-    """Return values times their credit, the reward; zeros if no credit reaches them. Half precision becomes float32."""
+    """Return values times their credit; zeros without one. Half precision becomes float32."""
     wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     if credit is None:
         return torch.zeros_like(wide.real if wide.is_complex() else wide)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from feedprop.diagnosis.facts import number, table
-from feedprop.inspection.calls import Call, reward
+from feedprop.inspection.calls import Call, Credits
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Conservation:
         return iter(self.layers)
 
     def __str__(self) -> str:
-        rows = [("layer", "type", "at outputs", "at inputs", "biases", "gap", "gap / size")]
+        rows: list[tuple[str, ...]] = [("layer", "type", "at outputs", "at inputs", "biases", "gap", "gap / size")]
         for flow in (*self.layers, self.total):
             share = f"{flow.gap / flow.size:+.1%}" if flow.size else "-"
             numbers = [number(value) for value in (flow.out, flow.into, flow.biases, flow.gap)]
@@ -63,75 +62,69 @@ class Conservation:
 
 
 def conservation(
-    calls: list[Call], root: Call, credits: dict[int, Tensor | None], parameters: dict[str, Tensor], into: float
+    calls: list[Call], root: Call, credits: Credits, parameters: dict[str, Tensor], into: float
 ) -> Conservation:
     """Return the rewards at each module that ran no others.
 
     Args:
         calls: of the modules inside the model.
         root: the model itself.
-        credits: of what left the modules, by the id of the entry.
+        credits: of what left the modules.
         parameters: the relevance of each.
         into: reward at the inputs of the model.
     """
     found: dict[str, LayerFlow] = {}
-    last = {call.name: call for call in calls if not call.outer}
-    offsets = 0.0
+    means = 0.0
     for call in calls:
         if call.outer:
             continue
-        flow = found.get(call.name, LayerFlow(call.name, type(call.module).__name__, 0.0, 0.0, 0.0, 0.0))
-        at_outputs = [reward(one.values, credits.get(id(one))) for one in call.left]
-        out = _total(at_outputs)
-        passed = out if isinstance(call.module, nn.Embedding) else _total(_passed_on(call, credits))
-        mean = _of_means(call, credits)
-        offsets += mean
-        found[call.name] = replace(
-            flow,
-            out=flow.out + out,
-            into=flow.into + passed,
-            biases=flow.biases + mean + (_of_biases(call, parameters) if last[call.name] is call else 0.0),
-            size=flow.size + _total(share.abs() for share in at_outputs),
-        )
-    at_outputs = [reward(one.values, credits.get(id(one))) for one in root.left]
-    total = LayerFlow(
-        "",
-        type(root.module).__name__,
-        _total(at_outputs),
-        into,
-        offsets + _of_biases(root, parameters),
-        _total(share.abs() for share in at_outputs),
-    )
+        known, now = found.get(call.name), _flow(call, credits)
+        if known is None:
+            now = replace(now, biases=now.biases + _of_biases(call, parameters))
+        else:
+            sums = {name: getattr(known, name) + getattr(now, name) for name in ("out", "into", "biases", "size")}
+            now = replace(now, **sums)
+        found[call.name] = now
+        means += _of_means(call, credits)
+    total = replace(_flow(root, credits), into=into, biases=means + _of_biases(root, parameters))
     return Conservation(tuple(found.values()), total)
+
+
+def _flow(call: Call, credits: Credits) -> LayerFlow:
+    """Return the rewards of one call, without the biases' own."""
+    shares = [credits.reward(one) for one in call.left]
+    out, size = _total(shares), _total(share.abs() for share in shares)
+    into = out if isinstance(call.module, nn.Embedding) else _total(_passed_on(call, credits))
+    return LayerFlow(call.name, type(call.module).__name__, out, into, _of_means(call, credits), size)
 
 
 def _total(shares: Iterable[Tensor]) -> float:
     return sum(float(share.double().sum()) for share in shares)
 
 
-def _passed_on(call: Call, credits: dict[int, Tensor | None]) -> Iterator[Tensor]:
-    """Yield the reward that one call passes to each of its inputs, whatever else uses these."""
-    given = [one for one in call.entered if one.edge is not None]
-    ends = [(one.edge, found) for one in call.left if one.edge and (found := credits.get(id(one))) is not None]
-    if given and ends:
-        edges, starts = zip(*ends, strict=True)
-        found = torch.autograd.grad(edges, [one.edge for one in given], starts, allow_unused=True, retain_graph=True)  # type: ignore[misc, list-item]
-        yield from (reward(one.values, credit) for one, credit in zip(given, found, strict=True))
+def _passed_on(call: Call, credits: Credits) -> list[Tensor]:
+    """Return the reward that one call passes to each of its inputs, whatever else uses these."""
+    starts = [(one.edge, credit) for one in call.left if (credit := credits.of(one)) is not None]
+    if not starts:
+        return []
+    edges, found = zip(*starts, strict=True)
+    local = Credits(edges, call.entered, found)
+    return [local.reward(one) for one in call.entered]
 
 
 def _of_biases(call: Call, parameters: dict[str, Tensor]) -> float:
-    """Return the relevance of the biases of a module, and of the offsets that were merged into it."""
+    """Return the relevance of the biases of a module."""
     prefix = f"{call.name}." if call.name else ""
     names = [f"{prefix}{name}" for name, _ in call.module.named_parameters() if "bias" in name.rpartition(".")[2]]
     return _total(parameters[name] for name in names if name in parameters)
 
 
-def _of_means(call: Call, credits: dict[int, Tensor | None]) -> float:
+def _of_means(call: Call, credits: Credits) -> float:
     """Return the reward that the running means of a batch norm take, -w mean / sigma for each output."""
     norm = call.module
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.training or norm.running_mean is None:
         return 0.0
-    if norm.running_var is None or (credit := credits.get(id(call.left[0]))) is None:
+    if norm.running_var is None or (credit := credits.of(call.left[0])) is None:
         return 0.0
     shift = norm.running_mean * (norm.running_var + norm.eps).rsqrt()
     shift = shift if norm.weight is None else shift * norm.weight.detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from feedprop.attach import attach
 from feedprop.diagnosis.trial import arguments, copy_without_rules, devices_of, mapped, tensors
 from feedprop.errors import FeedpropError, first_few
 from feedprop.inspection.batch_norm import merge_batch_norm as merge
-from feedprop.inspection.calls import Call, Calls, Passed, followable, reward
+from feedprop.inspection.calls import Call, Calls, Credits, Passed, followable, reward
 from feedprop.inspection.first_layer import OnZeros
 from feedprop.inspection.flows import Conservation, conservation
 from feedprop.inspection.targets import Target, chosen
@@ -131,7 +131,7 @@ def _explained(
     only_inputs: bool,
 ) -> Relevance:
     followed = mapped(_followed, inputs)
-    args, kwargs = arguments(mapped(_view, followed))  # a model may write into a view, but not into a leaf
+    args, kwargs = arguments(mapped(_clone, followed))  # a model may write into a clone, but not into a leaf
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*stay there, since feedback is proportional.*")
         attach(model, composite, unknown=unknown)
@@ -139,64 +139,44 @@ def _explained(
     result = model(*args, **kwargs)
     calls.closed = True
     values = chosen(result, target)
-    lookups = _lookups(calls.finished, args, kwargs)
     root = Call("", model, left=[Passed.of(tensor) for tensor in tensors(result) if followable(tensor)])
-    seen = calls.finished if only_inputs else [*calls.finished, root]
-    passed = [one for call in seen for one in call.left if one.edge is not None]
+    weights = {} if only_inputs else {name: p for name, p in model.named_parameters() if p.requires_grad}
     leaves = [tensor for tensor in tensors(followed) if tensor.requires_grad]
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    weights = {} if only_inputs else trainable
+    passed = [one for call in (*calls.finished, root) for one in call.left]
     on_zeros = OnZeros(values.grad_fn)
-    credits = torch.autograd.grad(
-        values.sum(),
-        [*leaves, *weights.values(), *(one.edge for one in passed)],  # type: ignore[list-item]
-        allow_unused=True,
-        retain_graph=True,
-    )
-    of_leaf = {id(leaf): credit for leaf, credit in zip(leaves, credits, strict=False)}
-    of_weight = dict(zip(weights, credits[len(leaves) :], strict=False))
-    of_passed = {id(one): credit for one, credit in zip(passed, credits[len(leaves) + len(weights) :], strict=True)}
-    of_zeros = on_zeros.reaching(leaves)
+    credits = Credits(values.sum(), [*leaves, *weights.values(), *passed])
+    rewards_on_zeros = on_zeros.reaching(leaves)
+    lookups = _lookups(calls.finished, tensors((args, kwargs)))
 
     def of_input(tensor: Tensor) -> Tensor | None:
-        if id(tensor) in of_leaf:
-            share = reward(tensor.detach(), of_leaf[id(tensor)])
-            return share if (extra := of_zeros.get(id(tensor))) is None else share + extra
-        return _of_lookups(tensor, lookups.get(id(tensor), []), of_passed)
+        if tensor.requires_grad:
+            return credits.reward(tensor) + rewards_on_zeros.get(id(tensor), 0.0)
+        shares = [credits.reward(one).sum(-1) for call in lookups.get(id(tensor), []) for one in call.left]
+        return torch.stack([share.reshape(tensor.shape) for share in shares]).sum(0) if shares else None
 
-    relevant = _mapped_like(of_input, followed)
+    relevant = _with_none(of_input, followed)
     if only_inputs:
         return Relevance(values.detach(), relevant, {}, {})
-    modules: dict[str, list[Tensor]] = {}
-    for call in seen:
-        shares = [reward(one.values, of_passed.get(id(one))) for one in call.left]
-        modules.setdefault(call.name, []).extend(shares)
+    parameters = _of_weights(weights, credits)
+    into = sum(float(share.double().sum()) for share in tensors(relevant))
+    table = conservation(calls.finished, root, credits, parameters, into)
     if per_sample:
-        rows = [_of_weights(weights, _credits(values[row], weights)) for row in range(len(values))]
+        rows = [_of_weights(weights, Credits(value, list(weights.values()))) for value in values]
         parameters = {name: torch.stack([row[name] for row in rows]) for name in weights}
-    else:
-        parameters = _of_weights(weights, of_weight)
-    into = sum(float(share.sum()) for share in tensors(relevant))
-    summed = {name: share.sum(0) if per_sample else share for name, share in parameters.items()}
-    table = conservation(calls.finished, root, of_passed, summed, into)
-    return Relevance(
-        values.detach(),
-        relevant,
-        {name: found[0] if len(found) == 1 else tuple(found) for name, found in modules.items() if found},
-        parameters,
-        table,
-    )
+    return Relevance(values.detach(), relevant, _of_modules([*calls.finished, root], credits), parameters, table)
 
 
-def _credits(value: Tensor, weights: dict[str, nn.Parameter]) -> dict[str, Tensor | None]:
-    found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, retain_graph=True)
-    return dict(zip(weights, found, strict=True))
-
-
-def _of_weights(weights: dict[str, nn.Parameter], credits: dict[str, Tensor | None]) -> dict[str, Tensor]:
-    """Return the relevance of parameters; autograd brings |w| times the credit, and sign 0 is +1 (see `credit`)."""
+def _of_weights(weights: dict[str, nn.Parameter], credits: Credits) -> dict[str, Tensor]:
+    """Return the relevance of parameters; autograd brings |w| times the credit, with the sign of 0 as +1."""
     signs = {name: w.detach().sgn() if w.is_complex() else torch.where(w < 0, -1.0, 1.0) for name, w in weights.items()}
-    return {name: reward(signs[name].to(weight.dtype), credits[name]) for name, weight in weights.items()}
+    return {name: reward(signs[name].to(weight.dtype), credits.of(weight)) for name, weight in weights.items()}
+
+
+def _of_modules(calls: list[Call], credits: Credits) -> dict[str, Tensor | tuple[Tensor, ...]]:
+    found: dict[str, list[Tensor]] = {}
+    for call in calls:
+        found.setdefault(call.name, []).extend(credits.reward(one) for one in call.left)
+    return {name: shares[0] if len(shares) == 1 else tuple(shares) for name, shares in found.items() if shares}
 
 
 def _warn_of_training(model: nn.Module) -> None:
@@ -223,26 +203,25 @@ def _followed(tensor: Tensor) -> Tensor:
     return copied.requires_grad_(followable(copied))
 
 
-def _view(tensor: Tensor) -> Tensor:
+def _clone(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.requires_grad else tensor
 
 
-def _mapped_like(function: Any, value: Any) -> Any:
+def _with_none(function: Callable[[Tensor], Tensor | None], value: Any) -> Any:
     """Return `value` with `function` applied to each tensor, and None instead of anything else."""
     if isinstance(value, Tensor):
         return function(value)
     if type(value) in (list, tuple):
-        return type(value)(_mapped_like(function, part) for part in value)
-    return {name: _mapped_like(function, part) for name, part in value.items()} if type(value) is dict else None
+        return type(value)(_with_none(function, part) for part in value)
+    return {name: _with_none(function, part) for name, part in value.items()} if type(value) is dict else None
 
 
-def _lookups(calls: list[Call], args: Any, kwargs: Any) -> dict[int, list[Call]]:
+def _lookups(calls: list[Call], given: Iterable[Tensor]) -> dict[int, list[Call]]:
     """Return the calls of embeddings that look an input up, by the id of the input."""
     found: dict[int, list[Call]] = {}
-    given = [tensor for tensor in tensors((args, kwargs)) if not tensor.is_floating_point()]
-    for call in calls:
-        for tensor in given if isinstance(call.module, nn.Embedding) else ():
-            if any(_same_memory(tensor, used) for used in call.integers):
+    for tensor in given:
+        for call in calls:
+            if isinstance(call.module, nn.Embedding) and any(_same_memory(tensor, used) for used in call.integers):
                 found.setdefault(id(tensor), []).append(call)
     return found
 
@@ -250,10 +229,3 @@ def _lookups(calls: list[Call], args: Any, kwargs: Any) -> dict[int, list[Call]]
 def _same_memory(one: Tensor, other: Tensor) -> bool:
     """Whether a tensor is another one, or a view that has all of its elements."""
     return one is other or (one.data_ptr() == other.data_ptr() and one.numel() == other.numel())
-
-
-def _of_lookups(tensor: Tensor, calls: list[Call], credits: dict[int, Tensor | None]) -> Tensor | None:
-    shares: Iterator[Tensor] = (
-        reward(one.values, credits.get(id(one))).sum(-1).reshape(tensor.shape) for call in calls for one in call.left
-    )
-    return sum(shares, torch.zeros(tensor.shape, device=tensor.device)) if calls else None

@@ -354,7 +354,7 @@ class ZBox(_FirstLayer):
     def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
         """Return one share: inputs by weights, less the bounds by the weights of either sign."""
         low, high = (self._bound(part, inputs, numbers) for numbers in (self.low, self.high))
-        above_low = part(inputs, torch.Tensor.detach, on_bias=None) - part(low, _positive, on_bias=None)
+        above_low = part(inputs, torch.Tensor.detach, on_bias=torch.zeros_like) - part(low, _positive, on_bias=None)
         return [(1.0, above_low - part(high, _negative, on_bias=None))]
 
     @staticmethod
