@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 OPTIONAL = [
-    *("snntorch", "nir", "torchvision", "accelerate", "jsonargparse", "matplotlib", "rich", "safetensors", "sklearn")
+    *(
+        "snntorch",
+        "nir",
+        "torchvision",
+        "accelerate",
+        "jsonargparse",
+        "matplotlib",
+        "PIL",
+        "rich",
+        "safetensors",
+        "sklearn",
+    )
 ]
 BLOCKED = "import sys; sys.modules.update(dict.fromkeys({names!r})); {statement}"
 

@@ -39,7 +39,7 @@ EXCEPTIONS = {
 # The application knows the package as a user does: the public names, and spiking networks whole.
 APPLICATION = {"training", "cli", "__main__"}
 PUBLIC = {"feedprop": feedprop, "feedprop.rules": rules, "feedprop.rewards": rewards, "feedprop.discrete": discrete}
-OPEN = {"errors", "spiking"} | APPLICATION
+OPEN = {"errors", "spiking", "inspection"} | APPLICATION
 
 
 def imports(file: Path) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedprop.diagnosis.trial import rewarded
+from feedprop.diagnosis.trial import rewarded, tensors
 from feedprop.errors import FeedpropError, shape_or_type
 
 Target = int | Tensor | Sequence[Any] | Callable[[Any], Tensor] | None
@@ -18,7 +18,7 @@ def chosen(result: Any, target: Target) -> Tensor:
     """Return the output that is explained, one number for each sample, shape (batch,).
 
     Args:
-        result: what the model returned.
+        result: what the model returned, with gradients enabled or not.
         target: see `feedprop.relevance`.
 
     Raises:
@@ -26,13 +26,13 @@ def chosen(result: Any, target: Target) -> Tensor:
     """
     if callable(target) and not isinstance(target, Tensor):
         values = target(result)
-        if not isinstance(values, Tensor) or values.ndim != 1 or not values.requires_grad:
+        if not isinstance(values, Tensor) or values.ndim != 1 or not _carries(values):
             raise FeedpropError(
                 f"a target function must return one number for each sample, shape (batch,), computed from the outputs; "
                 f"it returned {shape_or_type(values)}"
             )
         return values
-    outputs = rewarded(result)
+    outputs = rewarded(result) if torch.is_grad_enabled() else _numbers(result)
     if len(outputs) != 1:
         raise FeedpropError(
             f"the model returned {len(outputs)} tensors that carry reward; say what to explain by a function, such as "
@@ -42,6 +42,16 @@ def chosen(result: Any, target: Target) -> Tensor:
     if output.is_complex():
         raise FeedpropError("complex outputs have no sign to explain; give target a function that returns real numbers")
     return output.reshape(-1)[_positions(output, target)]
+
+
+def _carries(values: Tensor) -> bool:
+    return values.requires_grad or not torch.is_grad_enabled()
+
+
+def _numbers(result: Any) -> list[Tensor]:
+    """Return the logits of Hugging Face's outputs, else every output of numbers."""
+    logits = getattr(result, "logits", None)
+    return [output for output in tensors(result if logits is None else logits) if output.is_floating_point()]
 
 
 def _positions(output: Tensor, target: Any) -> Tensor:
