@@ -32,7 +32,7 @@ def heatmap(relevance: Tensor, *, colours: str = "coldnhot", largest: float | Te
     """Return colours, uint8 (..., height, width, 3), for relevance (..., height, width), 0 in the middle.
 
     Args:
-        relevance: channels must be summed before: `relevance.sum(1)` for images (batch, channels, height, width).
+        relevance: sum over the channels of an image before.
         colours: "coldnhot" (black is 0), "seismic", "bwr", "france" (white is 0) or "gray".
         largest: absolute relevance at the ends of the colours, a number or one for each image. If not given, that of
             the strongest half percent of each image, since single pixels would darken all others.
