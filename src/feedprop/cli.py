@@ -26,6 +26,11 @@ COMMANDS = {
         "evaluate_command",
         "evaluate a trained model on test data",
     ),
+    "explain": (
+        "feedprop.training.command_line.commands",
+        "explain_command",
+        "show what the answers of a trained model to images were made of",
+    ),
 }
 
 

@@ -19,7 +19,8 @@ from feedprop.errors import FeedpropError
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
 BEST, LAST = "best.safetensors", "last.safetensors"
 TENSORBOARD = "tensorboard"
-OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, BEST, LAST)
+EXPLAINED = "explained.html"  # of feedprop explain
+OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, EXPLAINED, BEST, LAST)
 
 
 class RunFolder:

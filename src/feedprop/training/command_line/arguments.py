@@ -1,4 +1,4 @@
-"""From the words after `feedprop train` or `feedprop evaluate` to a configuration.
+"""From the words after `feedprop train`, `evaluate` or `explain` to a configuration.
 
 Words and configuration files become options, {"model.name": "lenet", "epochs": "3"}. The names among them decide which
 options a parser of jsonargparse has, and that parser checks and converts all values at once.
@@ -24,7 +24,7 @@ DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backp
 Without options: digits, a small MLP, 20 epochs. Every component is given by a short name or an import path and takes
 its own options after a dot; --help lists those of the components named in the same command, as in
 feedprop train --model torchvision.models.resnet18 --help."""
-FLAGS = ("help", "overwrite", "json")  # options without a value
+FLAGS = ("help", "overwrite", "json", "evaluate")  # options without a value
 Options = dict[str, Any]
 
 
@@ -46,16 +46,36 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class ExplainSettings:
+    """Settings of an explanation.
+
+    Args:
+        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        split: part of the data
+        number: how many samples, the first ones
+        composite: the rules, a preset by its name
+        device: auto, cpu, cuda, cuda:1, mps
+    """
+
+    checkpoint: Literal["best", "last"] = "best"
+    split: Literal["train", "validation", "test"] = "test"
+    number: int = 12
+    composite: str = "epsilon_plus"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class Request:
-    """What to evaluate: a run, its configuration, and how."""
+    """What to evaluate or explain: a run, its configuration, and how."""
 
     run: str
     config: Config
-    checkpoint: str
-    split: str
-    batch_size: int
-    device: str
-    json: bool
+    values: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self.values:
+            raise AttributeError(name)
+        return self.values[name]
 
 
 def parse_train(argv: Sequence[str], *, command: str = "train") -> Config:
@@ -65,27 +85,43 @@ def parse_train(argv: Sequence[str], *, command: str = "train") -> Config:
 
 def parse_evaluate(argv: Sequence[str]) -> Request:
     """Return what the command line asks to evaluate."""
+    request = _parse_run(argv, "evaluate", EvaluateSettings, "json", "print JSON instead of a table")
+    size = request.batch_size
+    size = request.config.settings.batch_size if size is None else size
+    if size < 1:
+        raise FeedpropError(f"--batch_size must be at least 1, but is {size}")
+    return replace(request, values={**request.values, "batch_size": size})
+
+
+def parse_explain(argv: Sequence[str]) -> Request:
+    """Return what the command line asks to explain."""
+    about = "print how good the heatmaps are: areas between deletion curves"
+    request = _parse_run(argv, "explain", ExplainSettings, "evaluate", about)
+    if request.number < 1:
+        raise FeedpropError(f"--number must be at least 1, but is {request.number}")
+    return request
+
+
+def _parse_run(argv: Sequence[str], command: str, settings: type, flag: str, about: str) -> Request:
+    """Return what the command line asks about a run."""
     arguments, given = _read_words(argv)
     data = {key: given.pop(key) for key in [*given] if key.startswith("data.")}
-    parser = OneSentenceParser(prog="feedprop evaluate", usage="feedprop evaluate RUN [options]")
+    parser = OneSentenceParser(prog=f"feedprop {command}", usage=f"feedprop {command} RUN [options]")
     parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
-    parser.add_class_arguments(EvaluateSettings, None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_class_arguments(settings, None)
+    parser.add_argument(f"--{flag}", action="store_true", help=about)
     parser.add_argument(
         "--data", type=str, metavar="NAME", help="other data, with its options, such as --data.root DIR"
     )
     values = parser.read(arguments, given)
-    run, size = values["run"], values["batch_size"]
+    run = values.pop("run")
     file = Path(run) / CONFIG
     if not file.is_file():
         raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
     name = f"{values['checkpoint']}.safetensors"
     trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
     config = _as_trained(_configure([], {"config": [str(file)], **data}, path=trained_in), trained_in, given=data)
-    size = config.settings.batch_size if size is None else size
-    if size < 1:
-        raise FeedpropError(f"--batch_size must be at least 1, but is {size}")
-    return Request(run, config, values["checkpoint"], values["split"], size, values["device"], values["json"])
+    return Request(run, config, values)
 
 
 def _as_trained(config: Config, folder: str, *, given: Options) -> Config:
