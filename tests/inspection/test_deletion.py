@@ -38,22 +38,22 @@ def test_steps_have_equal_size_and_a_baseline_fills() -> None:
 
 
 def test_images_are_deleted_in_squares() -> None:
-    inputs = torch.ones(1, 2, 3, 4)
-    share = torch.zeros(1, 3, 4)
-    share[0, 0, 3], share[0, 2, 0] = 2.0, 1.0  # in the squares at the top right and, cut off, at the bottom left
+    inputs = torch.ones(1, 2, 3, 5)
+    share = torch.zeros(1, 3, 5)
+    share[0, 0, 4], share[0, 2, 0] = 2.0, 1.0  # in the squares at the top right and at the bottom left, both cut off
     seen: list[Tensor] = []
 
     def model(images: Tensor) -> Tensor:
         seen.append(images)
         return images.sum((1, 2, 3))
 
-    found = deletion(model, inputs, share, patch=2, steps=4)
-    assert found.most_first.flatten().tolist() == [24.0, 16.0, 12.0, 4.0, 0.0]
-    assert seen[2][0, 1].tolist() == [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
-    both = deletion(model, inputs, torch.stack([share, 0 * share], 1), patch=2, steps=4)
+    found = deletion(model, inputs, share, patch=2, steps=6)  # squares of 8, 8, 4 and 4, 4, 2 numbers
+    assert found.most_first.flatten().tolist() == [30.0, 26.0, 22.0, 14.0, 6.0, 2.0, 0.0]
+    assert seen[2][0, 1].tolist() == [[1.0, 1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.0], [1.0] * 5]
+    both = deletion(model, inputs, torch.stack([share, 0 * share], 1), patch=2, steps=6)
     assert torch.equal(both.most_first, found.most_first)
-    one_by_one = deletion(model, inputs, share, steps=12)
-    assert one_by_one.most_first.flatten().tolist() == [24.0 - 2 * step for step in range(13)]
+    one_by_one = deletion(model, inputs, share, steps=15)
+    assert one_by_one.most_first.flatten().tolist() == [30.0 - 2 * step for step in range(16)]
 
 
 def test_tokens_become_the_mask() -> None:

@@ -151,6 +151,29 @@ def test_a_module_that_ran_twice_has_both_calls() -> None:
     assert abs(through - around) > 1e-3  # the residual carries the rest
 
 
+def test_a_model_may_write_into_its_inputs() -> None:
+    inputs = torch.randn(4, 3)
+    one, other = (nn.Sequential(nn.ReLU(inplace=within), nn.Linear(3, 2)) for within in (True, False))
+    other.load_state_dict(one.state_dict())
+    found, expected = relevance(one, inputs, 1), relevance(other, inputs, 1)
+    torch.testing.assert_close(found.inputs, expected.inputs)
+    assert (inputs < 0).any()
+
+
+def test_the_table_has_layers_and_the_model_but_no_containers() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.Linear(4, 2))
+    found = relevance(model, torch.randn(4, 3), 1)
+    assert [flow.name for flow in found.conservation()] == ["0.0", "0.1", "1"]
+    assert [line.split()[0] for line in str(found.conservation()).splitlines()] == [
+        "layer",
+        "0.0",
+        "0.1",
+        "1",
+        "(model)",
+    ]
+    assert list(found.modules) == ["0.0", "0.1", "0", "1", ""]
+
+
 def test_a_damped_sum_before_relu_is_seen() -> None:
     model, inputs = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
     found = relevance(model, inputs, 0, rules.Epsilon(0.5))

@@ -100,7 +100,7 @@ def deletion(
 
 def _parts(inputs: Tensor, relevance: Tensor, patch: int | None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the relevance of each part, (batch, parts), and a function from masks of parts to masks of inputs."""
-    relevance = relevance.detach().double()
+    relevance = relevance.detach().to(inputs.device).double()
     without_channels = inputs.ndim == 4 and relevance.shape == (inputs.shape[0], *inputs.shape[2:])
     if relevance.shape != inputs.shape and not without_channels:
         raise FeedpropError(
