@@ -6,8 +6,6 @@ BIN := .venv/bin
 MINIMUM_TORCH := 2.13.0
 MINIMUM_BIN := .venv-minimum/bin
 export CUDA_VISIBLE_DEVICES ?=
-# the same numbers from MKL wherever its memory lies: tests compare bit for bit
-export MKL_CBWR ?= AUTO,STRICT
 # tests on fetched data read this folder and skip where it is empty
 export FEEDPROP_DATA ?= $(CURDIR)/data
 

@@ -6,13 +6,16 @@ files are the published results: only report.py reads them.
 
 import argparse
 import json
+import math
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from scipy import stats
 
 KEYS = ("experiment", "commit", "torch", "command", "seed", "settings", "figures")
 
@@ -60,3 +63,11 @@ def flat(rows: list[dict]) -> list[dict]:
 def shown(value: float) -> str:
     """Write an accuracy or a loss with four decimals and without a leading zero."""
     return f"{value:.4f}".removeprefix("0")
+
+
+def half_width(values: list[float]) -> float:
+    """Return half the width of the 95 % interval of a mean, by the t distribution; infinite for one value."""
+    if len(values) < 2:
+        return math.inf
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return float(stats.t.ppf(0.975, len(values) - 1)) * spread

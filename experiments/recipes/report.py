@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import read_rows, shown
+from results import half_width, read_rows, shown
 
 Scores = dict[str, dict[str, dict[int, float | None]]]  # recipe -> method -> seed -> score
 
@@ -25,12 +25,14 @@ def _cell(values: dict[int, float | None]) -> str:
 
 
 def main() -> None:
-    print("| recipe | backprop | LFP, the default | LFP - backprop, mean |\n|---|---|---|---|")
+    print("| recipe | backprop | LFP, the default | LFP - backprop | seeds |\n|---|---|---|---|---|")
     for recipe, methods in scores("test").items():
         gradient, feedback = methods["backprop"], methods["default"]
         both = [seed for seed in gradient if feedback.get(seed) is not None]
-        difference = statistics.mean(feedback[seed] - gradient[seed] for seed in both)
-        print(f"| {recipe} | {_cell(gradient)} | {_cell(feedback)} | {difference:+.4f} |".replace("0.", "."))
+        differences = [feedback[seed] - gradient[seed] for seed in both]
+        mean, half = f"{statistics.mean(differences):+.4f}", shown(half_width(differences))
+        difference = (mean if len(both) < 2 else f"{mean} ± {half}").replace("0.", ".")
+        print(f"| {recipe} | {_cell(gradient)} | {_cell(feedback)} | {difference} | {len(both)} |")
     names = ("plain", "difference-0.1", "difference-0.3", "difference-0.5", "relative-0.3")
     print(f"\n| recipe | seeds | backprop | {' | '.join(names)} |\n|---{'|---' * (len(names) + 2)}|")
     for recipe, methods in scores("validation").items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -35,7 +37,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return the exit code: 0 done, 2 the user can correct something, 130 interrupted."""
+    """Run the command and return the exit code: 0 done, 1 the system refused, 2 the user can correct something.
+
+    It is 130 or 143 if the user or the system interrupted.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if not words or words[0] in ("-h", "--help"):
@@ -47,7 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FeedpropError as error:
         return _complain(_sentence(error), error, code=2)
     except KeyboardInterrupt as error:
-        return _complain("interrupted", error, code=130)
+        return _complain("interrupted", error, code=128 + (error.args[0] if error.args else signal.SIGINT))
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        return _complain(f"{place}{error.strerror}", error, code=1)
     except SystemExit as done:  # --help of a command
         return int(done.code or 0)
     return 0

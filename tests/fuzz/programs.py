@@ -132,7 +132,7 @@ class Builder:
         self.used: list[str] = []
         self.seed = 10
         self.latent = False
-        self.main_from_input = True  # whether {a} of the last line depends on the input
+        self.all_from_input = True  # whether all that the last line takes depends on the input
         self.leaf = choose(4) == 3
         self.known = [_Value("x", True)]
         self.read: set[str] = set()
@@ -288,7 +288,7 @@ class Builder:
                 self._restart()
             return False
         self.used.append(template.source)
-        if template.steps and not self.main_from_input:
+        if template.steps and not self.all_from_input:
             self.latent = True
         return True
 
@@ -305,7 +305,6 @@ class Builder:
 
     def _line(self, template: Template, given: str | None = None) -> tuple[str, str | None, bool]:
         main, from_input = (given, self._from_input(given)) if given is not None else self.operand(template)
-        self.main_from_input = from_input
         shape = tuple(self.value(main).shape)
         chosen: dict[str, str] = {"a": main}
         memory = _memory(self.value(main))
@@ -342,7 +341,7 @@ class Builder:
             at = self.value(SLOT.sub(fill, template.at))
             if isinstance(at, Tensor) and at.numel() and bool(((at.detach() - kink).abs() < APART).any()):
                 raise UnfitError
-        depends = any(sources)
+        depends, self.all_from_input = any(sources), all(sources)
         if template.writes:
             self._written(main, depends)
             return text, None, depends

@@ -58,7 +58,7 @@ def out_of_place(program: Program) -> Program | None:
             return None
         if rewritten is not None:
             target, expression = rewritten
-            same = [name for name in scope if re.fullmatch(r"h\d+", name) and scope[name] is scope[target]]
+            same = [name for name in scope if re.fullmatch(r"h\d+|x", name) and scope[name] is scope[target]]
             if _has_views(scope, scope[target]):
                 return None
             name = line.partition(" ")[0]

@@ -196,6 +196,28 @@ def test_the_numbers_of_a_step_are_those_of_where() -> None:
     torch.testing.assert_close(_credit(lambda z: torch.where(z < 0, 1.0, 0.0), z, composite), -step, **CLOSE)
 
 
+MOVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "part": lambda x: x[..., 0],
+    "view": lambda x: x.view(-1),
+    "transpose": lambda x: x.mT,
+    "clone": lambda x: x.clone(),
+    "stack": lambda x: torch.stack([x, x]),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_moved_mask_of_a_parameter_is_a_step_of_it(name: str) -> None:
+    move, parameter = MOVED[name], torch.randn(5, 6)
+    found = []
+    for function in (lambda x, p: x * move(p > 0).double(), lambda x, p: x * (move(p * 1.0) > 0).double()):
+        model = Call(function, p=parameter.clone())
+        with attached(model, rules.Epsilon()):
+            model(torch.ones(())).sum().backward()
+        found.append(feedback_of(model)["p"])
+    assert (found[1] != 0).any()
+    torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
 def test_a_written_mask_is_a_constant() -> None:
     def written(z: Tensor) -> Tensor:
         keep = z > 0
@@ -230,3 +252,32 @@ def test_a_network_of_written_out_relus_is_one_of_relus() -> None:
         model = nn.Sequential(layers[0], activation, layers[1], activation, layers[2])
         found.append(propagate(model, x, given, rules.Epsilon(0.1), activation=rules.Secant()).feedback)
     torch.testing.assert_close(*found, **CLOSE)
+
+
+LABELS = torch.tensor([1, 0, 3])
+CONSTANT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of scores (3, 4) and a mask that torch cannot follow
+    "target of soft_margin_loss": lambda x, mask: F.soft_margin_loss(x, mask * 2 - 1),
+    "weight of binary_cross_entropy": lambda x, mask: F.binary_cross_entropy(x.sigmoid(), torch.ones(3, 4), mask),
+    "weight=": lambda x, mask: F.binary_cross_entropy_with_logits(x, torch.ones(3, 4), weight=mask),
+    "pos_weight=": lambda x, mask: F.binary_cross_entropy_with_logits(x, torch.ones(3, 4), pos_weight=mask + 1),
+    "weight of torch's own": lambda x, mask: torch.binary_cross_entropy_with_logits(x, torch.ones(3, 4), mask),
+    "weight of cross_entropy": lambda x, mask: F.cross_entropy(x, LABELS, mask[0] + 0.5),
+    "weight of nll_loss": lambda x, mask: F.nll_loss(x, LABELS, weight=mask[0] + 0.5),
+    "weight of multi_margin_loss": lambda x, mask: F.multi_margin_loss(x, LABELS, weight=mask[0] + 0.5),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_where_torch_takes_constants_a_mask_is_one(name: str) -> None:
+    """Hard examples weighted by (score > t).float() train in plain torch, where a mask has no gradient."""
+    loss, z = CONSTANT[name], torch.randn(3, 4)
+    found = _credit(lambda z: loss(z, (z > 0.2).double()), z, COMPOSITES["difference"])
+    mask = (z > 0.2).double()
+    torch.testing.assert_close(found, _credit(lambda z: loss(z, mask), z, COMPOSITES["difference"]), **CLOSE)
+    assert (found != 0).any()
+
+
+def test_class_weights_of_soft_targets_carry_credit() -> None:
+    z, targets = torch.randn(3, 4), torch.rand(3, 4).softmax(1)
+    found = _credit(lambda z: F.cross_entropy(z.detach(), targets, z[0].exp()), z, COMPOSITES["difference"])
+    assert (found[0] != 0).all()

@@ -60,6 +60,10 @@ def _run(function, x: Tensor) -> list[Tensor]:
     return _differentiable(function(x * 1.0))  # an activation, not a leaf
 
 
+# two calls of plain torch may differ in the last bits: LAPACK's depend on where its workspace lies
+NOT_REPRODUCIBLE = {"lstsq"}
+
+
 def _credit(outputs: list[Tensor], x: Tensor, credits: list[Tensor]) -> Tensor:
     (found,) = torch.autograd.grad(outputs, x, credits, allow_unused=True)
     return torch.zeros_like(x) if found is None else found
@@ -102,7 +106,10 @@ def test_credit_passes(kind: str, name: str) -> None:
             found = _run(model, x)
         credits = [torch.randn_like(y) for y in found]
         outputs, expected = _expected(kind, function, x, credits)
-        torch.testing.assert_close(found, outputs, rtol=0, atol=0, msg=lambda text, s=spelling: f"{s}: {text}")
+        last_bits = 1e-14 if name in NOT_REPRODUCIBLE else 0.0
+        torch.testing.assert_close(
+            found, outputs, rtol=last_bits, atol=last_bits, msg=lambda text, s=spelling: f"{s}: {text}"
+        )
         credit = _credit(found, x, credits)
         torch.testing.assert_close(credit, expected, **CLOSE, msg=lambda text, s=spelling: f"{s}: {text}")
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import multiprocessing
 import os
+import platform
 import stat
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from feedprop.errors import FeedpropError
-from feedprop.training.checkpoints import RunFolder
+from feedprop.training.checkpoints import OWN_FILES, RunFolder
 
 from .conftest import BLOBS
 
@@ -86,7 +92,9 @@ def test_numbers_go_on_from_the_largest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a-001", "a-007", "a-x", "b-009"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    assert str(RunFolder.choose(None, title="a", overwrite=False).path) == "runs/a-008"
+    folder = RunFolder.choose(None, title="a", overwrite=False)
+    folder.claim()
+    assert str(folder.path) == "runs/a-008"
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
@@ -120,3 +128,142 @@ def test_default_output_folders_are_numbered(command, tmp_path):
     for _ in range(2):
         assert command(*BLOBS, "--epochs", 1).code == 0
     assert {entry.name for entry in (tmp_path / "runs").iterdir()} == {"blobs-mlp-lfp-001", "blobs-mlp-lfp-002"}
+
+
+# --- several runs, and runs that are killed ---
+
+
+def _claimed(number: int) -> str:
+    folder = RunFolder.choose(None, title="a", overwrite=False)
+    folder.claim()
+    time.sleep(0.2)
+    return str(folder.path)
+
+
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with multiprocessing.get_context("fork").Pool(20) as pool:
+        folders = pool.map(_claimed, range(20), chunksize=1)
+    assert sorted(folders) == [f"runs/a-{number:03d}" for number in range(1, 21)]
+
+
+def _takes(output: str) -> str:
+    try:
+        RunFolder.choose(output, title="", overwrite=Path(output, "config.yaml").exists()).claim()
+    except FeedpropError as error:
+        return str(error)
+    time.sleep(2)
+    return "claimed"
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "overwritten"])
+def test_one_run_has_a_folder(tmp_path, earlier):
+    output = tmp_path / "run"
+    if earlier:
+        output.mkdir()
+        (output / "config.yaml").write_text("")
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        answers = pool.map(_takes, [str(output)] * 4, chunksize=1)
+    assert answers.count("claimed") == 1
+    assert sum("another run (process" in answer and "name another --output" in answer for answer in answers) == 3
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def _run(path, content: str) -> None:
+    path.mkdir()
+    for name in OWN_FILES:
+        (path / name).write_text(content)
+    (path / "tensorboard").mkdir()
+    (path / "tensorboard/events").write_text(content)
+
+
+def _whole(path) -> str:
+    """The content of all files of a run, which must be the same."""
+    files = [path / name for name in (*OWN_FILES, "tensorboard/events")]
+    (content,) = {file.read_text() for file in files}
+    return content
+
+
+STEPS = ("rename", "unlink", "rmdir")
+
+
+@pytest.mark.parametrize("kill_at", range(14))
+def test_whenever_a_process_is_killed_one_of_the_runs_is_whole(tmp_path, monkeypatch, kill_at):
+    output = tmp_path / "run"
+    _run(output, "old")
+    (output / "notes.txt").write_text("mine")
+    folder = RunFolder.choose(str(output), title="", overwrite=True)
+    folder.claim()
+    for name in OWN_FILES:
+        folder.write(name, "new")
+    (folder.path / "tensorboard").mkdir()
+    (folder.path / "tensorboard/events").write_text("new")
+    done = 0
+
+    def until_killed(call):
+        def killing(*args, **kwargs):
+            nonlocal done
+            done += 1
+            if done > kill_at:
+                raise Killed
+            return call(*args, **kwargs)
+
+        return killing
+
+    for step in STEPS:
+        monkeypatch.setattr(Path, step, until_killed(getattr(Path, step)))
+    with contextlib.suppress(Killed):
+        folder.settle(main=True)
+    monkeypatch.undo()
+    for lock in tmp_path.rglob(".running"):
+        lock.write_text(f"{2**22 + 1} {platform.node()}")  # a process that is no more
+    again = RunFolder.choose(str(output), title="", overwrite=True)
+    assert _whole(output) in ("old", "new")
+    assert (output / "notes.txt").read_text() == "mine"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    again.claim()
+    again.release()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    assert not [*output.glob(".*")]
+
+
+def test_the_run_that_was_replaced_is_there_until_the_first_epoch_is_done(command, tmp_path, monkeypatch):
+    assert command(*BLOBS, "--output", "run", "--epochs", 1).code == 0
+    (tmp_path / "run/explained.html").write_text("what feedprop explain writes")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in OWN_FILES}
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("feedprop.training.loop._epoch", stopped)
+    answer = command(*BLOBS, "--output", "run", "--epochs", 1, "--overwrite")
+    assert answer.code == 130
+    assert f"no epoch was finished, and {tmp_path / 'run'} is as it was" in answer.err
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in OWN_FILES} == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    assert not [*(tmp_path / "run").glob(".*")]
+
+
+def test_what_is_kept_is_what_was_written(command, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "save", full)
+    answer = command(*BLOBS, "--output", "run", "--epochs", 1)
+    assert "No space left on device; no epoch was finished" in answer.err
+    assert answer.code == 1
+
+
+def test_the_folder_that_the_command_runs_in_is_not_replaced(command, tmp_path, monkeypatch):
+    assert command(*BLOBS, "--output", "run", "--epochs", 1).code == 0
+    monkeypatch.chdir(tmp_path / "run")
+    assert "the folder that the command runs in" in command(*BLOBS, "--output", ".", "--overwrite").sentence
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    RunFolder(tmp_path).write_json("results.json", {"loss": math.nan, "rows": [[1.5, -math.inf], (2, "a")]})
+    content = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert content == {"loss": None, "rows": [[1.5, None], [2, "a"]]}

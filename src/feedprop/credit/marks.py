@@ -160,7 +160,10 @@ def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         result = function(tensors, *args[1:], **kwargs) if args else function(**kwargs | {name: tensors})
         if torch.compiler.is_compiling() and isinstance(output, (tuple, list)):  # it marks no part of a tuple
             output = tuple([part.view_as(part) for part in output])
+        weight = get(first.tensor, WEIGHT)
         for part, tensor in _pairs(output, result):
+            if weight is not None:
+                mark_weight(tensor, weight)
             mark(part, kind, first._replace(tensor=tensor))
     return output
 

@@ -127,7 +127,7 @@ def compared(context: Context, function: Function, args: Arguments, kwargs: Keyw
     if not (z.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
         return answer
     same = not isinstance(other, Tensor) and other == 0
-    difference = z if same else summed(context, torch.sub, (z, other), {})
+    difference = credit.as_weight(z, context.magnitude) if same else summed(context, torch.sub, (z, other), {})
     if not difference.is_floating_point():  # complex numbers or integers
         return answer
     sources = self_gated.sources_of(z, other)

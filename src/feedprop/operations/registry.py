@@ -220,6 +220,28 @@ def refused(reason: str) -> Handler:
     return handle
 
 
+def with_constants(names: str, *positions: int, soft_targets: bool = False) -> Handler:
+    """Return `ordinary` for a function with arguments that torch cannot differentiate: they pass no credit.
+
+    A mask that became a number is a constant in plain torch but carries credit here, so it must be detached.
+
+    Args:
+        names: of these arguments.
+        positions: where they may stand.
+        soft_targets: whether torch can differentiate them after all if the targets, the second argument, are floats.
+    """
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        targets = args[1] if len(args) > 1 else kwargs.get("target")
+        if not (soft_targets and isinstance(targets, Tensor) and targets.is_floating_point()):
+            parts = [without_gradient((x,))[0] if position in positions else x for position, x in enumerate(args)]
+            args, constant = tuple(parts), {name: x for name, x in kwargs.items() if name in names.split()}
+            kwargs = kwargs | without_gradient(constant)
+        return ordinary(context, function, args, kwargs)
+
+    return based_on(ordinary, handle)
+
+
 def based_on(handler: Handler, wrapped: Handler) -> Handler:
     """Note that `wrapped` extends `handler`, which in-place spellings must know. Returns `wrapped`."""
     wrapped.base = getattr(handler, "base", handler)  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ from feedprop.operations.registry import (
     ordinary,
     refused,
     summed,
+    with_constants,
 )
 from feedprop.operations.self_gated import added, gate, multiple, raised, self_gated, smooth, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
@@ -89,13 +90,17 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     (tracked(ordinary, gate), "leaky_relu rrelu prelu"),
     (tracked(ordinary, multiple), "neg negative"),
+    (with_constants("target", 1), "soft_margin_loss"),
+    (with_constants("weight", 2), "binary_cross_entropy nll_loss nll_loss2d"),
+    (with_constants("weight", 2, soft_targets=True), "cross_entropy"),
+    (with_constants("weight", 4), "multi_margin_loss"),
+    (with_constants("weight pos_weight", 2, 3, 6), "binary_cross_entropy_with_logits"),
     # --- norms, losses, linear algebra, special functions: smooth arithmetic has its ordinary backward
     (ordinary, """
         var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm nuclear_norm
         frobenius_norm dist renorm cdist pdist pairwise_distance
-        cross_entropy nll_loss nll_loss2d poisson_nll_loss gaussian_nll_loss kl_div ctc_loss binary_cross_entropy
-        binary_cross_entropy_with_logits mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss
-        hinge_embedding_loss margin_ranking_loss multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss
+        poisson_nll_loss gaussian_nll_loss kl_div ctc_loss mse_loss l1_loss smooth_l1_loss huber_loss
+        hinge_embedding_loss margin_ranking_loss multilabel_margin_loss multilabel_soft_margin_loss
         triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
         inv inverse inv_ex pinv pinverse det slogdet logdet cholesky cholesky_ex cholesky_inverse qr svd svdvals eig
         eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr

@@ -17,6 +17,7 @@ from feedprop import rewards
 from feedprop.errors import FeedpropError
 from feedprop.rules import Composite
 from feedprop.spiking import Neuron
+from feedprop.training.command_line.components import imported_from_here
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import Splits, load, loader
 from feedprop.training.data.standardisation import Normalisation
@@ -53,7 +54,7 @@ def assemble(config: Config, *, normalisation: Normalisation | None = None) -> P
         "classes": len(data.classes),
         "name": config.components["model"].name,
     }
-    notes = data.notes
+    notes = (*imported_from_here(config.components.values()), *data.notes)
     try:
         outputs = check_fit(model, inputs, **fit)
     except FeedpropError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -15,51 +17,122 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
+from feedprop.training import locks
+from feedprop.training.state import unpack
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
 BEST, LAST = "best.safetensors", "last.safetensors"
 TENSORBOARD = "tensorboard"
 EXPLAINED = "explained.html"  # of feedprop explain
+STATES = "state-*.safetensors"  # the whole state of a run after so many steps
 OWN_FILES = (CONFIG, METRICS, RESULTS, REPORT, EXPLAINED, BEST, LAST)
+LOCK, NEW, OLD = ".running", ".new", ".old"
 
 
 class RunFolder:
-    """The folder that a run writes to; `claim` makes it."""
+    """The folder that a run writes to.
 
-    def __init__(self, path: str | Path) -> None:
+    `claim` makes it, so that no other run has it. If it replaces an earlier run, it is written beside that run, in a
+    folder whose name ends in .new, until `settle` puts it in the other's place. Whenever a process is killed, the
+    earlier run or the new one is there as a whole; the next `choose` removes what is left over.
+    """
+
+    def __init__(self, path: str | Path, *, replaces: str | Path | None = None, title: str = "") -> None:
         self.path = Path(path)
+        self.replaces = None if replaces is None else Path(replaces)
+        self.title = title  # of folders that `claim` numbers
+        self._made = False
 
     @classmethod
     def choose(cls, output: str | None, *, title: str, overwrite: bool) -> RunFolder:
-        """Return the given folder, or the next numbered one in runs/; write nothing yet."""
+        """Return the given folder, or one in runs/ that `claim` numbers; write nothing yet."""
         if output is None:
-            return cls(_numbered(Path("runs"), title))
+            return cls(Path("runs"), title=title)
         path = Path(output)
         if path.exists() and not path.is_dir():
             raise FeedpropError(f"--output {output} is a file; name a folder")
-        if path.is_dir() and any(path.iterdir()):
+        _recover(path)
+        if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
             if not overwrite:
                 raise FeedpropError(f"the folder {output} is not empty; name another --output or add --overwrite")
             if not (path / CONFIG).is_file():
                 raise FeedpropError(
                     f"--overwrite replaces a run, but {output} contains no {CONFIG}; name another --output"
                 )
+            if Path.cwd().resolve().is_relative_to(path.resolve()):
+                raise FeedpropError(f"--overwrite cannot replace {output}, the folder that the command runs in")
+            return cls(_beside(path, NEW), replaces=path.resolve())
         return cls(path)
 
-    def clear(self) -> None:
-        """Remove what an earlier run wrote there, and nothing else."""
-        for name in OWN_FILES:
-            (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+    @classmethod
+    def reopen(cls, path: str | Path) -> RunFolder:
+        """Return the folder of a run that was stopped."""
+        found = Path(path)
+        _recover(found)
+        if not (found / CONFIG).is_file():
+            raise FeedpropError(f"{path} is not a run of feedprop train: it contains no {CONFIG}")
+        if (found / RESULTS).is_file():
+            raise FeedpropError(f"the run {path} is finished; there is nothing to resume")
+        return cls(found)
+
+    def latest_state(self) -> tuple[Any, list[str]]:
+        """Return the last state that can be read, and what is wrong with later ones.
+
+        Raises:
+            FeedpropError: there is none.
+        """
+        damaged: list[str] = []
+        for path in self.states():
+            try:
+                return unpack(path), damaged
+            except FeedpropError as error:
+                damaged.append(str(error))
+        raise FeedpropError("; ".join([*damaged, f"{self.path} has no state to resume from; start the run anew"]))
+
+    @property
+    def name(self) -> Path:
+        """Where the run will be."""
+        return self.path if self.replaces is None else self.replaces
 
     def claim(self) -> None:
-        """Make the folder and check that it is writable."""
+        """Make the folder, or take an empty one, for this process alone; check that it is writable."""
+        self._made = bool(self.title) or not self.path.exists()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write(".writable", b"")
-            (self.path / ".writable").unlink()
+            if self.title:
+                self.path = _make_numbered(self.path, self.title)
+            else:
+                self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.replaces, self.path):
+                if folder is not None:
+                    locks.take(folder / LOCK)
         except OSError as error:
-            raise FeedpropError(f"cannot write to the folder {self.path}: {error.strerror or error}") from error
+            raise FeedpropError(f"cannot write to the folder {self.name}: {error.strerror or error}") from error
+
+    def release(self) -> None:
+        """Let other runs have the folder; remove it if it was made for nothing."""
+        for folder in (self.replaces, self.path):
+            if folder is not None:
+                locks.release(folder / LOCK)
+        if self._made:
+            with contextlib.suppress(OSError):  # something was written
+                self.path.rmdir()
+                if self.title:
+                    self.path.parent.rmdir()
+
+    def settle(self, *, main: bool) -> None:
+        """Let the run replace the one that was there; files there that are no run's stay.
+
+        Args:
+            main: whether this process moves the folders; all processes must call this.
+        """
+        if self.replaces is None:
+            return
+        if main:
+            old = _beside(self.replaces, OLD)
+            self.replaces.rename(old)
+            self.path.rename(self.replaces)
+            _remove(old, rescue_to=self.replaces)
+        self.path, self.replaces = self.replaces, None
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write the whole file or, if that fails, leave the old one."""
@@ -77,16 +150,26 @@ class RunFolder:
             raise
 
     def write_json(self, name: str, content: Any) -> None:
-        self.write(name, json.dumps(content, indent=2) + "\n")
+        self.write(name, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Write the metrics, one epoch per line."""
-        self.write(METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        self.write(METRICS, "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in rows))
 
     def save(self, name: str, model: nn.Module, *, metadata: Mapping[str, Any]) -> None:
         """Save the model's state, with metadata that JSON can hold."""
         state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
         self.write(name, save(state, metadata={key: json.dumps(value) for key, value in metadata.items()}))
+
+    def save_state(self, step: int, content: bytes, *, keep: int) -> None:
+        """Write the state after a step, and remove all but the last ones."""
+        self.write(STATES.replace("*", f"{step:09d}"), content)
+        for path in self.states()[keep:]:
+            path.unlink()
+
+    def states(self) -> list[Path]:
+        """The files of states, the last one first."""
+        return sorted(self.path.glob(STATES), reverse=True)
 
     def metadata(self, name: str) -> dict[str, Any]:
         """Return the metadata of a checkpoint."""
@@ -114,6 +197,17 @@ class RunFolder:
             raise FeedpropError(f"{path} is not a checkpoint of feedprop train: {error}") from error
 
 
+def finite(content: Any) -> Any:
+    """Return content for JSON, which knows no NaN and no infinity: they become null."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content
+
+
 def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Name the first entry in which the model and the checkpoint differ."""
     for key in [*own, *state]:
@@ -126,7 +220,48 @@ def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     return "nothing differs"
 
 
-def _numbered(base: Path, title: str) -> Path:
-    """Return base/title-NNN, numbered after the largest number there."""
-    taken = (entry.name.rpartition("-")[2] for entry in base.glob(f"{title}-*"))
-    return base / f"{title}-{max((int(number) for number in taken if number.isdigit()), default=0) + 1:03d}"
+def _make_numbered(base: Path, title: str) -> Path:
+    """Make base/title-NNN, numbered after the largest number there; of several processes, each gets its own."""
+    base.mkdir(parents=True, exist_ok=True)
+    while True:
+        taken = (entry.name.rpartition("-")[2] for entry in base.glob(f"{title}-*"))
+        path = base / f"{title}-{max((int(number) for number in taken if number.isdigit()), default=0) + 1:03d}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+
+
+def _beside(path: Path, ending: str) -> Path:
+    whole = path.resolve()
+    return whole.with_name(whole.name + ending)
+
+
+def _recover(path: Path) -> None:
+    """Finish or undo what a killed run began: files written in part, a folder that was about to replace `path`."""
+    old, new = _beside(path, OLD), _beside(path, NEW)
+    if old.is_dir() and not path.exists():
+        old.rename(path)
+    if path.is_dir():
+        if old.is_dir():
+            _remove(old, rescue_to=path)
+        for name in (*OWN_FILES, STATES):
+            for written_in_part in path.glob(f".{name}.*"):
+                written_in_part.unlink()
+    if new.is_dir() and not locks.held(new / LOCK):
+        _remove(new, rescue_to=None)
+
+
+def _remove(folder: Path, *, rescue_to: Path | None) -> None:
+    """Remove a run, whose own files are known; move other files to another folder, or leave them."""
+    for entry in folder.iterdir():
+        name = entry.name.removeprefix(".")
+        parts = name.startswith(tuple(f"{own}." for own in OWN_FILES)) if name != entry.name else False
+        own = entry.name in (*OWN_FILES, TENSORBOARD, LOCK) or parts or name.startswith(STATES.partition("*")[0])
+        if own and entry.is_dir():
+            shutil.rmtree(entry)
+        elif own:
+            entry.unlink()
+        elif rescue_to is not None:
+            entry.rename(rescue_to / entry.name)
+    with contextlib.suppress(OSError):  # a file of the user's
+        folder.rmdir()

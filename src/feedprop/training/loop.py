@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import time
+from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
+from feedprop.errors import FeedpropError
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, RESULTS, TENSORBOARD, RunFolder
+from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.checks import check_all
 from feedprop.training.devices import make_accelerator
@@ -25,61 +28,93 @@ from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
 from feedprop.training.report.spiking_section import measure
+from feedprop.training.resumption import Saver, begin_pass, restore
 from feedprop.training.run import Run, prepare
 
 _SHOWN_EVERY_SECONDS = 0.2
 
 
-def train(config: Config, *, command: str) -> RunFolder:
-    """Train as configured and return the folder with the results."""
+def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> RunFolder:
+    """Train as configured, or go on with the run of a folder, and return the folder with the results."""
     started = time.monotonic()
     settings = config.settings
-    folder = RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
+    folder = resumed or RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
     accelerator = make_accelerator(settings.device, precision=settings.precision, accumulate=settings.accumulate)
-    folder = RunFolder(broadcast_object_list([str(folder.path)])[0])  # one folder for all processes
     set_seed(settings.seed)
     parts = assemble(config)
     for part in ("train", "validation", "test"):
         check_all(parts.data[part], workers=settings.workers)
-    run = prepare(config, folder, parts, accelerator)
-    if run.main:
-        folder.claim()
-    run.progress.say(run.introduction())
+    _claim(folder, accelerator)
     try:
-        _epochs(run)
-        _finish(run, command=command, started=started)
-    except BaseException as error:
-        _say_what_is_kept(run, error)
-        raise
+        run = prepare(config, folder, parts, accelerator)
+        saver = Saver(settings, processes=accelerator.num_processes)
+        run.progress.say(run.introduction())
+        if resumed is not None:
+            _go_on(run)
+        try:
+            _epochs(run, saver)
+            _finish(run, command=command, started=started)
+        except BaseException as error:
+            _say_what_is_kept(run, error)
+            raise
+    finally:
+        if accelerator.is_main_process:
+            folder.release()
     return folder
 
 
-def _epochs(run: Run) -> None:
-    """Train all epochs; write checkpoint and metrics after each."""
-    best = -1.0
+def _claim(folder: RunFolder, accelerator: Accelerator) -> None:
+    """Let the main process claim the folder, and tell the others which it is, or why there is none."""
+    refused: FeedpropError | None = None
+    if accelerator.is_main_process:
+        try:
+            folder.claim()
+        except FeedpropError as error:
+            refused = error
+    path, refused = broadcast_object_list([str(folder.path), refused])
+    if refused is not None:
+        raise refused
+    folder.path = Path(path)
+
+
+def _go_on(run: Run) -> None:
+    """Restore the last state that can be read."""
+    state, damaged = run.folder.latest_state()
+    restore(run, state)
+    for sentence in damaged:
+        run.progress.say(f"warning: {sentence}; the state before it is used")
+    run.progress.say(f"going on after step {run.step}, in epoch {run.first_epoch}")
+
+
+def _epochs(run: Run, saver: Saver) -> None:
+    """Train all epochs; write checkpoint, metrics and state after each."""
     log: SummaryWriter | None = None
     try:
-        with run.progress:
-            for epoch in range(1, run.config.settings.epochs + 1):
-                row, validation = _epoch(run, epoch)
-                better = validation.accuracy > best
+        with run.progress, saver.listening():
+            for epoch in range(run.first_epoch, run.config.settings.epochs + 1):
+                row, validation = _epoch(run, epoch, saver)
+                better = validation.accuracy > run.best
                 if better:
-                    best, run.best_epoch = validation.accuracy, epoch
+                    run.best, run.best_epoch = validation.accuracy, epoch
                 if run.main:
                     log = log or _open(run)
                     _write(run, row, log, better=better)
+                run.folder.settle(main=run.main)
+                run.kept = epoch
+                saver.write(run, epoch=epoch + 1)
                 run.progress.finish(row, best=better)
                 for sentence in row.get("warnings", ()):
                     run.progress.say(f"warning: {sentence}")
+                saver.stop_if_told()
     finally:
         if log is not None:
             log.close()
 
 
-def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
+def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluation]:
     """Train one epoch, evaluate on validation data, and return the epoch's figures."""
     started, name = time.monotonic(), run.parts.objective.name
-    train = _pass(run, epoch)
+    train = _pass(run, epoch, saver)
     rate = run.optimizer.param_groups[0]["lr"]
     validation = run.evaluate("validation")
     run.schedule.after_epoch(error=1 - validation.accuracy)
@@ -100,14 +135,16 @@ def _epoch(run: Run, epoch: int) -> tuple[dict[str, Any], Evaluation]:
     return row, validation
 
 
-def _pass(run: Run, epoch: int) -> dict[str, float]:
+def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
     """Take a step for each batch of training data and return the mean figures."""
-    device, batches, objective = run.accelerator.device, run.loaders["train"], run.parts.objective
+    device, objective = run.accelerator.device, run.parts.objective
     mean, loss = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
     accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
     guard, shown = NaNGuard(run.step, device), 0.0
+    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "accuracy": accuracy}
     run.model.train()
-    run.progress.start(epoch, len(batches))
+    batches, done = begin_pass(run, metrics)
+    run.progress.start(epoch, len(run.loaders["train"]), done=done)
     for inputs, targets in batches:
         with run.accelerator.accumulate(run.model):
             outputs = run.model(inputs)
@@ -115,6 +152,7 @@ def _pass(run: Run, epoch: int) -> dict[str, float]:
             run.accelerator.backward(value)
             _update(run)
         run.step += 1
+        done += 1
         guard.observe(inputs, outputs.detach(), value.detach())
         run.symptoms.observe(outputs.detach(), targets)
         mean.update(objective.sign * value.detach(), weight=len(targets))
@@ -129,6 +167,8 @@ def _pass(run: Run, epoch: int) -> dict[str, float]:
             )
         else:
             run.progress.step(None, None)
+        if run.accelerator.sync_gradients and done < len(run.loaders["train"]):
+            saver.after_step(run, epoch=epoch, batches=done, metrics=metrics)
     guard.check()
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
     return {objective.name: float(mean.compute()), **losses, "accuracy": float(accuracy.compute())}
@@ -150,10 +190,9 @@ def _update(run: Run) -> None:
 
 
 def _open(run: Run) -> SummaryWriter:
-    """Replace the files of an earlier run, now that an epoch is complete."""
-    run.folder.clear()
-    run.folder.write(CONFIG, run.config.as_yaml())
-    return SummaryWriter(str(run.folder.path / TENSORBOARD))
+    run.begin()
+    again = run.first_epoch > 1 or None  # a run that goes on replaces what it logged after that epoch
+    return SummaryWriter(str(run.folder.path / TENSORBOARD), purge_step=again and run.step)
 
 
 def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -> None:
@@ -200,6 +239,8 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     if firing_neurons(run.parts.model):
         results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
     run.folder.write_json(RESULTS, results)
+    for path in run.folder.states():
+        path.unlink()
     write_report(run.folder, run.config, rows=run.rows, results=results, model=run.parts.model, data=run.parts.data)
     run.progress.say(
         f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
@@ -208,13 +249,15 @@ def _finish(run: Run, *, command: str, started: float) -> None:
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:
-    """Add to the error what is on disk; remove the folder if nothing was written to it."""
-    done = len(run.rows)
-    if not done:
-        with contextlib.suppress(OSError):
-            run.folder.path.rmdir()
-            run.folder.path.parent.rmdir()
-    kept = (
-        f"{run.folder.path} keeps the checkpoints and metrics up to epoch {done}" if done else "no epoch was finished"
-    )
-    error.add_note(kept)
+    """Add to the error what is on disk."""
+    folder = run.folder
+    if run.saved_step:
+        needed = " --trust" if trust.is_needed(str(folder.path / CONFIG)) else ""
+        error.add_note(
+            f"{folder.path} keeps what was done up to step {run.saved_step}; feedprop train --resume {folder.path}"
+            f"{needed} goes on from there"
+        )
+    elif run.kept:
+        error.add_note(f"{folder.path} keeps the checkpoints and metrics up to epoch {run.kept}")
+    else:
+        error.add_note("no epoch was finished" + (f", and {folder.name} is as it was" if folder.replaces else ""))

@@ -46,8 +46,10 @@ class Progress:
         """Print a line above the bar."""
         self.console.print(text, markup=False)
 
-    def start(self, epoch: int, steps: int) -> None:
-        self._bar.reset(self._task, total=steps, epoch=f"{epoch:>{len(str(self.epochs))}}/{self.epochs}", figures="")
+    def start(self, epoch: int, steps: int, *, done: int = 0) -> None:
+        self._bar.reset(
+            self._task, total=steps, completed=done, epoch=f"{epoch:>{len(str(self.epochs))}}/{self.epochs}", figures=""
+        )
 
     def step(self, objective: float | None, accuracy: float | None) -> None:
         """Count a step, and show the figures if there are any."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from torch import nn
 from torch.optim import Optimizer
 
 from feedprop.training.assembly import Parts, attach, make_optimizer
-from feedprop.training.checkpoints import RunFolder
+from feedprop.training.checkpoints import CONFIG, RunFolder
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.evaluation import Evaluation, evaluate
@@ -36,9 +37,16 @@ class Run:
     progress: Progress
     symptoms: Symptoms
     warnings: list[str]  # said before the first step
+    generator: torch.Generator  # of the order of the training data
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    best: float = -1.0  # validation accuracy so far
     best_epoch: int = 0
+    kept: int = 0  # epochs whose checkpoints and figures are written
+    saved_step: int = 0  # the step that the run can go on from
+    first_epoch: int = 1  # where this process begins
+    order: torch.Tensor | None = None  # the generator's state when the present epoch began
+    resumed: Any = None  # the state that a resumed run begins its first epoch with
     update_sparsity: UpdateSparsity | None = None  # of spiking networks
 
     @property
@@ -57,6 +65,11 @@ class Run:
             gather=self.accelerator.gather_for_metrics,
         )
 
+    def begin(self) -> None:
+        """Write the configuration, before anything else is written."""
+        if self.main and not (self.folder.path / CONFIG).is_file():
+            self.folder.write(CONFIG, self.config.as_yaml())
+
     def introduction(self) -> str:
         """Return two lines about what will be trained."""
         data, config = self.parts.data, self.config
@@ -66,7 +79,7 @@ class Run:
         return (
             f"{config.settings.method}: {names['model']} ({count:,} parameters) on {names['data']} ({sizes}), "
             f"{self.accelerator.device}\n"
-            f"{names['optimizer']}, {self.schedule.description}; writing to {self.folder.path}"
+            f"{names['optimizer']}, {self.schedule.description}; writing to {self.folder.name}"
         )
 
 
@@ -102,5 +115,6 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         config, folder, parts, accelerator, model, prepared, schedule, named, progress,
         symptoms=Symptoms(parts.model, classes=parts.data.classes, steps=total, method=settings.method),
         warnings=remarks,
+        generator=loaders["train"].generator,
         update_sparsity=UpdateSparsity(parts.model) if firing_neurons(parts.model) else None,
     )  # fmt: skip

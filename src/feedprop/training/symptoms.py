@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ WARM_UP = 0.3  # OneCycleLR reaches its rate there
 SHORTEST = 50  # steps of a run that is judged at its end if it is shorter than that
 DEVIATIONS = 3.0  # standard deviations above chance that accuracy must reach
 SMALLEST, USUAL, LARGEST = 1e-4, 1e-2, 0.1  # how far a step moves the weights, as a share of their norm
+
+
+_COUNTED = ("said", "_count", "_furthest", "_moves", "_targets", "_right", "_reached")
 
 
 class Symptoms:
@@ -41,6 +44,15 @@ class Symptoms:
         self._count = 0
         self._furthest = 0.0  # that a step has moved the weights so far
         self._start()
+
+    def state(self) -> dict[str, Any]:
+        """Return what was counted, for `load`."""
+        return {name: getattr(self, name) for name in _COUNTED}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        device = next((weight.device for weight in self.weights), None)
+        for name in _COUNTED:
+            setattr(self, name, _on(device, state[name]))
 
     def _start(self) -> None:
         """Begin an epoch."""
@@ -126,6 +138,15 @@ class Symptoms:
             )
         check = "run feedprop check with the same options, and " if self.signal == "feedback" else ""
         return f"{check}try --optimizer.lr ten times smaller and ten times larger"
+
+
+def _on(device: torch.device | None, value: Any) -> Any:
+    """Return a value with all tensors in it on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _on(device, item) for key, item in value.items()}
+    return [_on(device, item) for item in value] if isinstance(value, list) else value
 
 
 def _rounded(factor: float) -> str:

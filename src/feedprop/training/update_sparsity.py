@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,15 @@ class UpdateSparsity:
         self.weights = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.requires_grad]
         self.count = 0
         self._reset()
+
+    def state(self) -> dict[str, Any]:
+        """Return what was counted, for `load`."""
+        return {"count": self.count, "measured": self.measured, "without": self.without, "negligible": self.negligible}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        device = self.weights[0].device
+        for name, value in state.items():
+            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
 
     def _reset(self) -> None:
         self.measured = 0

@@ -91,7 +91,7 @@ def test_evaluate_finds_data_and_modules_where_the_run_was_started(command, tmp_
     monkeypatch.delitem(sys.modules, "own_network")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path / "trained")])
     monkeypatch.chdir(tmp_path / where)
-    answer = command("evaluate", tmp_path / "trained/run", "--json")
+    answer = command("evaluate", tmp_path / "trained/run", "--json", "--trust")
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["accuracy"] == _results(tmp_path / "trained/run")["test"]["accuracy"]
 

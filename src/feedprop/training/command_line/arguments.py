@@ -6,6 +6,7 @@ options a parser of jsonargparse has, and that parser checks and converts all va
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from feedprop.errors import FeedpropError
-from feedprop.training.checkpoints import CONFIG, RunFolder
+from feedprop.training.checkpoints import CONFIG, RESULTS, RunFolder
+from feedprop.training.command_line import trust
 from feedprop.training.command_line.components import KINDS, Component, resolve, search_in
 from feedprop.training.command_line.config import Config, Settings, read_config
 from feedprop.training.command_line.defaults import DEFAULT_MODEL, default_options
@@ -24,7 +26,8 @@ DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backp
 Without options: digits, a small MLP, 20 epochs. Every component is given by a short name or an import path and takes
 its own options after a dot; --help lists those of the components named in the same command, as in
 feedprop train --model torchvision.models.resnet18 --help."""
-FLAGS = ("help", "overwrite", "json", "evaluate")  # options without a value
+FLAGS = ("help", "overwrite", "json", "trust", "evaluate")  # options without a value
+OPTIONAL = "resume"  # the option that may have one
 Options = dict[str, Any]
 
 
@@ -80,7 +83,37 @@ class Request:
 
 def parse_train(argv: Sequence[str], *, command: str = "train") -> Config:
     """Return the configuration that the command line and its --config files describe."""
+    search_in(".")
     return _configure(*_read_words(argv), command=command)
+
+
+def parse_resume(argv: Sequence[str]) -> tuple[Config, RunFolder] | None:
+    """Return the configuration and the folder of the run to go on with; None if the words do not ask for that."""
+    arguments, given = _read_words(argv)
+    if OPTIONAL not in given or "help" in given:
+        return None
+    run, trusted = given.pop(OPTIONAL), given.pop("trust", False)
+    if arguments or given:
+        word = f"--{next(iter(given)).removesuffix('.name')}" if given else arguments[0]
+        raise FeedpropError(f"--resume goes on with a run as it was configured; leave out {word}")
+    folder = RunFolder.reopen(_last_unfinished() if run is True else run)
+    file = str(folder.path / CONFIG)
+    if not trusted:
+        trust.check(read_config(file), file=file)
+    search_in(*((".",) if trusted else ()))
+    return _configure([], {"config": [file]}), folder
+
+
+def _last_unfinished() -> Path:
+    """Return the run in runs/ that was stopped last."""
+    found = [
+        (folder.states()[0].stat().st_mtime, path)
+        for path in Path("runs").glob("*")
+        if (folder := RunFolder(path)).states() and not (path / RESULTS).exists()
+    ]
+    if not found:
+        raise FeedpropError("--resume: there is no run in runs/ that was stopped; name its folder")
+    return max(found)[1]
 
 
 def parse_evaluate(argv: Sequence[str]) -> Request:
@@ -103,13 +136,16 @@ def parse_explain(argv: Sequence[str]) -> Request:
 
 
 def _parse_run(argv: Sequence[str], command: str, settings: type, flag: str, about: str) -> Request:
-    """Return what the command line asks about a run."""
+    """Return what the command line asks about a run. Code from elsewhere runs only with --trust."""
     arguments, given = _read_words(argv)
     data = {key: given.pop(key) for key in [*given] if key.startswith("data.")}
     parser = OneSentenceParser(prog=f"feedprop {command}", usage=f"feedprop {command} RUN [options]")
     parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
     parser.add_class_arguments(settings, None)
     parser.add_argument(f"--{flag}", action="store_true", help=about)
+    parser.add_argument(
+        "--trust", action="store_true", help="let the configuration of the run import code of any package or folder"
+    )
     parser.add_argument(
         "--data", type=str, metavar="NAME", help="other data, with its options, such as --data.root DIR"
     )
@@ -118,9 +154,12 @@ def _parse_run(argv: Sequence[str], command: str, settings: type, flag: str, abo
     file = Path(run) / CONFIG
     if not file.is_file():
         raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
+    if not values["trust"]:
+        trust.check(read_config(str(file)), file=str(file))
     name = f"{values['checkpoint']}.safetensors"
     trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
-    config = _as_trained(_configure([], {"config": [str(file)], **data}, path=trained_in), trained_in, given=data)
+    search_in(*((trained_in, ".") if values["trust"] else ()))
+    config = _as_trained(_configure([], {"config": [str(file)], **data}), trained_in, given=data)
     return Request(run, config, values)
 
 
@@ -138,13 +177,15 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
     """Return the words that belong to no option, and the options; --config may be given several times."""
     arguments: list[str] = []
     options: Options = {}
-    words = iter("--help" if word == "-h" else word for word in argv)
-    for word in words:
+    words = deque("--help" if word == "-h" else word for word in argv)
+    while words:
+        word = words.popleft()
         if not word.startswith("--"):
             arguments.append(word)
             continue
         key, equals, text = word.removeprefix("--").partition("=")
-        value = text if equals else True if key in FLAGS else next(words, "--")
+        lone = key in FLAGS or (key == OPTIONAL and not (words and not words[0].startswith("--")))
+        value = text if equals else True if lone else words.popleft() if words else "--"
         if not equals and str(value).startswith("--"):
             raise FeedpropError(f"--{key} needs a value")
         if key == "config":
@@ -154,12 +195,8 @@ def _read_words(argv: Sequence[str]) -> tuple[list[str], Options]:
     return arguments, options
 
 
-def _configure(arguments: Sequence[str], given: Options, *, command: str = "train", path: str = ".") -> Config:
-    """Return the configuration that the options, the files they name and the defaults add up to.
-
-    Modules are looked up in the folder `path` first.
-    """
-    search_in(path)
+def _configure(arguments: Sequence[str], given: Options, *, command: str = "train") -> Config:
+    """Return the configuration that the options, the files they name and the defaults add up to."""
     layers = [*map(read_config, given.pop("config", ())), given]
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
     method = settled.get("method", Settings.method)
@@ -179,12 +216,16 @@ def _configure(arguments: Sequence[str], given: Options, *, command: str = "trai
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_class_arguments(Settings, None, skip={"overwrite"})
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the output folder")
+    if command == "train":
+        parser.add_argument("--resume", metavar="[RUN]", help="go on with a run that was stopped")
+        parser.add_argument("--trust", action="store_true", help="with --resume, let the run import code of any folder")
     for kind in kinds:
         add_component(parser, kind, options[f"{kind}.name"], named=f"{kind}.name" in settled)
     same = {kind for kind in kinds if _same(kind, options[f"{kind}.name"], defaults[f"{kind}.name"])}
     parser.set_defaults({key: value for key, value in defaults.items() if _kind(key) in same})
     values = parser.read(arguments, {key: value for key, value in options.items() if _kind(key) not in foreign})
-    del values["config"]
+    for key in ("config", "resume", "trust"):
+        values.pop(key, None)
     parts = {kind: values.pop(kind) for kind in kinds}
     for name in _cycled(parts):
         if f"optimizer.{name}" in settled:

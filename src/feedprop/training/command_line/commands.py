@@ -15,8 +15,14 @@ import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
 from feedprop.training.assembly import Parts, assemble, attach
-from feedprop.training.checkpoints import EXPLAINED, RunFolder
-from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_explain, parse_train
+from feedprop.training.checkpoints import EXPLAINED, RunFolder, finite
+from feedprop.training.command_line.arguments import (
+    Request,
+    parse_evaluate,
+    parse_explain,
+    parse_resume,
+    parse_train,
+)
 from feedprop.training.data.splits import loader
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.devices import make_accelerator
@@ -28,7 +34,8 @@ CHECKED = 32  # samples
 
 
 def train_command(argv: Sequence[str]) -> None:
-    loop.train(parse_train(argv), command=shlex.join(["feedprop", "train", *argv]))
+    config, folder = parse_resume(argv) or (parse_train(argv), None)
+    loop.train(config, command=shlex.join(["feedprop", "train", *argv]), resumed=folder)
 
 
 def check_command(argv: Sequence[str]) -> None:
@@ -68,7 +75,7 @@ def evaluate_command(argv: Sequence[str]) -> None:
     sparsity = near_zero_share(parts.model)
     if request.json:
         facts = {"run": request.run, "checkpoint": request.checkpoint, "split": request.split, "near_zero": sparsity}
-        print(json.dumps({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes}))
+        print(json.dumps(finite({**facts, **found.as_dict(parts.objective.name), "classes": parts.data.classes})))
     else:
         _print(request, found, name=parts.objective.name, classes=parts.data.classes, sparsity=sparsity)
 

@@ -134,11 +134,21 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(lowered[match] for match in found)}?" if found else ""
 
 
-def search_in(folder: str) -> None:
-    """Find modules in this folder, and in the current one as `python -m` does."""
-    for path in (os.getcwd(), os.path.abspath(folder)):
-        if path not in sys.path:
-            sys.path.insert(0, path)
+def search_in(*folders: str) -> None:
+    """Find modules in these folders, after what is installed; without folders, only what is installed."""
+    if sys.path[:1] in ([""], [os.getcwd()]):  # python -m feedprop puts the current folder first
+        del sys.path[0]
+    sys.path += [path for path in map(os.path.abspath, folders) if path not in sys.path]
+
+
+def imported_from_here(components: Iterable[Component]) -> tuple[str, ...]:
+    """Say which components come from files of the current folder."""
+    here, found = os.getcwd() + os.sep, []
+    for part in components:
+        file = getattr(sys.modules.get(getattr(part.target(), "__module__", "")), "__file__", None)
+        if file is not None and os.path.abspath(file).startswith(here) and "site-packages" not in file:
+            found.append(f"--{part.kind} {part.name} is imported from {os.path.abspath(file)}")
+    return tuple(found)
 
 
 def import_path(path: str, *, option: str) -> Any:

@@ -40,6 +40,9 @@ class Settings:
         device: auto, cpu, cuda, cuda:1, mps
         precision: automatic mixed precision
         workers: processes that read images which are not held in memory
+        checkpoint_every: when the whole state is written, from which --resume goes on: epoch, or also every so many
+            steps (500) or minutes (10min)
+        keep_checkpoints: how many of these states are kept, the last ones
         output: folder of the run; runs/DATA-MODEL-METHOD-NUMBER unless given
         overwrite: replace the run that is in the output folder
     """
@@ -57,11 +60,13 @@ class Settings:
     device: str = "auto"
     precision: Precision = "no"
     workers: int = 0
+    checkpoint_every: str = "epoch"
+    keep_checkpoints: int = 2
     output: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "batch_size", "accumulate", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise FeedpropError(f"--{name} must be at least 1, but is {getattr(self, name)}")
         for name in ("seed", "workers", "magnitude_floor"):
@@ -116,13 +121,24 @@ class Config:
         return yaml.safe_dump(_plain(self.as_dict()), sort_keys=False, allow_unicode=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader without aliases, with which a small file can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases (*name), which configurations cannot have")
+        return super().compose_node(parent, index)
+
+
 def read_config(path: str) -> dict[str, Any]:
     """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise FeedpropError(f"cannot read the configuration file {path}: {reason}") from error
+    except RecursionError as error:
+        raise FeedpropError(f"the configuration file {path} is nested too deeply") from error
     except yaml.YAMLError as error:
         raise FeedpropError(f"the configuration file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):
