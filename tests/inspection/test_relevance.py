@@ -13,6 +13,7 @@ import feedprop
 from feedprop import FeedpropError, UnknownOperationError, attached, relevance, rewards, rules
 from feedprop.operations.registry import HANDLERS
 from feedprop.rules import presets
+from feedprop.spiking import LIF, SpikingSequential
 from feedprop.spiking.models import lif_mlp
 from support import rule_oracles
 from support.propagation import CLOSE, Call, Residual, randomised
@@ -174,11 +175,18 @@ def test_the_table_has_layers_and_the_model_but_no_containers() -> None:
     assert list(found.modules) == ["0.0", "0.1", "0", "1", ""]
 
 
-def test_a_damped_sum_before_relu_is_seen() -> None:
-    model, inputs = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
+@pytest.mark.parametrize("between", [nn.Identity(), nn.Unflatten(1, (2, 2))], ids=["directly", "moved"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_damped_sum_before_relu_is_seen(inplace: bool, between: nn.Module) -> None:
+    layers = (nn.Linear(3, 4), between, nn.ReLU(inplace=inplace), nn.Flatten(), nn.Linear(4, 2))
+    model, inputs = nn.Sequential(*layers), torch.randn(5, 3)
     found = relevance(model, inputs, 0, rules.Epsilon(0.5))
     assert found.modules["0"].abs().sum() > 0
-    torch.testing.assert_close(found.modules["0"], found.modules["1"])
+    torch.testing.assert_close(found.modules["0"], found.modules["2"].flatten(1))
+    torch.testing.assert_close(found.inputs, relevance(model, inputs, 0, rules.Epsilon(0.5), only_inputs=True).inputs)
+    rows = {flow.name: flow for flow in found.conservation()}
+    assert rows["0"].out == pytest.approx(rows["2"].out) == pytest.approx(float(found.modules["2"].sum()))
+    assert rows["0"].gap != 0  # what epsilon damps
 
 
 def test_batch_norm_keeps_what_its_mean_and_offset_take() -> None:
@@ -387,6 +395,37 @@ def test_tied_weights_have_the_relevance_of_both_uses() -> None:
     expected = relevance(apart, inputs, 0).parameters
     assert set(found.parameters) == {"one.weight"}
     torch.testing.assert_close(found.parameters["one.weight"], expected["0.weight"] + expected["1.weight"])
+
+
+SPIKING = {
+    "dense": lambda: SpikingSequential(*(nn.Linear(16, 12), LIF(0.9), nn.Linear(12, 3), LIF(0.9)), steps=15),
+    "flattened": lambda: SpikingSequential(
+        *(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3), nn.Flatten(), LIF(0.9)),
+        *(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3), LIF(0.9)),
+        steps=15,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPIKING)
+def test_looking_changes_nothing_where_neurons_take_their_current_before_its_damping(name: str) -> None:
+    model, inputs = randomised(SPIKING[name]()), torch.rand(4, 16) * 3
+    composite = presets.spiking(0.5)
+
+    def spikes(outputs: Tensor) -> Tensor:
+        return outputs.sum((0, 2))
+
+    followed = inputs.clone().requires_grad_()
+    with attached(model, composite):
+        spikes(model(followed)).sum().backward()
+    expected = (followed * followed.grad).detach()
+    assert expected.abs().max() > 0.1
+    found = relevance(model, inputs, spikes, composite)
+    torch.testing.assert_close(found.inputs, expected, **CLOSE)
+    torch.testing.assert_close(relevance(model, inputs, spikes, composite, only_inputs=True).inputs, expected, **CLOSE)
+    first = next(flow for flow in found.conservation() if flow.kind in ("Linear", "Conv2d"))
+    assert abs(first.gap) < 1e-9  # the neuron damps, not the layer before it
+    assert first.into == pytest.approx(float(expected.sum()))
 
 
 def test_recurrent_spiking_parametrized_and_checkpointed_models() -> None:

@@ -31,7 +31,7 @@ from feedprop.credit.flow import STAND_IN_NODE, follows_weights, scaled, stand_i
 from feedprop.credit.graph import walk
 from feedprop.credit.marks import is_weight
 from feedprop.credit.start import Starts, computed, divided, enter, moves, start_backward, traced
-from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
+from feedprop.credit.sums import damped, damped_in_place, damped_relu, damping_of, kept, undamped
 from feedprop.credit.transforms import transformed
 from feedprop.credit.weights import (
     WEIGHT_NODES,
@@ -57,12 +57,14 @@ __all__ = [
     "damped",
     "damped_in_place",
     "damped_relu",
+    "damping_of",
     "derivative",
     "divided",
     "enter",
     "follows_weights",
     "is_weight",
     "jumps",
+    "kept",
     "limits_at_zero",
     "marks",
     "modified_weight",

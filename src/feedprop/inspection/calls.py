@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from feedprop import credit
+from feedprop.credit import marks
 from feedprop.diagnosis.trial import tensors
 
 
@@ -20,15 +22,27 @@ def followable(tensor: Tensor) -> bool:
 
 @dataclass
 class Passed:
-    """A tensor as it passed a module; `edge` is its place in the graph, None if it carries no credit."""
+    """A tensor as it passed a module, and its place in the graph, None if it carries no credit.
+
+    A spiking neuron takes a damped current from before its damping, around the tensor (see `credit.undamped`); then
+    `around` is that place, and `epsilon` what the tensor is damped by.
+    """
 
     values: Tensor
     edge: GradientEdge | None
+    around: GradientEdge | None = None
+    epsilon: float = 0.0
 
     @classmethod
     def of(cls, tensor: Tensor) -> Passed:
         """Keep the present values, which an in-place operation may overwrite later."""
-        return cls(tensor.detach().clone(), get_gradient_edge(tensor) if tensor.requires_grad else None)
+        values = tensor.detach().clone()
+        if not tensor.requires_grad:
+            return cls(values, None)
+        damped = marks.get(tensor, marks.UNDAMPED)
+        if damped is None or not damped.tensor.requires_grad:
+            return cls(values, get_gradient_edge(tensor))
+        return cls(values, get_gradient_edge(tensor), get_gradient_edge(damped.tensor), damped.epsilon)
 
 
 @dataclass
@@ -83,44 +97,56 @@ class Calls:
         call = self._running.pop()
         for tensor in tensors(result):
             if followable(tensor):
-                if tensor.requires_grad:
-                    tensor.register_hook(_look)  # type: ignore[no-untyped-call]
+                credit.kept(tensor)
                 call.left.append(Passed.of(tensor))
         self.finished.append(call)
-
-
-def _look(credit: Tensor) -> None:
-    """A hook, because the credit of a tensor without one may pass around it (see `credit.undamped`)."""
 
 
 class Credits:
     """The credit of tensors, and of what passed modules, found by one backward pass.
 
     Args:
-        value: a scalar, of which the pass starts with a credit of 1.
+        starts: scalars, or places in the graph, where the pass starts.
         ends: what to find the credit of; entries without an edge have none.
-        start: the credit that the pass starts with; 1 if not given.
+        credits: that the pass starts with; 1 if not given.
     """
 
-    def __init__(self, value: Any, ends: Sequence[Tensor | Passed], start: Any = None) -> None:
-        self.ends = [end for end in ends if isinstance(end, Tensor) or end.edge is not None]
-        edges: Any = [end if isinstance(end, Tensor) else end.edge for end in self.ends]
-        found = torch.autograd.grad(value, edges, start, allow_unused=True, retain_graph=True) if edges else ()
-        self._found = dict(zip(map(id, self.ends), found, strict=True))
+    def __init__(self, starts: Any, ends: Sequence[Tensor | Passed], credits: Any = None) -> None:
+        self._ends = ends  # keeps them, and so their ids
+        edges: dict[tuple[int, bool], Any] = {}
+        for end in ends:
+            if isinstance(end, Tensor):
+                edges[id(end), False] = end
+            else:
+                edges |= {(id(end), around): edge for around, edge in ((False, end.edge), (True, end.around)) if edge}
+        options: Any = {"allow_unused": True, "retain_graph": True}
+        found = torch.autograd.grad(starts, list(edges.values()), credits, **options) if edges else ()
+        self._found = dict(zip(edges, found, strict=True))
+
+    def parts(self, end: Tensor | Passed) -> list[tuple[Any, Tensor]]:
+        """Return the places where credit reaches an end, each with what reaches it there."""
+        if isinstance(end, Tensor):
+            found = self._found.get((id(end), False))
+            return [] if found is None else [(end, found)]
+        through, around = (self._found.get((id(end), place)) for place in (False, True))
+        if around is not None and through is not None:  # what comes from the tensor itself arrives there too
+            around = around - through * credit.damping_of(end.values, end.epsilon)
+        return [(edge, found) for edge, found in ((end.edge, through), (end.around, around)) if found is not None]
 
     def of(self, end: Tensor | Passed) -> Tensor | None:
         """Return the credit of an end, or None if no credit reaches it."""
-        return self._found.get(id(end))
+        found = [part for _, part in self.parts(end)]
+        return found[0] + found[1] if len(found) == 2 else found[0] if found else None
 
     def reward(self, end: Tensor | Passed) -> Tensor:
         """Return values times credit, shaped like the end; zeros if no credit reaches it."""
         return reward(end.detach() if isinstance(end, Tensor) else end.values, self.of(end))
 
 
-def reward(values: Tensor, credit: Tensor | None) -> Tensor:
+def reward(values: Tensor, credits: Tensor | None) -> Tensor:
     """Return values times their credit; zeros without one. Half precision becomes float32."""
     wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    if credit is None:
+    if credits is None:
         return torch.zeros_like(wide.real if wide.is_complex() else wide)
-    credit = credit.to_dense() if credit.layout is not torch.strided else credit
-    return (wide * credit.conj()).real if wide.is_complex() else wide * credit
+    credits = credits.to_dense() if credits.layout is not torch.strided else credits
+    return (wide * credits.conj()).real if wide.is_complex() else wide * credits

@@ -104,7 +104,7 @@ def _total(shares: Iterable[Tensor]) -> float:
 
 def _passed_on(call: Call, credits: Credits) -> list[Tensor]:
     """Return the reward that one call passes to each of its inputs, whatever else uses these."""
-    starts = [(one.edge, credit) for one in call.left if (credit := credits.of(one)) is not None]
+    starts = [part for one in call.left for part in credits.parts(one)]
     if not starts:
         return []
     edges, found = zip(*starts, strict=True)
