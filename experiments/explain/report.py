@@ -27,17 +27,17 @@ def main() -> None:
     for method in methods:
         cells = [f"{statistics.mean(areas[method, *kind]):.3f}".replace("0.", ".", 1) for kind in kinds]
         print(f"| {method} | {' | '.join(cells)} |")
-    print(f"\n| minus gradient | {' | '.join(f'{score}, {filling}' for score, filling in kinds)} |")
-    print(f"|---{'|---' * len(kinds)}|")
-    for method in ("epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box"):
+    best = ("epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box")
+    print(f"\n| minus gradient | {' | '.join(best)} |\n|---{'|---' * len(best)}|")
+    for kind in kinds:
         cells = []
-        for kind in kinds:
+        for method in best:
             pairs = zip(areas[method, *kind], areas["gradient", *kind], strict=True)
             differences = [one - other for one, other in pairs]
             low, high = interval(differences)
             ahead = sum(difference > 0 for difference in differences)
-            cells.append(f"{statistics.mean(differences):+.3f} [{low:+.3f}, {high:+.3f}], {ahead} of 20")
-        print(f"| {method} | {' | '.join(cells)} |".replace("0.", "."))
+            cells.append(f"{statistics.mean(differences):+.3f} [{low:+.3f}, {high:+.3f}], {ahead}")
+        print(f"| {', '.join(kind)} | {' | '.join(cells)} |".replace("0.", "."))
 
 
 if __name__ == "__main__":
