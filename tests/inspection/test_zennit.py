@@ -5,16 +5,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
-from zennit import canonizers, composites
-from zennit.attribution import Gradient
-from zennit.layer import Sum
-from zennit.torchvision import ResNetCanonizer
 
 from feedprop import relevance
 from feedprop.rules import presets
+
+torchvision = pytest.importorskip("torchvision")
+canonizers = pytest.importorskip("zennit.canonizers")
+composites = pytest.importorskip("zennit.composites")
+
+from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2  # noqa: E402  # after it was found
+from zennit.attribution import Gradient  # noqa: E402
+from zennit.layer import Sum  # noqa: E402
+from zennit.torchvision import ResNetCanonizer  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("float64")
 
