@@ -24,12 +24,7 @@ TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 NOT_RUN = {
     "export MALLOC_MMAP_THRESHOLD_": "read by glibc when a process starts; measured in experiments/spiking",
 }
-MENTIONED = {
-    "feedprop train",
-    "feedprop evaluate",
-    "feedprop explain RUN",
-    "accelerate launch",
-}  # by name, in sentences
+MENTIONED = {"feedprop train", "feedprop evaluate", "feedprop explain RUN", "accelerate launch"}  # in sentences
 RUN = {"feedprop", "accelerate"}
 LOOKED_UP = {"make", "pip", ".venv/bin/pytest", "python"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
