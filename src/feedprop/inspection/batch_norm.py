@@ -12,7 +12,7 @@ from feedprop.diagnosis.trial import devices_of, tensors
 from feedprop.errors import FeedpropError
 from feedprop.rules.composite import LINEAR_LAYERS
 
-_Norm = nn.modules.batchnorm._BatchNorm
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -30,7 +30,7 @@ def merge_batch_norm(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         FeedpropError: a batch norm uses the statistics of the batch, or what a layer returns is also used without its
             batch norm.
     """
-    if any(isinstance(module, _Norm) and module.training for module in model.modules()):
+    if any(isinstance(module, BATCH_NORMS) and module.training for module in model.modules()):
         raise FeedpropError("merge_batch_norm needs running statistics; call model.eval() before")
     pairs: dict[nn.Module, nn.Module] = {}
     before = _run(model, args, kwargs, pairs)
@@ -50,11 +50,11 @@ def _run(model: nn.Module, args: Any, kwargs: Any, pairs: dict[nn.Module, nn.Mod
     latest: list[Any] = [None, None]
 
     def left(module: nn.Module, args: Any, result: Any) -> None:
-        if isinstance(module, LINEAR_LAYERS) and "weight" in module._parameters:
+        if isinstance(module, LINEAR_LAYERS) and isinstance(module.weight, nn.Parameter):
             latest[:] = module, result
 
     def entered(module: nn.Module, args: Any) -> None:
-        if isinstance(module, _Norm) and module.running_mean is not None and args and args[0] is latest[1]:
+        if isinstance(module, BATCH_NORMS) and module.running_mean is not None and args and args[0] is latest[1]:
             pairs[module] = latest[0]
 
     hooks: list[Any] = [module.register_forward_hook(left) for module in model.modules()]

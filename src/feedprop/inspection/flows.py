@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from feedprop.diagnosis.facts import number, table
+from feedprop.inspection.batch_norm import BATCH_NORMS
 from feedprop.inspection.calls import Call, Credits
 
 
@@ -122,7 +123,7 @@ def _of_biases(call: Call, parameters: dict[str, Tensor]) -> float:
 def _of_means(call: Call, credits: Credits) -> float:
     """Return the reward that the running means of a batch norm take, -w mean / sigma for each output."""
     norm = call.module
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.training or norm.running_mean is None:
+    if not isinstance(norm, BATCH_NORMS) or norm.training or norm.running_mean is None:
         return 0.0
     if norm.running_var is None or (credit := credits.of(call.left[0])) is None:
         return 0.0

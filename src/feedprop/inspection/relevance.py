@@ -14,12 +14,15 @@ from torch.nn.parameter import is_lazy
 from feedprop.attach import attach
 from feedprop.diagnosis.trial import arguments, copy_without_rules, devices_of, mapped, tensors
 from feedprop.errors import FeedpropError, first_few
+from feedprop.inspection.batch_norm import BATCH_NORMS
 from feedprop.inspection.batch_norm import merge_batch_norm as merge
 from feedprop.inspection.calls import Call, Calls, Credits, Passed, followable, reward
 from feedprop.inspection.first_layer import OnZeros
 from feedprop.inspection.flows import Conservation, conservation
 from feedprop.inspection.targets import Target, chosen
 from feedprop.rules import Composite, Rule, presets
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +186,7 @@ def _warn_of_training(model: nn.Module) -> None:
     names = [
         name or type(module).__name__
         for name, module in model.named_modules()
-        if module.training and isinstance(module, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm))
+        if module.training and isinstance(module, (*_DROPOUTS, *BATCH_NORMS))
     ]
     if names:
         warnings.warn(
