@@ -39,13 +39,14 @@ class Relevance:
             The name "" is the model itself.
         parameters: name -> the relevance of each weight, shaped like the parameter, or (batch, *shape) with
             `per_sample`.
+        flows: what `conservation` returns; None if only inputs were asked for.
     """
 
     explained: Tensor
     inputs: Any
     modules: dict[str, Tensor | tuple[Tensor, ...]]
     parameters: dict[str, Tensor]
-    _conservation: Conservation | None = None
+    flows: Conservation | None = None
 
     def conservation(self) -> Conservation:
         """Return what each layer did with the reward that reached it; `print` shows it as a table.
@@ -53,9 +54,9 @@ class Relevance:
         Raises:
             FeedpropError: only inputs were asked for.
         """
-        if self._conservation is None:
+        if self.flows is None:
             raise FeedpropError("relevance(..., only_inputs=True) does not follow layers; call it without only_inputs")
-        return self._conservation
+        return self.flows
 
 
 def relevance(
