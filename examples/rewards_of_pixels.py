@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import feedprop
-from feedprop import discrete, rewards, rules
+from feedprop import discrete, rewards
 
 
 def trained(inputs: Tensor, targets: Tensor) -> nn.Module:
@@ -27,14 +27,6 @@ def trained(inputs: Tensor, targets: Tensor) -> nn.Module:
     return model
 
 
-def rewards_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Return what each pixel contributed to the output of its class, shaped like the inputs: x times its credit."""
-    inputs = inputs.clone().requires_grad_()
-    with feedprop.attached(model, rules.presets.conserving()):
-        model(inputs).gather(1, targets[:, None]).sum().backward()
-    return (inputs * inputs.grad).detach()
-
-
 def main(path: str = "rewards.png") -> float:
     """Write the picture and return the test accuracy."""
     inputs, targets = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
@@ -45,7 +37,7 @@ def main(path: str = "rewards.png") -> float:
 
     right = (answers == targets[1500:]).nonzero().flatten() + 1500
     chosen = torch.stack([right[targets[right] == digit][0] for digit in range(10)])
-    found = rewards_of(model, inputs[chosen], targets[chosen])
+    found = feedprop.relevance(model, inputs[chosen], targets[chosen]).inputs
     figure, axes = plt.subplots(2, 10, figsize=(10, 2.2))
     for column, (image, reward) in enumerate(zip(inputs[chosen], found, strict=True)):
         largest = reward.abs().max()

@@ -20,6 +20,7 @@ OPTIONAL = [
         "accelerate",
         "jsonargparse",
         "matplotlib",
+        "PIL",
         "rich",
         "safetensors",
         "sklearn",

@@ -28,7 +28,7 @@ ORDER: dict[str, set[str]] = {
     "attach": {"errors", "credit", "operations", "rules", "interception"},
     "rewards": {"errors", "credit"},
     "diagnosis": {"errors", "credit", "operations", "rules", "rewards", "interception", "attach"},
-    "inspection": {"errors", "credit", "operations", "rules", "interception", "attach"},
+    "inspection": {"errors", "credit", "operations", "rules", "interception", "attach", "diagnosis"},
     "discrete": {"errors", "credit", "operations"},
     "spiking": {"errors", "credit", "operations"},
     "pruning": {"errors", "rules", "interception", "attach"},
@@ -40,7 +40,7 @@ EXCEPTIONS = {
 # The application knows the package as a user does: the public names, and spiking networks and pruning whole.
 APPLICATION = {"training", "cli", "__main__"}
 PUBLIC = {"feedprop": feedprop, "feedprop.rules": rules, "feedprop.rewards": rewards, "feedprop.discrete": discrete}
-OPEN = {"errors", "pruning", "spiking"} | APPLICATION
+OPEN = {"errors", "pruning", "spiking", "inspection"} | APPLICATION
 
 
 def imports(file: Path) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,9 @@ TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 NOT_RUN = {
     "export MALLOC_MMAP_THRESHOLD_": "read by glibc when a process starts; measured in experiments/spiking",
 }
-MENTIONED = {"feedprop train", "feedprop evaluate", "feedprop prune", "accelerate launch"}  # by name, in sentences
+MENTIONED = {  # by name, in sentences
+    *("feedprop train", "feedprop evaluate", "feedprop prune", "feedprop explain RUN", "accelerate launch"),
+}
 RUN = {"feedprop", "accelerate"}
 LOOKED_UP = {"make", "pip", ".venv/bin/pytest", "python"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -6,6 +6,7 @@ from feedprop.diagnosis import check
 from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.inspection.log import Log
 from feedprop.inspection.record import record
+from feedprop.inspection.relevance import relevance
 from feedprop.interception.activation_checkpointing import recomputation
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "discrete",
     "recomputation",
     "record",
+    "relevance",
     "rewards",
     "rules",
 ]

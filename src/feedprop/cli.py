@@ -33,6 +33,11 @@ COMMANDS = {
         "prune_command",
         "prune a trained model, and draw its accuracy over sparsity",
     ),
+    "explain": (
+        "feedprop.training.command_line.commands",
+        "explain_command",
+        "show what the answers of a trained model to images were made of",
+    ),
 }
 
 

@@ -95,7 +95,7 @@ MUTATIONS = [
     Mutation(
         "rewards on outputs of 0 stop at a view",
         "credit/start.py",
-        "(_moves(node) or _is_times_one(node))",
+        "(moves(node) or _is_times_one(node))",
         "_is_times_one(node)",
     ),
     Mutation("a written factor still gates itself", "operations/self_gated.py", " and tensor._version == version", ""),

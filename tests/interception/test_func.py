@@ -58,6 +58,7 @@ RULES = {
     "epsilon": rules.Epsilon(0.1),
     "gamma": rules.Composite(rules.Gamma(0.25), first=rules.Flat()),
     "alpha-beta": rules.Composite(rules.AlphaBeta(), first=rules.WSquare()),
+    "z+": rules.Composite(rules.ZPlus(), first=rules.ZBox(-3, 3)),
 }
 REWARDS = {"softmax": rewards.SoftmaxReward(), "correctness": rewards.CorrectnessReward()}
 

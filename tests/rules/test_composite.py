@@ -1,6 +1,7 @@
 """Which module gets which rule: what matches, what comes first, what is refused, and that it takes effect."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -17,6 +18,7 @@ A, B, C, D, E = (rules.Epsilon(value) for value in (0.1, 0.2, 0.3, 0.4, 0.5))
 PRESETS = {
     name: getattr(presets, name) for name in vars(presets) if name.islower() and callable(getattr(presets, name))
 }
+PRESETS["epsilon_gamma_box"] = functools.partial(presets.epsilon_gamma_box, -2, 3)
 
 
 def _network() -> nn.Module:
@@ -275,6 +277,7 @@ def test_every_preset_is_what_its_name_says() -> None:
         "epsilon_plus": [rules.ZPlus(), small, rules.ZPlus(), small, small],
         "epsilon_plus_flat": [rules.Flat(), small, rules.ZPlus(), small, small],
         "epsilon_gamma": [gamma, small, gamma, small, small],
+        "epsilon_gamma_box": [rules.ZBox(-2, 3), small, gamma, small, small],
         "epsilon_alpha2_beta1": [two_one, small, two_one, small, small],
         "epsilon_alpha2_beta1_flat": [rules.Flat(), small, two_one, small, small],
         "gamma_everywhere": [gamma] * 5,

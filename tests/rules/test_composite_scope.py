@@ -185,7 +185,7 @@ class Registered(nn.Module):
         return self.head(torch.relu(self.middle(torch.relu(self.stem(x)))))
 
 
-@pytest.mark.parametrize("first", [rules.Flat(), rules.WSquare(), rules.ZPlus()], ids=str)
+@pytest.mark.parametrize("first", [rules.Flat(), rules.WSquare(), rules.ZBox(-3, 3), rules.ZPlus()], ids=str)
 def test_first_is_the_layer_that_runs_first(first: rules.Rule) -> None:
     model, x, given = Registered(), torch.randn(5, 6), torch.randn(5, 3)
     in_order = nn.Sequential(model.stem, nn.ReLU(), model.middle, nn.ReLU(), model.head)
@@ -241,7 +241,7 @@ def _functional(model: nn.Module, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("run", [_eager, _compiled, _functional])
-@pytest.mark.parametrize("rule", [rules.Flat(), rules.WSquare()], ids=str)
+@pytest.mark.parametrize("rule", [rules.Flat(), rules.WSquare(), rules.ZBox(-3, 3)], ids=str)
 @pytest.mark.parametrize("where", ["2", "4"])
 @pytest.mark.filterwarnings("ignore:::torch")
 def test_rules_of_the_first_layer_are_refused_beyond_it(rule: rules.Rule, run: Callable, where: str) -> None:

@@ -35,8 +35,9 @@ RULES = {
     "z+": (rules.ZPlus(), rule_oracles.alpha_beta(1.0, 0.0)),
     "w^2": (rules.WSquare(), rule_oracles.w_square()),
     "flat": (rules.Flat(), rule_oracles.flat()),
+    "z^B": (rules.ZBox(-3, 4), rule_oracles.z_box(-3, 4)),
 }
-INNER = [name for name in RULES if name not in ("w^2", "flat")]
+INNER = [name for name in RULES if name not in ("w^2", "flat", "z^B")]
 LAYERS = {
     "linear": (lambda bias: nn.Linear(4, 3, bias=bias), (4,)),
     "conv1d": (lambda bias: nn.Conv1d(2, 3, 3, padding=1, bias=bias), (2, 4)),
@@ -89,6 +90,7 @@ def test_a_rule_by_hand() -> None:
         (rules.Gamma(1.0, epsilon=0), [2.0, -2 / 3], [2.0, 2 / 3], 2 / 3),  # 6/6, -2/6, 2/6
         (rules.WSquare(epsilon=0), [18 / 11, 2 / 11], [18 / 11, -2 / 11], 2 / 11),  # 9/11, 1/11, 1/11
         (rules.Flat(epsilon=0), [1.0, 1.0], [1.0, -1.0], 0.0),  # 1/2, 1/2, nothing
+        (rules.ZBox(0, 3, epsilon=0), [1.5, 0.5], [1.5, -0.5], 0.0),  # 3 - 0, -2 + 3: 3/4, 1/4, nothing
     ):
         found = propagate(model, torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0]]), rule)
         torch.testing.assert_close(found.input_reward, torch.tensor([share]))
@@ -240,7 +242,7 @@ def test_what_was_written_to_is_not_known_to_be_non_negative() -> None:
     torch.testing.assert_close(found.feedback["2.weight"], expected["weight"], **CLOSE)
 
 
-@pytest.mark.parametrize("rule", [rules.WSquare(), rules.Flat()], ids=repr)
+@pytest.mark.parametrize("rule", [rules.WSquare(), rules.Flat(), rules.ZBox(-3, 3)], ids=repr)
 def test_rules_of_the_first_layer_are_refused_elsewhere(rule: rules.Rule) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     with attached(model, rule), pytest.raises(FeedpropError, match=f"first={type(rule).__name__}"):
@@ -259,9 +261,29 @@ def test_rules_of_the_first_layer_are_refused_elsewhere(rule: rules.Rule) -> Non
         (lambda: rules.AlphaBeta(0.5, -0.5), "beta must be finite and not negative"),
         (lambda: rules.ZPlus(epsilon=float("nan")), "epsilon"),
         (lambda: rules.WSquare(epsilon=float("inf")), "epsilon"),
+        (lambda: rules.ZBox("black", 1), "low must be a number, or one for each channel, all finite, not 'black'"),
+        (lambda: rules.ZBox(0, float("inf")), "high must be a number"),
         (lambda: rules.Gamma(update="gradient"), '"rule" or "epsilon", not \'gradient\''),
     ],
 )
 def test_wrong_arguments_are_refused(make, sentence: str) -> None:
     with pytest.raises(FeedpropError, match=sentence):
         make()
+
+
+def test_bounds_are_one_number_or_one_for_each_channel() -> None:
+    layer, inputs, given = nn.Conv2d(2, 3, 2), torch.randn(2, 2, 3, 3), torch.randn(2, 3, 2, 2)
+    one = propagate(layer, inputs, given, rules.ZBox(-3, 4))
+    each = propagate(layer, inputs, given, rules.ZBox((-3, -3), torch.tensor([4, 4]).view(1, 2, 1, 1)))
+    torch.testing.assert_close(one.input_reward, each.input_reward)
+    other = propagate(layer, inputs, given, rules.ZBox((-3, -2), (4, 5)))
+    shifted = nn.Conv2d(2, 3, 2)  # the bounds of the second channel are those of the first, moved by 1
+    shifted.load_state_dict(layer.state_dict())
+    moved = inputs - torch.tensor([0.0, 1.0]).view(2, 1, 1)
+    with torch.no_grad():
+        shifted.bias += layer.weight[:, 1].sum((1, 2))
+    expected = propagate(shifted, moved, given, rules.ZBox(-3, 4))
+    torch.testing.assert_close(other.output, expected.output)
+    torch.testing.assert_close(other.input_reward, expected.input_reward)
+    with pytest.raises(FeedpropError, match=r"3 bounds, but the inputs .* have 2 channels"):
+        propagate(layer, inputs, given, rules.ZBox((0, 0, 0), 1))

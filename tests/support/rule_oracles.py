@@ -54,6 +54,16 @@ def flat(epsilon: float = 1e-6) -> Share:
     return lambda _, bias: _proportional([0.0 if is_bias else 1.0 for is_bias in bias], epsilon)
 
 
+def z_box(low: float, high: float, epsilon: float = 1e-6) -> Share:
+    """A contribution counts a w - low max(w, 0) - high min(w, 0); biases take nothing."""
+
+    def share(parts: list[Contribution], bias: list[bool]) -> list[float]:
+        counts = [a * w - low * max(w, 0.0) - high * min(w, 0.0) for a, w in parts]
+        return _proportional([0.0 if is_bias else c for c, is_bias in zip(counts, bias, strict=True)], epsilon)
+
+    return share
+
+
 def backward(layer: nn.Module, inputs: Tensor, rewards: Tensor, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the rewards of the inputs and the feedback of weight and bias."""
     linear = oracles.Linear(layer, tuple(inputs.shape[1:]))

@@ -232,6 +232,7 @@ def test_whenever_a_process_is_killed_one_of_the_runs_is_whole(tmp_path, monkeyp
 
 def test_the_run_that_was_replaced_is_there_until_the_first_epoch_is_done(command, tmp_path, monkeypatch):
     assert command(*BLOBS, "--output", "run", "--epochs", 1).code == 0
+    (tmp_path / "run/explained.html").write_text("what feedprop explain writes")
     before = {name: (tmp_path / "run" / name).read_bytes() for name in OWN_FILES}
 
     def stopped(*_):

@@ -27,11 +27,11 @@ from feedprop.credit.activations import (
     traced_secant,
 )
 from feedprop.credit.derivative import derivative
-from feedprop.credit.flow import follows_weights, scaled, substituted, unit_inputs, with_values
+from feedprop.credit.flow import STAND_IN_NODE, follows_weights, scaled, stand_in, substituted, with_values
 from feedprop.credit.graph import walk
 from feedprop.credit.marks import is_weight
-from feedprop.credit.start import Starts, computed, divided, enter, start_backward, traced
-from feedprop.credit.sums import damped, damped_in_place, damped_relu, undamped
+from feedprop.credit.start import Starts, computed, divided, enter, moves, start_backward, traced
+from feedprop.credit.sums import damped, damped_in_place, damped_relu, damping_of, kept, undamped
 from feedprop.credit.transforms import transformed
 from feedprop.credit.weights import (
     WEIGHT_NODES,
@@ -45,6 +45,7 @@ from feedprop.credit.weights import (
 from feedprop.credit.writes import prepare_write, relu_in_place
 
 __all__ = [
+    "STAND_IN_NODE",
     "WEIGHT_NODES",
     "Activation",
     "Magnitude",
@@ -56,15 +57,18 @@ __all__ = [
     "damped",
     "damped_in_place",
     "damped_relu",
+    "damping_of",
     "derivative",
     "divided",
     "enter",
     "follows_weights",
     "is_weight",
     "jumps",
+    "kept",
     "limits_at_zero",
     "marks",
     "modified_weight",
+    "moves",
     "offset_secant",
     "prepare_write",
     "relu_in_place",
@@ -72,13 +76,13 @@ __all__ = [
     "scaled",
     "secant",
     "sloped",
+    "stand_in",
     "start_backward",
     "substituted",
     "traced",
     "traced_secant",
     "transformed",
     "undamped",
-    "unit_inputs",
     "walk",
     "weighted",
     "with_values",

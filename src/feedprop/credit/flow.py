@@ -61,23 +61,26 @@ def with_values(values: Tensor, passing: Tensor) -> Tensor:
     return _WithValues.apply((values.detach(),), passing)  # type: ignore[no-any-return]
 
 
-class _UnitInputs(torch.autograd.Function):
+class _StandIn(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.ones_like(x)
+    def forward(ctx: Any, x: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(x, values)
+        return values.clone()
 
     @staticmethod
-    def backward(ctx: Any, reward: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return slope(x, reward, 0.0)
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
+        x, values = ctx.saved_tensors
+        return slope(x, credit * values, 0.0), None
 
 
-def unit_inputs(x: Tensor) -> Tensor:
-    """Return ones shaped like `x`; the reward that comes back reaches `x` as the credit reward / x, 0 where x is 0."""
+STAND_IN_NODE: Any = _StandIn._backward_cls  # whose saved tensors are x and the values
+
+
+def stand_in(x: Tensor, values: Tensor) -> Tensor:
+    """Return `values`, constants shaped like `x`; their reward reaches `x` as the credit reward / x, 0 where x is 0."""
     if transformed():
-        return rerouted(torch.ones_like(x), (x, slope(x.detach(), torch.ones_like(x), 0.0)))
-    return _UnitInputs.apply(x)  # type: ignore[no-any-return]
+        return rerouted(values, (x, slope(x.detach(), values, 0.0)))
+    return _StandIn.apply(x, values)  # type: ignore[no-any-return]
 
 
 def follows_weights(x: Tensor) -> bool:

@@ -38,6 +38,7 @@ class Undamped(NamedTuple):
 
     tensor: Tensor
     epsilon: float
+    fuses: bool = True  # whether an activation may take its credit around the damped tensor
 
 
 class Comparison(NamedTuple):

@@ -157,7 +157,7 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
             else (_KEY, number) in node.metadata or (number == 0 and isinstance(node, tuple(NEURONS)))
         ):
             yield node, number
-        elif (_moves(node) or _is_times_one(node)) and _COMPUTED not in node.metadata:
+        elif (moves(node) or _is_times_one(node)) and _COMPUTED not in node.metadata:
             overwriting = type(node).__name__ == "CopyBackwards"  # its first edge leads to the overwritten values
             for edge in node.next_functions[1 if overwriting else 0 :]:
                 if edge[0] is not None and edge not in seen:
@@ -165,7 +165,8 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
                     todo.append(edge)
 
 
-def _moves(node: Any) -> bool:
+def moves(node: Any) -> bool:
+    """Whether a node only moves values."""
     return type(node).__name__.rstrip("0123456789") in MOVING
 
 

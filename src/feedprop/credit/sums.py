@@ -90,20 +90,29 @@ def damped_in_place(z: Tensor, epsilon: float) -> Tensor:
 
 def undamped(z: Tensor) -> tuple[Tensor, float]:
     """Return the tensor before damping, and its epsilon; `z` and 0 if `z` was not damped or has hooks."""
-    recorded: tuple[Tensor, float] | None = marks.get(z, marks.UNDAMPED)
+    recorded: marks.Undamped | None = marks.get(z, marks.UNDAMPED)
     if recorded is None:
         return z, 0.0
     if torch.compiler.is_compiling():
-        behind, epsilon = recorded
-        return rerouted(z, (behind, 1.0)), epsilon
+        return rerouted(z, (recorded.tensor, 1.0)), recorded.epsilon
     if z._backward_hooks or z.retains_grad:  # of FSDP for instance; they must see the damped credit
         return z, 0.0
-    return recorded
+    return recorded.tensor, recorded.epsilon
 
 
 def fusible(z: Tensor) -> tuple[Tensor, float]:
-    """Like `undamped`, but under torch.compile return `z` and 0, because it fuses the two passes anyway."""
-    return (z, 0.0) if torch.compiler.is_compiling() else undamped(z)
+    """Like `undamped`, but return `z` and 0 under torch.compile, which fuses the two passes anyway, or if `kept`."""
+    if torch.compiler.is_compiling():
+        return z, 0.0
+    recorded: marks.Undamped | None = marks.get(z, marks.UNDAMPED)
+    return (z, 0.0) if recorded is not None and not recorded.fuses else undamped(z)
+
+
+def kept(z: Tensor) -> None:
+    """Let activations pass their credit through `z` itself, also if it is damped, so that it can be looked at."""
+    recorded: marks.Undamped | None = marks.get(z, marks.UNDAMPED)
+    if recorded is not None:
+        marks.mark(z, marks.UNDAMPED, recorded._replace(fuses=False))
 
 
 class _DampedReLU(torch.autograd.Function):

@@ -92,25 +92,27 @@ class Check:
         ]
         parameters: list[tuple[str, ...]] = [
             ("parameter", "rule", "zeros", "feedback", "identity"),
-            *((p.name, p.rule, f"{p.zeros:.0%}", _number(p.feedback), _number(p.error)) for p in self.parameters),
+            *((p.name, p.rule, f"{p.zeros:.0%}", number(p.feedback), number(p.error)) for p in self.parameters),
         ]
         layers: list[tuple[str, ...]] = [
             ("layer", "type", "reward out", "in", "biases"),
             *(
-                (y.name, y.kind, "all 0" if y.silent else _number(y.out), _number(y.into), _number(y.biases))
+                (y.name, y.kind, "all 0" if y.silent else number(y.out), number(y.into), number(y.biases))
                 for y in self.layers
             ),
         ]
         verdict = "\n".join(f"- {problem}" for problem in self.problems) or "No problems found."
         tables = [facts, parameters, layers] if self.parameters else []
-        return "\n\n".join([*map(_table, tables), verdict])
+        return "\n\n".join([*map(table, tables), verdict])
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a number as tables show it."""
     return "-" if value is None else f"{value:.2e}"
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Return rows of equal length with their columns aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -45,14 +45,8 @@ class Trial:
         if not isinstance(model, nn.Module):
             raise TypeError(f"check() takes a torch.nn.Module, not {type(model).__name__}")
         self.model, self.targets = model, targets
-        self.args: tuple[Any, ...] = ()
-        self.kwargs: dict[str, Any] = {}
-        if isinstance(inputs, Mapping):
-            self.kwargs = dict(inputs)
-        else:
-            self.args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-        devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-        self.devices = [device.index or 0 for device in devices]
+        self.args, self.kwargs = arguments(inputs)
+        self.devices = devices_of(model)
         places = {path: _attachment(module) for path, module in model.named_modules()}
         self.attached = {path: forward for path, forward in places.items() if forward is not None}
         self.composites = {path: forward.composite for path, forward in self.attached.items()}
@@ -65,16 +59,7 @@ class Trial:
 
     def copied(self, *, double: bool) -> nn.Module:
         """Return a copy without rules and gradients."""
-        try:
-            model = copy.deepcopy(self.model)
-        except (RuntimeError, TypeError) as error:
-            raise FeedpropError(
-                f"check() needs a copy of the model, and copy.deepcopy fails ({error}): check the model before its "
-                "first forward pass"
-            ) from error
-        for module in model.modules():
-            if _attachment(module) is not None:
-                detach(module)
+        model = copy_without_rules(self.model, "check()")
         return model.double() if double else model
 
     def run(
@@ -133,6 +118,38 @@ class Trial:
         reward = rewards.SoftmaxReward(reduction="sum")
         credits = reward.credit(outputs.detach(), reward.prepare(outputs.detach(), targets))
         return -(outputs * credits).sum()
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments and keywords of a call: inputs are a tensor, a tuple of arguments or a dictionary."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
+
+
+def devices_of(model: nn.Module) -> list[int]:
+    """Return the GPUs of a model, whose random state a run may change."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    return [device.index or 0 for device in devices]
+
+
+def copy_without_rules(model: nn.Module, caller: str) -> nn.Module:
+    """Return a copy on which nothing is attached.
+
+    Raises:
+        FeedpropError: the model cannot be copied; the message names the `caller`.
+    """
+    try:
+        copied = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise FeedpropError(
+            f"{caller} needs a copy of the model, and copy.deepcopy fails ({error}): call it before the model's first "
+            "forward pass"
+        ) from error
+    for module in copied.modules():
+        if _attachment(module) is not None:
+            detach(module)
+    return copied
 
 
 def _attachment(module: nn.Module) -> Any:

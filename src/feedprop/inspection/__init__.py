@@ -1,1 +1,1 @@
-"""What happens inside a network while it trains, and what its neurons and weights were worth."""
+"""Looks inside a network: what its inputs, neurons and weights were rewarded for, and what training does to it."""

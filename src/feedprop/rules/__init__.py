@@ -6,7 +6,7 @@ from feedprop.operations.registry import ordinary, register, summed
 from feedprop.rules import presets
 from feedprop.rules.activation import ActivationRule, CentralDifference, Secant
 from feedprop.rules.composite import Composite
-from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, Part, Rule, WSquare, ZPlus
+from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, Part, Rule, WSquare, ZBox, ZPlus
 
 __all__ = [
     "ActivationRule",
@@ -20,6 +20,7 @@ __all__ = [
     "Rule",
     "Secant",
     "WSquare",
+    "ZBox",
     "ZPlus",
     "elementwise",
     "ordinary",

@@ -9,6 +9,7 @@ weights. The credit c z / z' then passes z' by its ordinary backward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -291,7 +292,8 @@ class _FirstLayer(Rule):
 
     def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
         """Return one share, in which each input is 1."""
-        return [(1.0, part(credit.unit_inputs(inputs), self.importance, on_bias=self.importance_of_bias))]
+        ones = credit.stand_in(inputs, torch.ones_like(inputs))
+        return [(1.0, part(ones, self.importance, on_bias=self.importance_of_bias))]
 
     @staticmethod
     def importance(w: Tensor) -> Tensor:
@@ -323,3 +325,56 @@ class Flat(_FirstLayer):
     def importance_of_bias(self, b: Tensor) -> Tensor:
         """Return 0."""
         return torch.zeros_like(b)
+
+
+class ZBox(_FirstLayer):
+    """LRP-z^B for inputs between bounds: r_(i<-j) in proportion to a_i w_ij - low_i w_ij^+ - high_i w_ij^-.
+
+    First layers only; biases take nothing (Montavon et al. 2017, eq. 15).
+
+    Args:
+        low: smallest possible input, as the layer gets it: a number, or one for each channel (of a linear layer, each
+            feature).
+        high: largest possible input, likewise.
+        epsilon: see `Rule`.
+        update: see `Rule`.
+    """
+
+    def __init__(
+        self,
+        low: float | Sequence[float] | Tensor,
+        high: float | Sequence[float] | Tensor,
+        *,
+        epsilon: float = 1e-6,
+        update: str = "rule",
+    ) -> None:
+        super().__init__(epsilon=epsilon, update=update)
+        self.low, self.high = _numbers("low", low), _numbers("high", high)
+
+    def shares(self, part: Part, z: Tensor, inputs: Tensor) -> list[Share]:
+        """Return one share: inputs by weights, less the bounds by the weights of either sign."""
+        low, high = (self._bound(part, inputs, numbers) for numbers in (self.low, self.high))
+        above_low = part(inputs, torch.Tensor.detach, on_bias=torch.zeros_like) - part(low, _positive, on_bias=None)
+        return [(1.0, above_low - part(high, _negative, on_bias=None))]
+
+    @staticmethod
+    def _bound(part: Part, inputs: Tensor, numbers: tuple[float, ...]) -> Tensor:
+        """Return a bound shaped like `inputs`, whose reward the inputs get."""
+        dimension = inputs.ndim - (part.weight.ndim - 1)
+        if len(numbers) not in (1, inputs.shape[dimension]):
+            raise FeedpropError(
+                f"ZBox has {len(numbers)} bounds, but the inputs {tuple(inputs.shape)} of its layer have "
+                f"{inputs.shape[dimension]} channels; give one number, or one for each channel"
+            )
+        shape = (-1, *(1,) * (inputs.ndim - dimension - 1))
+        return credit.stand_in(inputs, inputs.new_tensor(numbers).view(shape).expand_as(inputs))
+
+
+def _numbers(name: str, value: float | Sequence[float] | Tensor) -> tuple[float, ...]:
+    try:
+        numbers = tuple(torch.as_tensor(value, dtype=torch.float64).flatten().tolist())
+    except (TypeError, ValueError, RuntimeError):
+        numbers = ()
+    if not numbers or not all(abs(number) < float("inf") for number in numbers):
+        raise FeedpropError(f"{name} must be a number, or one for each channel, all finite, not {value!r}")
+    return numbers

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from feedprop.rules.activation import CentralDifference, Secant
 from feedprop.rules.composite import CONVOLUTIONS, Composite
-from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZPlus
+from feedprop.rules.linear import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 
 
 def training(epsilon: float = 0.0) -> Composite:
@@ -62,6 +66,16 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
 def epsilon_gamma(epsilon: float = 1e-6, gamma: float = 0.25) -> Composite:
     """Return Gamma for convolutions, Epsilon for the rest (Montavon et al. 2019, 10.3, except in the lowest layers)."""
     return Composite(Epsilon(epsilon), by_type={CONVOLUTIONS: Gamma(gamma)}, allow_unmatched=True)
+
+
+def epsilon_gamma_box(
+    low: float | Sequence[float] | Tensor,
+    high: float | Sequence[float] | Tensor,
+    epsilon: float = 1e-6,
+    gamma: float = 0.25,
+) -> Composite:
+    """Return epsilon_gamma with ZBox(low, high) in the first layer (Montavon et al. 2019; zennit's EpsilonGammaBox)."""
+    return epsilon_gamma(epsilon, gamma).replace(first=ZBox(low, high))
 
 
 def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Composite:

@@ -25,8 +25,9 @@ LAYERS = "layers.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"
 TENSORBOARD = "tensorboard"
+EXPLAINED = "explained.html"  # of feedprop explain
 STATES = "state-*.safetensors"  # the whole state of a run after so many steps
-OWN_FILES = (CONFIG, METRICS, LAYERS, RESULTS, REPORT, BEST, LAST)
+OWN_FILES = (CONFIG, METRICS, LAYERS, RESULTS, REPORT, EXPLAINED, BEST, LAST)
 PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
 

@@ -1,4 +1,4 @@
-"""From the words after `feedprop train`, `feedprop evaluate` or `feedprop prune` to a configuration.
+"""From the words after `feedprop train`, `evaluate`, `explain` or `prune` to a configuration.
 
 Words and configuration files become options, {"model.name": "lenet", "epochs": "3"}. The names among them decide which
 options a parser of jsonargparse has, and that parser checks and converts all values at once.
@@ -26,7 +26,7 @@ DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backp
 Without options: digits, a small MLP, 20 epochs. Every component is given by a short name or an import path and takes
 its own options after a dot; --help lists those of the components named in the same command, as in
 feedprop train --model torchvision.models.resnet18 --help."""
-FLAGS = ("help", "overwrite", "json", "trust")  # options without a value
+FLAGS = ("help", "overwrite", "json", "trust", "evaluate")  # options without a value
 OPTIONAL = "resume"  # the option that may have one
 Options = dict[str, Any]
 
@@ -74,6 +74,25 @@ class PruneSettings:
 
 
 @dataclass(frozen=True)
+class ExplainSettings:
+    """Settings of an explanation.
+
+    Args:
+        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        split: part of the data
+        number: how many samples, the first ones
+        composite: the rules, a preset by its name
+        device: auto, cpu, cuda, cuda:1, mps
+    """
+
+    checkpoint: Literal["best", "last"] = "best"
+    split: Literal["train", "validation", "test"] = "test"
+    number: int = 12
+    composite: str = "epsilon_plus"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
 class PruneRequest:
     """What to prune: a run, how, and the configurations of that run and of the one beside it, by their folders."""
 
@@ -84,15 +103,16 @@ class PruneRequest:
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate: a run, its configuration, and how."""
+    """What to evaluate or explain: a run, its configuration, and how."""
 
     run: str
     config: Config
-    checkpoint: str
-    split: str
-    batch_size: int
-    device: str
-    json: bool
+    values: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self.values:
+            raise AttributeError(name)
+        return self.values[name]
 
 
 def parse_train(argv: Sequence[str], *, command: str = "train") -> Config:
@@ -131,21 +151,35 @@ def _last_unfinished() -> Path:
 
 
 def parse_evaluate(argv: Sequence[str]) -> Request:
-    """Return what the command line asks to evaluate. Code from elsewhere runs only with --trust."""
+    """Return what the command line asks to evaluate."""
+    request = _parse_run(argv, "evaluate", EvaluateSettings, "json", "print JSON instead of a table")
+    return replace(request, values={**request.values, "batch_size": _batch_size(request.batch_size, request.config)})
+
+
+def parse_explain(argv: Sequence[str]) -> Request:
+    """Return what the command line asks to explain."""
+    about = "print how good the heatmaps are: areas between deletion curves"
+    request = _parse_run(argv, "explain", ExplainSettings, "evaluate", about)
+    if request.number < 1:
+        raise FeedpropError(f"--number must be at least 1, but is {request.number}")
+    return request
+
+
+def _parse_run(argv: Sequence[str], command: str, settings: type, flag: str, about: str) -> Request:
+    """Return what the command line asks about a run. Code from elsewhere runs only with --trust."""
     arguments, given = _read_words(argv)
     data = {key: given.pop(key) for key in [*given] if key.startswith("data.")}
-    parser = OneSentenceParser(prog="feedprop evaluate", usage="feedprop evaluate RUN [options]")
+    parser = OneSentenceParser(prog=f"feedprop {command}", usage=f"feedprop {command} RUN [options]")
     parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
-    parser.add_class_arguments(EvaluateSettings, None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_class_arguments(settings, None)
+    parser.add_argument(f"--{flag}", action="store_true", help=about)
     _add_trust(parser)
     parser.add_argument(
         "--data", type=str, metavar="NAME", help="other data, with its options, such as --data.root DIR"
     )
     values = parser.read(arguments, given)
-    config = _read_run(values["run"], values["checkpoint"], data, trusted=values["trust"])
-    size = _batch_size(values["batch_size"], config)
-    return Request(values["run"], config, values["checkpoint"], values["split"], size, values["device"], values["json"])
+    run, trusted = values.pop("run"), values.pop("trust")
+    return Request(run, _read_run(run, values["checkpoint"], data, trusted=trusted), values)
 
 
 def _add_trust(parser: OneSentenceParser) -> None:

@@ -1,4 +1,4 @@
-"""The commands train, check and evaluate."""
+"""The commands train, check, evaluate and explain."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
 from feedprop.training.assembly import Parts, assemble, attach
-from feedprop.training.checkpoints import RunFolder, finite
-from feedprop.training.command_line.arguments import Request, parse_evaluate, parse_resume, parse_train
+from feedprop.training.checkpoints import EXPLAINED, RunFolder, finite
+from feedprop.training.command_line.arguments import (
+    Request,
+    parse_evaluate,
+    parse_explain,
+    parse_resume,
+    parse_train,
+)
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.devices import make_accelerator
 from feedprop.training.evaluation import Evaluation, evaluate
+from feedprop.training.explanation import Explained, preset
 from feedprop.training.models.spiking import firing_neurons
 
 CHECKED = 32  # samples
@@ -70,6 +77,32 @@ def restored(run: str, config: Config, checkpoint: str) -> Parts:
     parts = assemble(config, normalisation=Normalisation(tuple(metadata["mean"]), tuple(metadata["deviation"])))
     folder.restore(name, parts.model)
     return parts
+
+
+def explain_command(argv: Sequence[str]) -> None:
+    """Write a page of heatmaps to the folder of a run, and print how good they are if asked to."""
+    request = parse_explain(argv)
+    composite = preset(request.composite).replace(conserving=True)
+    parts = restored(request.run, request.config, request.checkpoint)
+    device = make_accelerator(request.device).device
+    inputs, labels = next(iter(loader(parts.data[request.split], batch_size=request.number)))
+    found = Explained(parts.model.to(device).eval(), inputs.to(device), composite)
+    facts = {"run": request.run, "model": request.checkpoint, "data": request.split, "rules": request.composite}
+    folder = RunFolder(request.run)
+    folder.write(
+        EXPLAINED, found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts)
+    )
+    console = Console(highlight=False)
+    console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True)
+    if request.evaluate:
+        table = Table(title="area between the deletion curves, in units of the output", box=box.SIMPLE)
+        table.add_column("")
+        for column in ("mean", "lowest", "highest"):
+            table.add_column(column, justify="right")
+        for name, curves in found.deletions().items():
+            area = curves.area
+            table.add_row(name, *(f"{float(value):.3f}" for value in (area.mean(), area.min(), area.max())))
+        console.print(table)
 
 
 def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str]) -> None:
