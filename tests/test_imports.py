@@ -112,27 +112,28 @@ def test_an_import_the_other_way_is_found(place: str, line: str, tmp_path: Path)
 
 
 MEASURE = """
-import json, sys, time, torch
-before = set(sys.modules)
-begin = time.process_time()
+import json, sys, time
+start = time.process_time()
+import torch
+before, begin = set(sys.modules), time.process_time()
 import feedprop
 seconds = time.process_time() - begin
-print(json.dumps([seconds, sorted(set(sys.modules) - before)]))
+print(json.dumps([seconds / (begin - start), sorted(set(sys.modules) - before)]))
 """
 
 
 def _measured() -> tuple[float, list[str]]:
-    """The processor's time for `import feedprop` after `import torch`, in seconds, and the modules that it loads.
+    """The processor's time for `import feedprop` over that for `import torch`, and the modules that it loads.
 
-    The time on the clock doubles when other tests run beside this one.
+    The time on the clock doubles when other tests run beside this one, and the machine's speed changes.
     """
     environment = os.environ | {"PYTHONPATH": str(SOURCE.parent)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # by default, Python compiles a file once
     answer = subprocess.run(
         [sys.executable, "-c", MEASURE], env=environment, capture_output=True, text=True, check=True
     )
-    seconds, modules = json.loads(answer.stdout)
-    return seconds, modules
+    share, modules = json.loads(answer.stdout)
+    return share, modules
 
 
 def _dependencies(package: str) -> set[str]:
@@ -163,6 +164,6 @@ def test_import_feedprop_is_quick() -> None:
     medians: list[float] = []
     for _ in range(3):  # other processes may crowd the caches in the first one
         medians.append(statistics.median(_measured()[0] for _ in range(5)))
-        if medians[-1] < 0.060:
+        if medians[-1] < 0.08:
             break
-    assert min(medians) < 0.060, f"seconds on top of torch: {medians}"
+    assert min(medians) < 0.08, f"shares of the time that torch takes: {medians}"

@@ -87,7 +87,7 @@ class Saver:
             state = {
                 "epoch": epoch,
                 "batches": batches,
-                "metrics": {name: _metric_state(metric) for name, metric in (metrics or {}).items()},
+                "metrics": {name: metric.metric_state for name, metric in (metrics or {}).items()},
                 "random": generators,
                 "order": run.order if batches else run.generator.get_state(),
                 **_state(run),
@@ -159,19 +159,10 @@ def begin_pass(run: Run, metrics: Mapping[str, Metric]) -> tuple[Iterator[Any], 
     batches = iter(run.accelerator.skip_first_batches(loader, done) if done else loader)
     for name, metric in metrics.items():
         if name in state["metrics"]:
-            _set_metric_state(metric, state["metrics"][name])
+            for value, number in state["metrics"][name].items():
+                setattr(metric, value, number.to(metric.device))
     set_random_state(state["random"][run.accelerator.process_index])
     return batches, done
-
-
-def _metric_state(metric: Metric) -> dict[str, Any]:
-    return {"values": metric.metric_state, "updates": metric._update_count}
-
-
-def _set_metric_state(metric: Metric, state: Mapping[str, Any]) -> None:
-    for name, value in state["values"].items():
-        setattr(metric, name, value.to(metric.device))
-    metric._update_count = state["updates"]
 
 
 def _schedule_state(schedule: Any) -> dict[str, Any]:

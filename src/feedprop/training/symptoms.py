@@ -19,7 +19,7 @@ DEVIATIONS = 3.0  # standard deviations above chance that accuracy must reach
 SMALLEST, USUAL, LARGEST = 1e-4, 1e-2, 0.1  # how far a step moves the weights, as a share of their norm
 
 
-_COUNTED = ("said", "_count", "_furthest", "_moves", "_targets", "_right")
+_COUNTED = ("said", "count", "furthest", "moves", "targets", "right")
 
 
 class Symptoms:
@@ -41,8 +41,8 @@ class Symptoms:
         self.weights = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.requires_grad]
         self.said: list[str] = []
         self.remarks: Callable[[], list[str]] = list  # about the layers
-        self._count = 0
-        self._furthest = 0.0  # that a step has moved the weights so far
+        self.count = 0
+        self.furthest = 0.0  # that a step has moved the weights so far
         self._start()
 
     def state(self) -> dict[str, Any]:
@@ -56,33 +56,33 @@ class Symptoms:
 
     def _start(self) -> None:
         """Begin an epoch."""
-        self._moves: list[Tensor] = []
-        self._targets: Tensor | int = 0
-        self._right: Tensor | int = 0
+        self.moves: list[Tensor] = []
+        self.targets: Tensor | int = 0
+        self.right: Tensor | int = 0
 
     @torch.no_grad()
     def observe(self, outputs: Tensor, targets: Tensor) -> None:
         """Count the answers of a batch; nothing waits for the device."""
-        self._targets = self._targets + nn.functional.one_hot(targets, len(self.classes)).sum(0)
-        self._right = self._right + (scores(outputs).argmax(1) == targets).sum()
+        self.targets = self.targets + nn.functional.one_hot(targets, len(self.classes)).sum(0)
+        self.right = self.right + (scores(outputs).argmax(1) == targets).sum()
 
     @torch.no_grad()
     def step(self, take: Callable[[], Any]) -> None:
         """Take a step of the optimizer; of one in ten, note how far it moves the weights."""
-        self._count += 1
-        if (self._count - 1) % EVERY:
+        self.count += 1
+        if (self.count - 1) % EVERY:
             take()
             return
         before = [weight.clone() for weight in self.weights]
         take()
         if before:
             moved = [weight - old for weight, old in zip(self.weights, before, strict=True)]
-            self._moves.append(_norm(moved) / _norm(before))
+            self.moves.append(_norm(moved) / _norm(before))
 
     def after_epoch(self, validation: Evaluation, *, step: int) -> list[str]:
         """Return what is certain now and was not said before; `step` is the number of steps taken so far."""
-        moves = [move for move in map(float, self._moves) if math.isfinite(move)]
-        self._furthest = max([self._furthest, *moves])
+        moves = [move for move in map(float, self.moves) if math.isfinite(move)]
+        self.furthest = max([self.furthest, *moves])
         sentence = None
         patience = min(max(PATIENCE, WARM_UP * self.steps), LONGEST)
         if not self.said and (step >= patience or SHORTEST <= step == self.steps):
@@ -100,11 +100,11 @@ class Symptoms:
         return f"after {step} steps, all validation data are taken for class {name}; {self._remedy()}"
 
     def _chance(self, step: int) -> str | None:
-        counts = torch.as_tensor(self._targets)
+        counts = torch.as_tensor(self.targets)
         total = int(counts.sum())
         if not total:
             return None
-        accuracy, chance = int(self._right) / total, int(counts.max()) / total
+        accuracy, chance = int(self.right) / total, int(counts.max()) / total
         if accuracy >= chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / total) or chance == 1:
             return None
         return (
@@ -114,16 +114,16 @@ class Symptoms:
 
     def _remedy(self) -> str:
         """Say what to change, judged by how far the steps have moved the weights."""
-        moved = f"moved the weights by {self._furthest:.1g} of their size at most, where about {USUAL:g} is usual"
-        if self.weights and self._furthest > LARGEST:
-            factor = _rounded(self._furthest / USUAL)
+        moved = f"moved the weights by {self.furthest:.1g} of their size at most, where about {USUAL:g} is usual"
+        if self.weights and self.furthest > LARGEST:
+            factor = _rounded(self.furthest / USUAL)
             return (
                 f"the {self.signal} is too large for this optimizer: a step {moved}; divide --optimizer.lr by {factor}"
             )
-        if self.weights and 0 < self._furthest < SMALLEST:
+        if self.weights and 0 < self.furthest < SMALLEST:
             return (
                 f"the {self.signal} is too small for this optimizer: a step {moved}; multiply --optimizer.lr by "
-                f"{_rounded(USUAL / self._furthest)}"
+                f"{_rounded(USUAL / self.furthest)}"
             )
         if remarks := self.remarks():
             return remarks[0].replace("feedback", self.signal)

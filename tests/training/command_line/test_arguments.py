@@ -164,7 +164,7 @@ def test_help_is_readable(command):
     for option in re.split(r"\n  (?=--)", answer.out):
         assert option.lower().count("default:") <= 1, option  # jsonargparse's, not the docstring's as well
     assert re.search(r"--optimizer.lr LR\s+learning rate \(type: float \| Tensor,\s+default:\s+0.1\)", answer.out)
-    assert "--checkpoint {best,last}" in command("evaluate", "--help").out
+    assert "--checkpoint {best,last,pruned}" in command("evaluate", "--help").out
 
 
 def test_defaults_of_a_spiking_model(command, tmp_path):
