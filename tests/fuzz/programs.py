@@ -308,6 +308,8 @@ class Builder:
         shape = tuple(self.value(main).shape)
         chosen: dict[str, str] = {"a": main}
         memory = _memory(self.value(main))
+        if "_(" in template.source and _overlaps(self.value(main)):
+            raise UnfitError  # nor does torch say what a write into an expanded tensor gives
         sources = [from_input and "{a}" in template.source]
 
         def fill(match: re.Match[str]) -> str:
@@ -425,6 +427,15 @@ class UnfitError(Exception):
 
 
 SLOT = re.compile(r"\{([^{}]+)\}")
+
+
+def _overlaps(value: Any) -> bool:
+    """Whether elements of a tensor share their memory, as those of an expanded one do."""
+    return (
+        isinstance(value, Tensor)
+        and not value.is_sparse
+        and any(size > 1 and stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True))
+    )
 
 
 def _memory(value: Any) -> int:
