@@ -479,7 +479,6 @@ PRODUCTS = [
     *written(
         "torch.linalg.qr({a}).R",
         "torch.linalg.pinv({a} + torch.eye(3, dtype=torch.float64))",
-        "torch.linalg.lstsq({a} + torch.eye(3, dtype=torch.float64) * 3, {w:(3, 2)}).solution",
         shape=(3, 3),
     ),
     *written(

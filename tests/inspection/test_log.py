@@ -8,12 +8,13 @@ import types
 
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 import feedprop
 from feedprop import FeedpropError, Log, record
 from feedprop.rewards import SoftmaxReward
+
+Console = pytest.importorskip("rich.console").Console
 
 
 @pytest.fixture

@@ -407,12 +407,13 @@ def test_half_precision_complex_and_sparse() -> None:
         (lambda: torch.compile(mlp()), {}, "record a few steps of the model that was compiled"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.filterwarnings("ignore:Lazy modules", "ignore:.torch.jit.script_method. is deprecated")
 def test_what_is_refused(make: Callable[[], nn.Module], options: dict, message: str) -> None:
     with pytest.raises(FeedpropError, match=message), record(make(), **options):
         pass
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
 def test_models_compiled_in_place_are_refused() -> None:
     model = mlp()
     model[0].compile()

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual
 
 import feedprop
 from feedprop import FeedpropError, pruning
 
+InvertedResidual = pytest.importorskip("torchvision.models.mobilenetv2").InvertedResidual
 tp = pytest.importorskip("torch_pruning")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch_pruning")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 import feedprop
 from feedprop import FeedpropError, pruning
+
+BasicBlock = pytest.importorskip("torchvision.models.resnet").BasicBlock
 
 
 def trained(model: nn.Module, inputs: Tensor) -> nn.Module:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import feedprop
 from feedprop import FeedpropError, pruning, rewards, rules
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 SPARSE, RELATIVE = rules.presets.sparse(), rules.Composite(relative_magnitude=True)
 Optimizer = torch.optim.Optimizer
@@ -82,11 +83,20 @@ def test_stale_moments_revive_weights_and_are_refused(name: str) -> None:
     assert revived(model, before) > 0
 
 
-def test_an_optimizer_that_accelerate_prepared() -> None:
+@pytest.fixture
+def accumulating() -> Iterator[Any]:
+    """An accelerator whose settings, which accelerate keeps for the whole process, are forgotten afterwards."""
+    accelerate = pytest.importorskip("accelerate")
+    yield accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.state.GradientState._reset_state()
+
+
+def test_an_optimizer_that_accelerate_prepared(accumulating: Any) -> None:
     model, optimizer, _ = pruned_in_training("adam", SPARSE)
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    prepared = accelerator.prepare(optimizer)
-    with accelerator.accumulate(model), pytest.raises(FeedpropError, match="by moments from before"):
+    accelerator = accumulating
+    prepared = accumulating.prepare(optimizer)
+    with accumulating.accumulate(model), pytest.raises(FeedpropError, match="by moments from before"):
         pruning.check_stays_pruned(model, prepared)  # between two steps, when the wrapper would take none
     pruning.reset_moments(model, prepared)
     pruning.check_stays_pruned(model, prepared)

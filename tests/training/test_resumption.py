@@ -215,13 +215,14 @@ def test_sigterm_saves_too(command, tmp_path, monkeypatch):
 
 
 def test_the_second_signal_ends_the_run_at_once():
+    before = signal.getsignal(signal.SIGINT)
     saver = Saver(_settings(), processes=1)
     with saver.listening():
         os.kill(os.getpid(), signal.SIGINT)
         assert saver.told_to_stop == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def _settings(**changes):
@@ -277,7 +278,7 @@ class Killed(BaseException):
     """The process ends here: nothing that it would do afterwards reaches the disk."""
 
 
-OPERATIONS = ("replace", "fsync", "open", "unlink", "rename", "mkdir", "rmdir")
+OPERATIONS = ("replace", "fsync", "open", "link", "unlink", "rename", "mkdir", "rmdir")
 
 
 def _kill_at(monkeypatch, number: int) -> list[str]:

@@ -97,11 +97,11 @@ def save(image: Tensor, path: str | Path, *, enlarge: int = 1) -> None:
         path: such as "heatmap.png".
         enlarge: side of the square that each pixel becomes.
     """
-    picture: Any = _needed("PIL.Image")
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype is not torch.uint8:
         raise FeedpropError(
             f"save() takes one image (height, width, 3), got {tuple(image.shape)}; tiled() joins several"
         )
+    picture: Any = _needed("PIL.Image")
     image = image.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1)
     picture.fromarray(image.contiguous().numpy()).save(path)
 
@@ -148,12 +148,12 @@ def spikes(
 
     Returns a `matplotlib.figure.Figure`.
     """
-    figures: Any = _needed("matplotlib.figure")
     if fired.ndim < 3 or fired.shape != relevance.shape:
         raise FeedpropError(
             f"spikes (time, batch, ...) and their relevance must have one shape, got {tuple(fired.shape)} and "
             f"{tuple(relevance.shape)}"
         )
+    figures: Any = _needed("matplotlib.figure")
     rows, shares = (values.detach()[:, sample].flatten(1).cpu() for values in (fired, relevance))
     at = torch.nonzero(rows, as_tuple=True)
     found = shares[at].double()

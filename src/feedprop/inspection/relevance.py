@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from feedprop.attach import attach
+from feedprop.attach import attach, detach
 from feedprop.diagnosis.trial import arguments, copy_without_rules, devices_of, mapped, tensors
 from feedprop.errors import FeedpropError, first_few
 from feedprop.inspection.batch_norm import BATCH_NORMS
@@ -121,7 +122,11 @@ def relevance(
             merge(copied, *arguments(mapped(_copied, inputs)))
         for parameter in copied.parameters():
             parameter.requires_grad_(followable(parameter))
-        return _explained(copied, inputs, target, rules, unknown, per_sample=per_sample, only_inputs=only_inputs)
+        try:
+            return _explained(copied, inputs, target, rules, unknown, per_sample=per_sample, only_inputs=only_inputs)
+        finally:
+            with contextlib.suppress(FeedpropError):  # not attached yet
+                detach(copied)
 
 
 def _explained(

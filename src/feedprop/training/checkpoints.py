@@ -247,7 +247,7 @@ def _recover(path: Path) -> None:
     if path.is_dir():
         if old.is_dir():
             _remove(old, rescue_to=path)
-        for name in (*OWN_FILES, *PRUNING_FILES, STATES):
+        for name in (*OWN_FILES, *PRUNING_FILES, STATES, LOCK.removeprefix(".")):
             for written_in_part in path.glob(f".{name}.*"):
                 written_in_part.unlink()
     if new.is_dir() and not locks.held(new / LOCK):

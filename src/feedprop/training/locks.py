@@ -17,24 +17,25 @@ def take(path: Path) -> None:
         FeedpropError: another process has the folder.
     """
     while True:
+        own = path.with_name(f"{path.name}.{os.getpid()}")
+        own.write_text(f"{os.getpid()} {platform.node()}")
         try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            os.link(own, path)  # whole or not at all
         except FileExistsError:
             owner = _owner(path)
             if owner is None:
                 continue  # released at this moment
             if _runs(owner):
                 process, machine = owner
-                who = f"process {process} on {machine}" if machine else "just started"
                 raise FeedpropError(
-                    f"another run ({who}) writes to {path.parent}; name another --output, or delete {path} if that run "
-                    f"is gone"
+                    f"another run (process {process} on {machine}) writes to {path.parent}; name another --output, or "
+                    f"delete {path} if that process is gone"
                 ) from None
             path.unlink(missing_ok=True)
         else:
-            with os.fdopen(handle, "w") as file:
-                file.write(f"{os.getpid()} {platform.node()}")
             return
+        finally:
+            own.unlink(missing_ok=True)
 
 
 def release(path: Path) -> None:
@@ -61,8 +62,8 @@ def _runs(owner: tuple[int, str]) -> bool:
     process, machine = owner
     if machine and machine != platform.node():
         return True  # nobody here can tell
-    if process == 0:
-        return True  # it is being written
+    if not process:
+        return False  # damaged
     try:
         os.kill(process, 0)
     except ProcessLookupError:
