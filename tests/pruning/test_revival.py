@@ -94,7 +94,6 @@ def accumulating() -> Iterator[Any]:
 
 def test_an_optimizer_that_accelerate_prepared(accumulating: Any) -> None:
     model, optimizer, _ = pruned_in_training("adam", SPARSE)
-    accelerator = accumulating
     prepared = accumulating.prepare(optimizer)
     with accumulating.accumulate(model), pytest.raises(FeedpropError, match="by moments from before"):
         pruning.check_stays_pruned(model, prepared)  # between two steps, when the wrapper would take none
