@@ -21,7 +21,11 @@ def scores(part: str) -> Scores:
 
 
 def _cell(values: dict[int, float | None]) -> str:
-    return ", ".join("diverged" if value is None else shown(value) for _, value in sorted(values.items()))
+    seeds = ", ".join("diverged" if value is None else shown(value) for _, value in sorted(values.items()))
+    known = [value for value in values.values() if value is not None]
+    if len(known) < max(len(values), 3):
+        return seeds
+    return f"{shown(statistics.mean(known))} ± {shown(half_width(known))} ({seeds})"
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise FeedpropError(f"--output {output} is a file; name a folder")
         _recover(path)
-        if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
+        if path.is_dir() and any(not entry.name.startswith(LOCK) for entry in path.iterdir()):
             if not overwrite:
                 raise FeedpropError(f"the folder {output} is not empty; name another --output or add --overwrite")
             if not (path / CONFIG).is_file():
@@ -103,11 +103,10 @@ class RunFolder:
         try:
             if self.title:
                 self.path = _make_numbered(self.path, self.title)
-            else:
-                self.path.mkdir(parents=True, exist_ok=True)
-            for folder in (self.replaces, self.path):
-                if folder is not None:
-                    locks.take(folder / LOCK)
+            if self.replaces is not None:
+                locks.take(self.replaces / LOCK)
+            self.path.mkdir(parents=True, exist_ok=True)
+            locks.take(self.path / LOCK)
         except OSError as error:
             raise FeedpropError(f"cannot write to the folder {self.name}: {error.strerror or error}") from error
 
@@ -247,10 +246,11 @@ def _recover(path: Path) -> None:
     if path.is_dir():
         if old.is_dir():
             _remove(old, rescue_to=path)
-        for name in (*OWN_FILES, *PRUNING_FILES, STATES, LOCK.removeprefix(".")):
+        for name in (*OWN_FILES, *PRUNING_FILES, STATES):
             for written_in_part in path.glob(f".{name}.*"):
-                written_in_part.unlink()
-    if new.is_dir() and not locks.held(new / LOCK):
+                written_in_part.unlink(missing_ok=True)
+        locks.tidy(path / LOCK)
+    if new.is_dir() and not locks.held(new / LOCK) and not locks.held(path / LOCK):
         _remove(new, rescue_to=None)
 
 

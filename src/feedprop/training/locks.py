@@ -45,6 +45,14 @@ def release(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def tidy(path: Path) -> None:
+    """Remove what a process that is gone left while it took the lock."""
+    for begun in path.parent.glob(f"{path.name}.*"):
+        process = begun.suffix.removeprefix(".")
+        if process.isdigit() and not _runs((int(process), platform.node())):
+            begun.unlink(missing_ok=True)
+
+
 def held(path: Path) -> bool:
     """Whether a running process has this lock."""
     owner = _owner(path)
