@@ -187,6 +187,20 @@ def _whole(path) -> str:
     return content
 
 
+def test_files_of_the_user_that_look_like_states_stay(tmp_path):
+    output, mine = tmp_path / "run", ("state-of-the-art.txt", "state-mine.safetensors", "best.safetensors.txt")
+    _run(output, "old")
+    for name in mine:
+        (output / name).write_text("mine")
+    folder = RunFolder.choose(str(output), title="", overwrite=True)
+    folder.claim()
+    folder.save_state(3, b"new", keep=1)
+    folder.settle(main=True)
+    folder.save_state(4, b"new", keep=1)
+    assert [path.name for path in folder.states()] == ["state-000000004.safetensors"]
+    assert {name: (output / name).read_text() for name in mine} == dict.fromkeys(mine, "mine")
+
+
 STEPS = ("rename", "unlink", "rmdir")
 
 

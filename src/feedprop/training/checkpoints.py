@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import math
 import os
@@ -26,7 +27,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"
 TENSORBOARD = "tensorboard"
 EXPLAINED = "explained.html"  # of feedprop explain
-STATES = "state-*.safetensors"  # the whole state of a run after so many steps
+STATES = f"state-{9 * '[0-9]'}.safetensors"  # the whole state of a run after so many steps
 OWN_FILES = (CONFIG, METRICS, LAYERS, RESULTS, REPORT, EXPLAINED, BEST, LAST)
 PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
@@ -165,7 +166,7 @@ class RunFolder:
 
     def save_state(self, step: int, content: bytes, *, keep: int) -> None:
         """Write the state after a step, and remove all but the last ones."""
-        self.write(STATES.replace("*", f"{step:09d}"), content)
+        self.write(f"state-{step:09d}.safetensors", content)
         for path in self.states()[keep:]:
             path.unlink()
 
@@ -246,21 +247,28 @@ def _recover(path: Path) -> None:
     if path.is_dir():
         if old.is_dir():
             _remove(old, rescue_to=path)
-        for name in (*OWN_FILES, *PRUNING_FILES, STATES):
-            for written_in_part in path.glob(f".{name}.*"):
-                written_in_part.unlink(missing_ok=True)
+        for entry in path.iterdir():
+            if _begun(entry.name):
+                entry.unlink(missing_ok=True)
         locks.tidy(path / LOCK)
     if new.is_dir() and not locks.held(new / LOCK) and not locks.held(path / LOCK):
         _remove(new, rescue_to=None)
 
 
+def _written(name: str) -> bool:
+    """Whether a run writes a file of this name."""
+    return name in (*OWN_FILES, *PRUNING_FILES) or fnmatch.fnmatch(name, STATES)
+
+
+def _begun(name: str) -> bool:
+    """Whether this is a temporary file of `RunFolder.write`."""
+    return name.startswith(".") and _written(name[1:].rpartition(".")[0])
+
+
 def _remove(folder: Path, *, rescue_to: Path | None) -> None:
     """Remove a run, whose own files are known; move other files to another folder, or leave them."""
     for entry in folder.iterdir():
-        name = entry.name.removeprefix(".")
-        files = (*OWN_FILES, *PRUNING_FILES)
-        parts = name.startswith(tuple(f"{own}." for own in files)) if name != entry.name else False
-        own = entry.name in (*files, TENSORBOARD, LOCK) or parts or name.startswith(STATES.partition("*")[0])
+        own = _written(entry.name) or _begun(entry.name) or entry.name in (TENSORBOARD, LOCK)
         if own and entry.is_dir():
             shutil.rmtree(entry)
         elif own:
