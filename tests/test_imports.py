@@ -31,7 +31,7 @@ ORDER: dict[str, set[str]] = {
     "inspection": {"errors", "credit", "operations", "rules", "interception", "attach", "diagnosis"},
     "discrete": {"errors", "credit", "operations"},
     "spiking": {"errors", "credit", "operations"},
-    "pruning": {"errors", "rules", "interception", "attach"},
+    "pruning": {"errors", "rules", "interception", "attach", "diagnosis"},
     "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis", "inspection"},
 }
 EXCEPTIONS = {

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(_sentence(error), error, code=2)
     except KeyboardInterrupt as error:
         return _complain("interrupted", error, code=128 + (error.args[0] if error.args else signal.SIGINT))
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # nobody reads the output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

@@ -21,22 +21,11 @@ from support.published import Case, cases
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-RULES = {
-    "epsilon0.1": rules.Epsilon(0.1),
-    "gamma0.25": rules.Gamma(0.25),
-    "gamma1": rules.Gamma(1.0),
-    "alphabeta2-1": rules.AlphaBeta(2.0, 1.0),
-    "alphabeta1-0": rules.AlphaBeta(1.0, 0.0),
-    "zplus": rules.ZPlus(),
-    "wsquare": rules.WSquare(),
-    "flat": rules.Flat(),
-}
-
 
 @pytest.mark.parametrize("case", cases("lrp"), ids=lambda case: case.name)
 def test_published_relevances_are_met(case: Case) -> None:
     expected, model = case.tensors(), case.model().eval()
-    composite = rules.Composite(RULES[case.settings["rule"]], activation=rules.Secant.published())
+    composite = rules.Composite(case.rule, activation=rules.Secant.published())
     found = relevance(model, expected["input"], expected["target"], composite)
     torch.testing.assert_close(found.inputs, expected["input_reward"], **CLOSE)
     torch.testing.assert_close(found.explained, expected["output"].gather(1, expected["target"][:, None])[:, 0])

@@ -14,16 +14,6 @@ from support.published import Case, cases
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-PUBLISHED = {
-    "epsilon0.1": rules.Epsilon(0.1),
-    "gamma0.25": rules.Gamma(0.25),
-    "gamma1": rules.Gamma(1.0),
-    "alphabeta2-1": rules.AlphaBeta(2.0, 1.0),
-    "alphabeta1-0": rules.AlphaBeta(1.0, 0.0),
-    "zplus": rules.ZPlus(),
-    "wsquare": rules.WSquare(),
-    "flat": rules.Flat(),
-}
 RULES = {
     "epsilon 0": (rules.Epsilon(), rule_oracles.epsilon(0.0)),
     "epsilon 0.3": (rules.Epsilon(0.3), rule_oracles.epsilon(0.3)),
@@ -62,7 +52,7 @@ def _compare(layer: nn.Module, inputs: Tensor, name: str, **settings) -> None:
 def test_published_relevances_are_met(case: Case) -> None:
     expected, model = case.tensors(), case.model()
     given = F.one_hot(expected["target"], expected["output"].shape[1]) * expected["output"]
-    found = propagate(model, expected["input"], given, PUBLISHED[case.settings["rule"]])
+    found = propagate(model, expected["input"], given, case.rule)
     torch.testing.assert_close(found.output, expected["output"], **CLOSE)
     torch.testing.assert_close(found.input_reward, expected["input_reward"], **CLOSE)
 

@@ -8,8 +8,19 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from feedprop import rules
 from support.propagation import Residual, Step
 
+RULES = {
+    "epsilon0.1": rules.Epsilon(0.1),
+    "gamma0.25": rules.Gamma(0.25),
+    "gamma1": rules.Gamma(1.0),
+    "alphabeta2-1": rules.AlphaBeta(2.0, 1.0),
+    "alphabeta1-0": rules.AlphaBeta(1.0, 0.0),
+    "zplus": rules.ZPlus(),
+    "wsquare": rules.WSquare(),
+    "flat": rules.Flat(),
+}
 FOLDER = Path(__file__).parents[1] / "oracles"
 
 
@@ -32,6 +43,11 @@ class Case:
             for name, value in self.tensors().items()
             if name.startswith(f"{prefix}.")
         }
+
+    @property
+    def rule(self) -> rules.Rule:
+        """The rule of the case (kind lrp)."""
+        return RULES[self.settings["rule"]]
 
     def model(self) -> nn.Sequential:
         """Return the network in training mode with its state before the step (kinds lfp and lrp)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from feedprop.attach import attach, detach
+from feedprop.attach import attach
+from feedprop.diagnosis.trial import copy_without_rules
 from feedprop.errors import FeedpropError
 from feedprop.interception.forward import Forward
 from feedprop.rules import Composite, Rule, presets
@@ -72,12 +72,9 @@ def relevance(
         signed: whether to return the sums with their signs, of which the lowest would be pruned first.
 
     Raises:
-        FeedpropError: there is no batch, or `objective` is needed for these outputs.
+        FeedpropError: there is no batch, `objective` is needed for these outputs, or the model cannot be copied.
     """
-    twin = copy.deepcopy(model).eval()
-    for module in twin.modules():
-        if is_attached(module):
-            detach(module)
+    twin = copy_without_rules(model, "relevance()").eval()
     rule = presets.conserving() if composite is None else Composite.of(composite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parameters of 0 stay there, but nothing is trained

@@ -20,6 +20,7 @@ from feedprop.errors import FeedpropError
 from feedprop.inspection.deletion import Deletion, baselines, deletion
 from feedprop.inspection.heatmaps import heatmap
 from feedprop.rules import Composite, presets
+from feedprop.training.evaluation import scores
 
 PARTS = 14  # squares along the longer side of an image, which are deleted one after the other
 SIDE = 140  # of a picture on the page, in pixels
@@ -45,14 +46,14 @@ class Explained:
             )
         self.model, self.inputs = model, inputs
         with torch.no_grad():
-            self.outputs = _numbers(model(inputs))
+            self.outputs = scores(model(inputs))
         self.answers = self.outputs.argmax(1)
         self.relevance = feedprop.relevance(
             model, inputs, self._answer, composite, only_inputs=True, merge_batch_norm=True
         ).inputs.sum(1)
 
     def _answer(self, outputs: Tensor) -> Tensor:
-        return _numbers(outputs).gather(1, self.answers[:, None])[:, 0]
+        return scores(outputs).gather(1, self.answers[:, None])[:, 0]
 
     def deletions(self) -> dict[str, Deletion]:
         """Return the deletion curves of the relevance and of what it must beat."""
@@ -101,11 +102,6 @@ def preset(name: str) -> Composite:
         raise FeedpropError(f"--composite must be one of {', '.join(known)}, but is {name}")
     made: Composite = getattr(presets, name)()
     return made
-
-
-def _numbers(outputs: Tensor) -> Tensor:
-    """Return one number for each class: of spikes over time (steps, batch, classes), how often each neuron fired."""
-    return outputs.sum(0) if outputs.ndim == 3 else outputs
 
 
 def _shown(image: Tensor) -> Tensor:

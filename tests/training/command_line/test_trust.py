@@ -55,7 +55,7 @@ def received(run, tmp_path):
 def test_code_of_others_does_not_run(command, received, tmp_path, name):
     folder = received(HOSTILE[name])
     sentence = command("evaluate", folder).sentence
-    assert "if you trust whoever wrote the file, add --trust" in sentence
+    assert "if you trust its author, add --trust" in sentence
     assert str(folder / "config.yaml") in sentence
     assert not [*tmp_path.rglob("ran")]
     assert "evil" not in sys.modules

@@ -113,5 +113,5 @@ def _texts(value: Any) -> Iterator[str]:
 def _refusal(option: str, name: str, file: str) -> FeedpropError:
     return FeedpropError(
         f"{file} names {option} {name}, which could run any code: it is not a component of {', '.join(KNOWN[:-1])} or "
-        f"{KNOWN[-1]}; if you trust whoever wrote the file, add --trust"
+        f"{KNOWN[-1]}; if you trust its author, add --trust"
     )
