@@ -8,8 +8,6 @@ recorded before.
 """
 
 import argparse
-import json
-import statistics
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import torch
 from networks import NETWORKS
 from steps import Step, both
+from tables import Table
 
 import feedprop
 
@@ -64,18 +63,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    table = {}
-    print(f"{'recorded step / step':28}{'median':>8}{'quartiles':>16}")
+    table = Table("recorded step / step")
     for name in options.only:
         for label, found in sorted(ratios(name, every=options.every, rounds=options.rounds).items()):
-            low, middle, high = statistics.quantiles(found, n=4)
-            title = f"{name}, {label if label == 'after' else f'every={label}'}"
-            table[title] = {"median": middle, "quartiles": [low, high], "rounds": len(found)}
-            print(f"{title:28}{middle:8.3f}{low:8.3f}{high:8.3f}", flush=True)
-    if options.json:
-        options.json.write_text(
-            json.dumps({"torch": torch.__version__, "threads": options.threads, "ratios": table}, indent=1)
-        )
+            table.add(f"{name}, {label if label == 'after' else f'every={label}'}", found)
+    table.write(options.json, threads=options.threads)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ the median over rounds of the ratio within a round, which hardly depends on how 
 """
 
 import argparse
-import json
-import statistics
 import time
 from pathlib import Path
 
 import torch
 from networks import NETWORKS
 from steps import SETTINGS, both
+from tables import Table
 
 
 def ratios(name: str, *, compiled: bool, rounds: int, settings: str) -> list[float]:
@@ -41,20 +40,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    table = {}
-    print(f"{'LFP step / backprop step':28}{'median':>8}{'quartiles':>16}")
+    table = Table("LFP step / backprop step")
     for compiled in (False, True) if options.compiled else (False,):
         for name in options.only:
             torch._dynamo.reset()
             found = ratios(name, compiled=compiled, rounds=options.rounds, settings=options.settings)
-            low, middle, high = statistics.quantiles(found, n=4)
-            label = f"{name}, {'compiled' if compiled else 'eager'}"
-            table[label] = {"median": middle, "quartiles": [low, high], "rounds": len(found)}
-            print(f"{label:28}{middle:8.3f}{low:8.3f}{high:8.3f}", flush=True)
-    if options.json:
-        options.json.write_text(
-            json.dumps({"torch": torch.__version__, "threads": options.threads, "ratios": table}, indent=1)
-        )
+            table.add(f"{name}, {'compiled' if compiled else 'eager'}", found)
+    table.write(options.json, threads=options.threads)
 
 
 if __name__ == "__main__":
