@@ -14,17 +14,17 @@ from feedprop.errors import FeedpropError
 # command -> (module, function that takes the words after the command, summary)
 COMMANDS = {
     "train": (
-        "feedprop.training.command_line.commands",
+        "feedprop.training.command_line.train",
         "train_command",
         "train a network by LFP, or by backprop for comparison",
     ),
     "check": (
-        "feedprop.training.command_line.commands",
+        "feedprop.training.command_line.train",
         "check_command",
         "check whether LFP is right on the model of a configuration",
     ),
     "evaluate": (
-        "feedprop.training.command_line.commands",
+        "feedprop.training.command_line.evaluate",
         "evaluate_command",
         "evaluate a trained model on test data",
     ),
@@ -34,7 +34,7 @@ COMMANDS = {
         "prune a trained model, and draw its accuracy over sparsity",
     ),
     "explain": (
-        "feedprop.training.command_line.commands",
+        "feedprop.training.command_line.explain",
         "explain_command",
         "show what the answers of a trained model to images were made of",
     ),

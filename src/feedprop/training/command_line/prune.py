@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import set_seed  # type: ignore[import-untyped]  # accelerate ships no types
@@ -12,9 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from feedprop import pruning
+from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import CURVES, CURVES_PLOT, PRUNED, RunFolder
-from feedprop.training.command_line.arguments import PruneRequest, parse_prune
-from feedprop.training.command_line.commands import restored
+from feedprop.training.command_line.arguments import read_words
+from feedprop.training.command_line.config import Config
+from feedprop.training.command_line.parser import OneSentenceParser
+from feedprop.training.command_line.stored import add_trust, batch_size, read_run, restored
 from feedprop.training.devices import make_accelerator
 from feedprop.training.report.charts import accuracy_over_sparsity
 from feedprop.training.sparsity_curves import AMOUNTS, accuracies, importances
@@ -22,9 +26,43 @@ from feedprop.training.sparsity_curves import AMOUNTS, accuracies, importances
 Curves = dict[tuple[str, str], list[float]]  # (run, importance) -> accuracy at each of AMOUNTS
 
 
+@dataclass(frozen=True)
+class PruneSettings:
+    """Settings of pruning.
+
+    Args:
+        amount: share of the weights that are 0 in the pruned model that is written
+        importance: what decides which weights go, in that model; best is the one with the highest accuracy
+        scope: whether weights of all layers are compared, or this share of each layer goes
+        beside: another run on the same data, drawn beside this one
+        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        samples: training samples that relevance and feedback are summed over, rounded up to whole batches
+        batch_size: samples at a time; as in training unless given
+        device: auto, cpu, cuda, cuda:1, mps
+    """
+
+    amount: float = 0.9
+    importance: Literal["best", "magnitude", "relevance", "feedback"] = "best"
+    scope: Literal["global", "layer"] = "global"
+    beside: str | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    samples: int = 1000
+    batch_size: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """What to prune: a run, how, and the configurations of that run and of the one beside it, by their folders."""
+
+    run: str
+    settings: PruneSettings
+    configs: Mapping[str, Config]
+
+
 def prune_command(argv: Sequence[str]) -> None:
     """Measure accuracy over sparsity for each importance, and write the curves, their plot and a pruned model."""
-    request = parse_prune(argv)
+    request = _parse(argv)
     settings, folder = request.settings, RunFolder(request.run)
     folder.claim()
     try:
@@ -34,6 +72,31 @@ def prune_command(argv: Sequence[str]) -> None:
     finally:
         folder.release()
     _print(request, curves, pruned)
+
+
+def _parse(argv: Sequence[str]) -> PruneRequest:
+    """Return what the command line asks to prune. Code from elsewhere runs only with --trust."""
+    arguments, given = read_words(argv)
+    parser = OneSentenceParser(prog="feedprop prune", usage="feedprop prune RUN [options]")
+    parser.add_argument("run", type=str, metavar="RUN", help="folder that feedprop train wrote")
+    parser.add_class_arguments(PruneSettings, None)
+    add_trust(parser)
+    values = parser.read(arguments, given)
+    run, trusted = values.pop("run"), values.pop("trust")
+    settings = PruneSettings(**values)
+    if not 0 <= settings.amount < 1:
+        raise FeedpropError(f"--amount is a share of the weights, from 0 to less than 1, but is {settings.amount:g}")
+    if settings.samples < 1:
+        raise FeedpropError(f"--samples must be at least 1, but is {settings.samples}")
+    runs = [run, *([settings.beside] if settings.beside is not None else [])]
+    configs = {run: read_run(run, settings.checkpoint, {}, trusted=trusted) for run in runs}
+    datas = [config.components["data"].name for config in configs.values()]
+    if len({*datas}) > 1:
+        raise FeedpropError(
+            f"--beside compares runs on the same data, but {runs[0]} has {datas[0]} and {runs[1]} {datas[1]}"
+        )
+    batch_size(settings.batch_size, configs[runs[0]])
+    return PruneRequest(run, settings, configs)
 
 
 def _measure(request: PruneRequest, folder: RunFolder, device: torch.device) -> tuple[Curves, dict[str, Any]]:

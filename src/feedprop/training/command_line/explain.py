@@ -1,0 +1,72 @@
+"""The command explain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from feedprop.errors import FeedpropError
+from feedprop.training.checkpoints import EXPLAINED, RunFolder
+from feedprop.training.command_line.stored import Request, parse_run, restored
+from feedprop.training.data.splits import loader
+from feedprop.training.devices import make_accelerator
+from feedprop.training.explanation import Explained, preset
+
+
+@dataclass(frozen=True)
+class ExplainSettings:
+    """Settings of an explanation.
+
+    Args:
+        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        split: part of the data
+        number: how many samples, the first ones
+        composite: the rules, a preset by its name
+        device: auto, cpu, cuda, cuda:1, mps
+    """
+
+    checkpoint: Literal["best", "last"] = "best"
+    split: Literal["train", "validation", "test"] = "test"
+    number: int = 12
+    composite: str = "epsilon_plus"
+    device: str = "auto"
+
+
+def explain_command(argv: Sequence[str]) -> None:
+    """Write a page of heatmaps to the folder of a run, and print how good they are if asked to."""
+    request = _parse(argv)
+    composite = preset(request.composite).replace(conserving=True)
+    parts = restored(request.run, request.config, request.checkpoint)
+    device = make_accelerator(request.device).device
+    inputs, labels = next(iter(loader(parts.data[request.split], batch_size=request.number)))
+    found = Explained(parts.model.to(device).eval(), inputs.to(device), composite)
+    facts = {"run": request.run, "model": request.checkpoint, "data": request.split, "rules": request.composite}
+    folder = RunFolder(request.run)
+    folder.write(
+        EXPLAINED, found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts)
+    )
+    console = Console(highlight=False)
+    console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True)
+    if request.evaluate:
+        table = Table(title="area between the deletion curves, in units of the output", box=box.SIMPLE)
+        table.add_column("")
+        for column in ("mean", "lowest", "highest"):
+            table.add_column(column, justify="right")
+        for name, curves in found.deletions().items():
+            area = curves.area
+            table.add_row(name, *(f"{float(value):.3f}" for value in (area.mean(), area.min(), area.max())))
+        console.print(table)
+
+
+def _parse(argv: Sequence[str]) -> Request:
+    """Return what the command line asks to explain."""
+    about = "print how good the heatmaps are: areas between deletion curves"
+    request = parse_run(argv, "explain", ExplainSettings, "evaluate", about)
+    if request.number < 1:
+        raise FeedpropError(f"--number must be at least 1, but is {request.number}")
+    return request
