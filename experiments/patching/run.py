@@ -36,8 +36,8 @@ class FixedAttention(Block):
     """The same block, whose attention weights count as constants: RelP's rule for attention heads."""
 
     def forward(self, x: Tensor) -> Tensor:
-        queries, keys, values = self.qkv(self.before_attention(x)).unflatten(-1, (3 * HEADS, -1)).transpose(1, 2).chunk(
-            3, dim=1
+        queries, keys, values = (
+            self.qkv(self.before_attention(x)).unflatten(-1, (3 * HEADS, -1)).transpose(1, 2).chunk(3, dim=1)
         )
         scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
         hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
