@@ -28,6 +28,11 @@ COMMANDS = {
         "evaluate_command",
         "evaluate a trained model on test data",
     ),
+    "sweep": (
+        "feedprop.training.command_line.sweep",
+        "sweep_command",
+        "search for hyperparameters, on several machines if need be",
+    ),
     "prune": (
         "feedprop.training.command_line.prune",
         "prune_command",

@@ -103,7 +103,7 @@ class RunFolder:
         self._made = bool(self.title) or not self.path.exists()
         try:
             if self.title:
-                self.path = _make_numbered(self.path, self.title)
+                self.path = make_numbered(self.path, self.title)
             if self.replaces is not None:
                 locks.take(self.replaces / LOCK)
             self.path.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     return "nothing differs"
 
 
-def _make_numbered(base: Path, title: str) -> Path:
+def make_numbered(base: Path, title: str) -> Path:
     """Make base/title-NNN, numbered after the largest number there; of several processes, each gets its own."""
     base.mkdir(parents=True, exist_ok=True)
     while True:

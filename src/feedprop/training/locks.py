@@ -25,7 +25,7 @@ def take(path: Path) -> None:
             owner = _owner(path)
             if owner is None:
                 continue  # released at this moment
-            if _runs(owner):
+            if runs(owner):
                 process, machine = owner
                 raise FeedpropError(
                     f"another run (process {process} on {machine}) writes to {path.parent}; name another --output, or "
@@ -49,14 +49,14 @@ def tidy(path: Path) -> None:
     """Remove what a process that is gone left while it took the lock."""
     for begun in path.parent.glob(f"{path.name}.*"):
         process = begun.suffix.removeprefix(".")
-        if process.isdigit() and not _runs((int(process), platform.node())):
+        if process.isdigit() and not runs((int(process), platform.node())):
             begun.unlink(missing_ok=True)
 
 
 def held(path: Path) -> bool:
     """Whether a running process has this lock."""
     owner = _owner(path)
-    return owner is not None and _runs(owner)
+    return owner is not None and runs(owner)
 
 
 def _owner(path: Path) -> tuple[int, str] | None:
@@ -66,7 +66,8 @@ def _owner(path: Path) -> tuple[int, str] | None:
     return None
 
 
-def _runs(owner: tuple[int, str]) -> bool:
+def runs(owner: tuple[int, str]) -> bool:
+    """Whether a process, on a machine of this name, may still run; never this process itself."""
     process, machine = owner
     if machine and machine != platform.node():
         return True  # nobody here can tell

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,27 @@ from feedprop.training.run import Run, prepare, recorded
 from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
+Observer = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
-def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> RunFolder:
-    """Train as configured, or go on with the run of a folder, and return the folder with the results."""
+def train(
+    config: Config,
+    *,
+    command: str,
+    resumed: RunFolder | None = None,
+    after_epoch: Observer | None = None,
+    tested: bool = True,
+) -> RunFolder:
+    """Train as configured, or go on with the run of a folder, and return the folder with the results.
+
+    Args:
+        config: of the run.
+        command: as results.json will have it.
+        resumed: the folder of a run that was stopped.
+        after_epoch: called with the figures of all epochs so far, as in metrics.jsonl, once they and the state are
+            written; what it raises ends the run.
+        tested: whether the best model is evaluated on test data at the end, with a report.
+    """
     started = time.monotonic()
     settings = config.settings
     folder = resumed or RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
@@ -53,10 +72,12 @@ def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> 
         if resumed is not None:
             _go_on(run)
         try:
-            _epochs(run, saver)
-            _finish(run, command=command, started=started)
+            _epochs(run, saver, after_epoch)
+            _finish(run, command=command, started=started, tested=tested)
         except BaseException as error:
             _say_what_is_kept(run, error)
+            with contextlib.suppress(FeedpropError):  # backprop, or detached already
+                feedprop.detach(run.parts.model)
             raise
     finally:
         if accelerator.is_main_process:
@@ -87,7 +108,7 @@ def _go_on(run: Run) -> None:
     run.progress.say(f"going on after step {run.step}, in epoch {run.first_epoch}")
 
 
-def _epochs(run: Run, saver: Saver) -> None:
+def _epochs(run: Run, saver: Saver, after_epoch: Observer | None) -> None:
     """Train all epochs; write checkpoint, metrics and state after each."""
     log: SummaryWriter | None = None
     try:
@@ -106,6 +127,8 @@ def _epochs(run: Run, saver: Saver) -> None:
                 run.progress.finish(row, best=better)
                 for sentence in row.get("warnings", ()):
                     run.progress.say(f"warning: {sentence}")
+                if after_epoch is not None:
+                    after_epoch(run.rows)
                 saver.stop_if_told()
     finally:
         if log is not None:
@@ -218,11 +241,11 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
     log.flush()
 
 
-def _finish(run: Run, *, command: str, started: float) -> None:
+def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
     """Test the best model once; write results and report."""
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
-    test = run.evaluate("test")
+    test = run.evaluate("test") if tested else None
     if run.config.settings.method == "lfp":
         feedprop.detach(run.parts.model)
     if not run.main:
@@ -231,31 +254,31 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     results: dict[str, Any] = {
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
-        "test": test.as_dict(name),
+        **({} if test is None else {"test": test.as_dict(name)}),
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
         "classes": run.parts.data.classes,
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if firing_neurons(run.parts.model):
+    if test is not None and firing_neurons(run.parts.model):
         results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
     run.folder.write_json(RESULTS, results)
     for path in run.folder.states():
         path.unlink()
-    write_report(
-        run.folder,
-        run.config,
-        rows=run.rows,
-        layers=run.log.rows(),
-        results=results,
-        model=run.parts.model,
-        data=run.parts.data,
-    )
-    run.progress.say(
-        f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
-        f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
-    )
+    said = f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}"
+    if test is not None:
+        write_report(
+            run.folder,
+            run.config,
+            rows=run.rows,
+            layers=run.log.rows(),
+            results=results,
+            model=run.parts.model,
+            data=run.parts.data,
+        )
+        said += f", test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
+    run.progress.say(said)
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:

@@ -130,22 +130,28 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
+def read_yaml(path: str, *, what: str) -> dict[Any, Any]:
+    """Return the keys and values in a YAML file; `what` it is called in errors."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise FeedpropError(f"cannot read the configuration file {path}: {reason}") from error
+        raise FeedpropError(f"cannot read the {what} {path}: {reason}") from error
     except RecursionError as error:
-        raise FeedpropError(f"the configuration file {path} is nested too deeply") from error
+        raise FeedpropError(f"the {what} {path} is nested too deeply") from error
     except yaml.YAMLError as error:
-        raise FeedpropError(f"the configuration file {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise FeedpropError(f"the {what} {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):
-        raise FeedpropError(f"the configuration file {path} must hold keys and values, but holds {content!r}")
+        raise FeedpropError(f"the {what} {path} must hold keys and values, but holds {content!r}")
+    return content or {}
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
+    content = read_yaml(path, what="configuration file")
     known = {field.name for field in dataclasses.fields(Settings)} | {*KINDS}
     options: dict[str, Any] = {}
-    for key, value in (content or {}).items():
+    for key, value in content.items():
         if key not in known:
             raise FeedpropError(f"the configuration file has an unknown key {key!r}{nearest(str(key), known)}")
         if key not in KINDS:

@@ -65,10 +65,10 @@ def read_run(run: str, checkpoint: str, data: Options, *, trusted: bool) -> Conf
     name = f"{checkpoint}.safetensors"
     trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
     search_in(*((trained_in, ".") if trusted else ()))
-    return _as_trained(configure([], {"config": [str(file)], **data}), trained_in, given=data)
+    return as_trained(configure([], {"config": [str(file)], **data}), trained_in, given=data)
 
 
-def _as_trained(config: Config, folder: str, *, given: Options) -> Config:
+def as_trained(config: Config, folder: str, *, given: Options) -> Config:
     """Return the configuration with its data where it was in training, unless a place is given."""
     data = config.components["data"]
     root = data.arguments.get("root")

@@ -1,0 +1,1 @@
+"""Search for hyperparameters, by several processes on several machines."""

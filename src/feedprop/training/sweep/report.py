@@ -1,0 +1,214 @@
+"""What a sweep writes about itself: trials.csv, best.yaml and a report on one page that opens anywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import optuna
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from feedprop.training.sweep import drawings
+from feedprop.training.sweep.drawings import Axis
+from feedprop.training.sweep.space import described, written
+from feedprop.training.sweep.study import BEST_CONFIG, REPORT, TABLE, Study, write
+
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "unfinished",
+    TrialState.WAITING: "waiting",
+}
+_SHOWN = 100  # trials in the table of the report
+
+
+def write_table(study: Study) -> None:
+    """Write trials.csv, and best.yaml if a trial is finished."""
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    options = list(study.searched.space)
+    names = [option.removesuffix(".name") for option in options]
+    rows.writerow(["trial", "state", "accuracy", "best_epoch", "epochs", "seconds", *names, "reason"])
+    for trial in study.trials():
+        facts = trial.user_attrs
+        rows.writerow(
+            [
+                f"{facts['slot']:04d}",
+                STATES[trial.state],
+                *(facts.get(name, "") for name in ("accuracy", "best_epoch", "epochs", "seconds")),
+                *(trial.params.get(option, "") for option in options),
+                facts.get("reason", ""),
+            ]
+        )
+    write(study.path, TABLE, table.getvalue())
+    best = study.best()
+    if best is not None:
+        config = study.searched.configuration(best.params)
+        head = f"# validation accuracy {best.value:.4f}: trial {best.user_attrs['slot']:04d} of {study.plan.trials}\n"
+        write(study.path, BEST_CONFIG, head + config.as_yaml())
+
+
+def write_all(study: Study) -> None:
+    """Write the table, the best configuration and the report."""
+    write_table(study)
+    trials, best = study.trials(), study.best()
+    template = files("feedprop.training.sweep").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    done = [trial for trial in trials if "accuracy" in trial.user_attrs]
+    page = environment.from_string(template).render(
+        title=study.path.name,
+        headlines=_headlines(trials, best),
+        best=None if best is None else [(_name(option), written(value)) for option, value in best.params.items()],
+        command=command(study),
+        importances=importances(study),
+        history=Markup(_history(done)) if done else "",
+        parallel=Markup(_parallel(study, done)) if len(done) > 1 else "",
+        curves=Markup(_curves(trials, best)) if any(trial.intermediate_values for trial in trials) else "",
+        options=[_name(option) for option in study.searched.space],
+        trials=_rows(study, trials),
+        left_out=max(len(trials) - _SHOWN, 0),
+        space=[(_name(option), _space(word)) for option, word in study.searched.words.items()],
+        settings=[
+            *((_name(option), str(value)) for option, value in study.plan.options.items()),
+            ("pruner", study.plan.pruner),
+            ("sampler", study.plan.sampler),
+        ],
+    )
+    write(study.path, REPORT, page)
+
+
+def command(study: Study) -> str:
+    """Return the command that trains the best configuration, and tests it."""
+    return f"feedprop train --config {shlex.quote(str(study.path / BEST_CONFIG))}"
+
+
+def summary(study: Study) -> str:
+    """Return the best trial, and what to do next, in words."""
+    best = study.best()
+    if best is None:
+        return f"no trial was finished; {study.path / TABLE} says why\nreport: {study.path / REPORT}"
+    return (
+        f"best: trial {best.user_attrs['slot']:04d}, validation accuracy {best.value:.4f}: {described(best.params)}\n"
+        f"train and test it: {command(study)}\n"
+        f"report: {study.path / REPORT}"
+    )
+
+
+def importances(study: Study) -> list[tuple[str, float]]:
+    """Return how important each option is, as a share of all, the largest first; [] if nobody can tell."""
+    complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of too few trials, or of experimental parts
+            found = optuna.importance.get_param_importances(study.optuna)
+    except (ValueError, RuntimeError, ZeroDivisionError):
+        return []
+    return [(_name(option), float(share)) for option, share in found.items()]
+
+
+def _headlines(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[tuple[str, str, str]]:
+    counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
+    seconds = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+    others = [
+        f"{counts[state]} {word}" for state, word in STATES.items() if state != TrialState.COMPLETE and counts[state]
+    ]
+    accuracy = "none" if best is None else f"{100 * float(best.value or 0):.2f} %"
+    remark = "no trial was finished" if best is None else f"trial {best.user_attrs['slot']:04d}"
+    return [
+        (accuracy, "best validation accuracy", remark),
+        (f"{counts[TrialState.COMPLETE]} of {len(trials)}", "trials finished", ", ".join(others) or "all of them"),
+        (_duration(seconds), "training time", "of all trials together"),
+    ]
+
+
+def _history(done: Sequence[FrozenTrial]) -> str:
+    points = [(trial.user_attrs["slot"], trial.user_attrs["accuracy"], STATES[trial.state]) for trial in done]
+    return drawings.history(points)
+
+
+def _curves(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> str:
+    lines = [
+        (sorted(trial.intermediate_values.items()), best is not None and trial.number == best.number)
+        for trial in trials
+        if trial.intermediate_values
+    ]
+    return drawings.curves(lines)
+
+
+def _parallel(study: Study, done: Sequence[FrozenTrial]) -> str:
+    axes = [_axis(option, distribution) for option, distribution in study.searched.space.items()]
+    lines = [
+        ([_place(distribution, trial.params[option]) for option, distribution in study.searched.space.items()],
+         trial.user_attrs["accuracy"], f"trial {trial.user_attrs['slot']:04d}: {described(trial.params)}")
+        for trial in done
+        if study.searched.space.keys() <= trial.params.keys()
+    ]  # fmt: skip
+    return drawings.parallel(axes, lines)
+
+
+def _axis(option: str, distribution: Any) -> Axis:
+    """Return the labels of an axis, and where they are, from 0 to 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        values = list(distribution.choices)
+    else:
+        values = [distribution.low, distribution.high]
+        if distribution.log:
+            values.insert(1, (distribution.low * distribution.high) ** 0.5)
+        else:
+            values.insert(1, (distribution.low + distribution.high) / 2)
+        if isinstance(distribution, IntDistribution):
+            values = sorted({int(value) for value in values})
+    logarithmic = ", logarithmic" if getattr(distribution, "log", False) else ""
+    return Axis(_name(option) + logarithmic, [(written(value), _place(distribution, value)) for value in values])
+
+
+def _place(distribution: Any, value: Any) -> float:
+    """Return where a value is on its axis, from 0 to 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices.index(value) / max(len(distribution.choices) - 1, 1)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.log:
+        return math.log(value / distribution.low) / math.log(distribution.high / distribution.low)
+    return (value - distribution.low) / (distribution.high - distribution.low)
+
+
+def _rows(study: Study, trials: Sequence[FrozenTrial]) -> list[Mapping[str, Any]]:
+    """Return the trials of the table, the best ones first."""
+    ordered = sorted(trials, key=lambda trial: (-trial.user_attrs.get("accuracy", -1.0), trial.user_attrs["slot"]))
+    return [
+        {
+            "slot": f"{trial.user_attrs['slot']:04d}",
+            "state": STATES[trial.state],
+            "accuracy": f"{100 * trial.user_attrs['accuracy']:.2f} %" if "accuracy" in trial.user_attrs else "",
+            "epochs": trial.user_attrs.get("epochs", ""),
+            "values": [written(trial.params.get(option, "")) for option in study.searched.space],
+            "reason": trial.user_attrs.get("reason", ""),
+        }
+        for trial in ordered[:_SHOWN]
+    ]
+
+
+def _name(option: str) -> str:
+    return option.removesuffix(".name")
+
+
+def _space(word: str | list[str]) -> str:
+    return word if isinstance(word, str) else ", ".join(word)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
