@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 16, 34
+WIDTH, HEIGHT, WIDE = 520, 270, 1000
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 36
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of parallel coordinates: its name, and its labels with where they are, from 0 to 1."""
+    """An axis of parallel coordinates: its name, its labels with where they are, from 0 to 1, and its scale."""
 
     name: str
     labels: Sequence[tuple[str, float]]
+    scale: str = ""
 
 
 def history(points: Sequence[tuple[int, float, str]]) -> str:
@@ -67,8 +69,8 @@ def parallel(axes: Sequence[Axis], lines: Sequence[tuple[Sequence[float], float,
         *axes,
         Axis("accuracy", [(_percent(low), 0.0), (_percent(high), 1.0)] if high > low else [(_percent(low), 0.5)]),
     ]
-    width = max(WIDTH, 130 * len(whole))
-    left, right, top, bottom = 64, 64, 40, HEIGHT - 16
+    width = max(WIDE, 140 * len(whole))
+    left, right, top, bottom = 24, 64, 46, HEIGHT - 16
     places = [left + (width - left - right) * number / (len(whole) - 1) for number in range(len(whole))]
     drawn = []
     for values, accuracy, name in sorted(lines, key=lambda line: line[1]):
@@ -83,11 +85,12 @@ def parallel(axes: Sequence[Axis], lines: Sequence[tuple[Sequence[float], float,
     for number, (x, axis) in enumerate(zip(places, whole, strict=True)):
         drawn.append(f'<line class="axis" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
         anchor = "start" if number == 0 else "end" if number == len(whole) - 1 else "middle"
-        at = x - 8 if number == 0 else x + 8 if number == len(whole) - 1 else x
-        lift = 12 * (number % 2) if len(whole) > 4 else 0  # neighbours do not meet
-        drawn.append(
-            f'<text class="name" x="{at:.1f}" y="{24 - lift}" text-anchor="{anchor}">{escape(axis.name)}</text>'
-        )
+        at = left - 20 if number == 0 else width - 4 if number == len(whole) - 1 else x
+        words = (("name", 16, axis.name), ("scale", 32, axis.scale))
+        drawn += [
+            f'<text class="{kind}" x="{at:.1f}" y="{y}" text-anchor="{anchor}">{escape(word)}</text>'
+            for kind, y, word in words
+        ]
         for label, value in axis.labels:
             y = bottom - (bottom - top) * value
             drawn.append(f'<text class="over" x="{x + 5:.1f}" y="{y + 4:.1f}">{escape(_short(label))}</text>')
@@ -100,8 +103,11 @@ class _Frame:
     def __init__(self, numbers: Sequence[float], accuracies: Sequence[float]) -> None:
         self.first, self.last = min(numbers), max(numbers)
         low, high = min(accuracies), max(accuracies)
-        margin = max(0.05 * (high - low), 0.005)
-        self.low, self.high = max(low - margin, 0.0), min(high + margin, 1.0)
+        steps = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25)
+        step = next(step for step in steps if high - low <= 4 * step or step == steps[-1])
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        self.ticks = [step * number for number in range(first, max(last, first + 1) + 1)]
+        self.low, self.high = self.ticks[0], self.ticks[-1]
 
     def x(self, number: float) -> float:
         share = (number - self.first) / (self.last - self.first) if self.last > self.first else 0.5
@@ -113,14 +119,13 @@ class _Frame:
     def drawn(self, name: str) -> list[str]:
         """Return the grid, its labels and the name of the axis below."""
         parts = []
-        for step in range(5):
-            accuracy = self.low + (self.high - self.low) * step / 4
+        for accuracy in self.ticks:
             y = self.y(accuracy)
             parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{WIDTH - _RIGHT}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_percent(accuracy)}</text>')
         numbers = sorted({round(self.first + (self.last - self.first) * step / 5) for step in range(6)})
-        parts += [f'<text x="{self.x(at):.1f}" y="{HEIGHT - 16}" text-anchor="middle">{at}</text>' for at in numbers]
-        parts.append(f'<text x="{(_LEFT + WIDTH) / 2}" y="{HEIGHT - 2}" text-anchor="middle">{name}</text>')
+        parts += [f'<text x="{self.x(at):.1f}" y="{HEIGHT - 19}" text-anchor="middle">{at}</text>' for at in numbers]
+        parts.append(f'<text x="{(_LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{name}</text>')
         return parts
 
 

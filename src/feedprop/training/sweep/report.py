@@ -161,27 +161,24 @@ def _parallel(study: Study, done: Sequence[FrozenTrial]) -> str:
 def _axis(option: str, distribution: Any) -> Axis:
     """Return the labels of an axis, and where they are, from 0 to 1."""
     if isinstance(distribution, CategoricalDistribution):
-        values = list(distribution.choices)
-    else:
-        values = [distribution.low, distribution.high]
-        if distribution.log:
-            values.insert(1, (distribution.low * distribution.high) ** 0.5)
-        else:
-            values.insert(1, (distribution.low + distribution.high) / 2)
-        if isinstance(distribution, IntDistribution):
-            values = sorted({int(value) for value in values})
-    logarithmic = ", logarithmic" if getattr(distribution, "log", False) else ""
-    return Axis(_name(option) + logarithmic, [(written(value), _place(distribution, value)) for value in values])
+        return Axis(_name(option), [(str(value), _place(distribution, value)) for value in distribution.choices])
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, log = distribution.low, distribution.high, distribution.log
+    values: list[float] = [low, math.sqrt(low * high) if log else (low + high) / 2, high]
+    if isinstance(distribution, IntDistribution):
+        values = [*sorted({round(value) for value in values})]
+    labels = [(written(value), _place(distribution, value)) for value in values]
+    return Axis(_name(option), labels, "logarithmic" if log else "")
 
 
 def _place(distribution: Any, value: Any) -> float:
     """Return where a value is on its axis, from 0 to 1."""
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices.index(value) / max(len(distribution.choices) - 1, 1)
+        return float(distribution.choices.index(value) / (len(distribution.choices) - 1))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.log:
         return math.log(value / distribution.low) / math.log(distribution.high / distribution.low)
-    return (value - distribution.low) / (distribution.high - distribution.low)
+    return float((value - distribution.low) / (distribution.high - distribution.low))
 
 
 def _rows(study: Study, trials: Sequence[FrozenTrial]) -> list[Mapping[str, Any]]:

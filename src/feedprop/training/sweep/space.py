@@ -86,6 +86,7 @@ class Searched:
         self.options = dict(options)
         self.words = dict(words)
         self.space: dict[str, BaseDistribution] = {}
+        self._made: dict[tuple[tuple[str, Any], ...], Config] = {}  # making one takes a tenth of a second
         self._first = {option: _first(option, word) for option, word in self.words.items()}
         self._check()
         for option in self.words:
@@ -97,7 +98,10 @@ class Searched:
 
     def configuration(self, values: Mapping[str, Any]) -> Config:
         """Return the configuration of a trial with these values."""
-        return configure([], self.trial_options(values), command="sweep")
+        key = tuple(values.items())
+        if key not in self._made:
+            self._made[key] = configure([], self.trial_options(values), command="sweep")
+        return self._made[key]
 
     def trial_options(self, values: Mapping[str, Any]) -> Options:
         return overlay(self.options, dict(values))
@@ -121,7 +125,7 @@ class Searched:
 
     def _distribution(self, option: str) -> BaseDistribution:
         word = self.words[option]
-        found = None if isinstance(word, list) else _RANGE.fullmatch(word)
+        found = _range(option, word)
 
         def accepted(value: Any) -> None:
             self.configuration({**self._first, option: value})
@@ -131,27 +135,34 @@ class Searched:
             for value in values:
                 _explained(option, value, accepted)
             return CategoricalDistribution(values)
-        low, high = _number(found[2]), _number(found[3])
-        step = None if found[4] is None else _number(found[4])
-        _check_range(option, str(word), low, high, step, log=bool(found[1]))
+        log, low, high, step = found
         whole = all(isinstance(number, int) for number in (low, high, step) if number is not None)
         if whole and not _takes_reals(accepted, low, high):
             for end in (low, high):
                 _explained(option, end, accepted)
-            return IntDistribution(int(low), int(high), log=bool(found[1]), step=int(step or 1))
+            return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
         for end in (float(low), float(high)):
             _explained(option, end, accepted)
-        return FloatDistribution(
-            float(low), float(high), log=bool(found[1]), step=None if step is None else float(step)
-        )
+        return FloatDistribution(float(low), float(high), log=log, step=None if step is None else float(step))
 
 
 def _first(option: str, word: str | list[str]) -> Any:
     """Return one value of the space, with which the others are tried."""
     if option.split(".")[0] in ("output", "overwrite") or option in _FIXED:
         raise FeedpropError(f"--space.{option}: every trial has its own folder; search another option")
+    found = _range(option, word)
+    return _values(option, word)[0] if found is None else found[1]
+
+
+def _range(option: str, word: str | list[str]) -> tuple[bool, float, float, float | None] | None:
+    """Return whether a range is logarithmic, its ends and its step; None for anything else."""
     found = None if isinstance(word, list) else _RANGE.fullmatch(word)
-    return _values(option, word)[0] if found is None else _number(found[2])
+    if found is None:
+        return None
+    low, high = _number(found[2]), _number(found[3])
+    step = None if found[4] is None else _number(found[4])
+    _check_range(option, str(word), low, high, step, log=bool(found[1]))
+    return bool(found[1]), low, high, step
 
 
 def _values(option: str, word: str | list[str]) -> list[str]:

@@ -84,10 +84,17 @@ class Study:
         base = searched.first().settings
         sampler = _SeededBySlot(plan.sampler, seed=base.seed)
         try:
-            self.optuna = optuna.create_study(
-                storage=self.storage, study_name=plan.name, direction="maximize", load_if_exists=True,
-                sampler=sampler, pruner=_pruner(plan.pruner, epochs=base.epochs),
-            )  # fmt: skip
+            if new:
+                optuna.create_study(storage=self.storage, study_name=plan.name, direction="maximize")
+            self.optuna = optuna.load_study(
+                storage=self.storage,
+                study_name=plan.name,
+                sampler=sampler,
+                pruner=_pruner(plan.pruner, epochs=base.epochs),
+            )
+        except KeyError as error:
+            place = without_password(storage or plan.storage or str(path / JOURNAL))
+            raise FeedpropError(f"{place} has no study {plan.name}; name the right --storage") from error
         except Exception as error:  # of any database driver
             raise _unreachable(storage or plan.storage, error) from error
         self._id = self.storage.get_study_id_from_name(plan.name)

@@ -8,6 +8,7 @@ import gc
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
@@ -54,11 +55,18 @@ def work(study: Study) -> None:
             trial = study.take()
             if trial is not None:
                 waiting = False
-                _run(study, trial)
-                report.write_table(study)
+                try:
+                    _run(study, trial)
+                finally:
+                    report.write_table(study)
             elif count := study.unfinished():
                 if not waiting:
-                    print(f"waiting for {count} trials of other workers, to go on with them if these end", flush=True)
+                    said = (
+                        "another worker trains the last trial"
+                        if count == 1
+                        else f"other workers train the last {count} trials"
+                    )
+                    print(f"{said}; waiting, to go on with what they do not finish", flush=True)
                 waiting = True
                 time.sleep(_POLL_SECONDS)
             else:
@@ -145,8 +153,8 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
         _remove_states(folder)
         return TrialState.FAIL, None, f"failed: {reason}"
     finally:
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
 
@@ -235,7 +243,8 @@ def _stop_if_all_fail_alike(study: Study) -> None:
     reasons = {trial.user_attrs.get("reason") for trial in ended if trial.state == TrialState.FAIL}
     failed = all(trial.state == TrialState.FAIL for trial in ended)
     if failed and len(reasons) == 1 and len(ended) >= min(ALIKE, study.plan.trials):
-        raise FeedpropError(f"the first {len(ended)} trials failed alike: {reasons.pop()}")
+        which = "the only trial failed" if len(ended) == 1 else f"the first {len(ended)} trials failed alike"
+        raise FeedpropError(f"{which}: {reasons.pop()}")
 
 
 def work_in_processes(study: Study, jobs: int, *, storage: str | None) -> None:
@@ -277,8 +286,10 @@ def _wait(processes: Sequence[Any]) -> int | None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        for process in processes:
-            process.join()
+        running = {process.sentinel: process for process in processes}
+        while running:  # each is reaped as it ends: of a zombie, the others would think that it lives
+            for sentinel in multiprocessing.connection.wait([*running]):
+                running.pop(sentinel).join()  # type: ignore[call-overload]  # the sentinel that was given
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
