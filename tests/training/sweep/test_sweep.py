@@ -8,8 +8,8 @@ import os
 import platform
 import re
 import signal
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,8 +21,6 @@ from feedprop.training.run import Run
 from feedprop.training.sweep import study as studies
 from feedprop.training.sweep import worker
 from feedprop.training.sweep.study import Study, finished
-
-from ..conftest import REPOSITORY
 
 FEW = ["sweep", "--data", "blobs", "--data.points", "120", "--model.hidden", "[4]", "--device", "cpu", "--epochs", "2"]
 FEW += ["--batch_size", "64"]
@@ -313,39 +311,33 @@ def test_a_launcher_is_refused(command, monkeypatch):
     assert "start feedprop sweep without a launcher" in command(*FEW, *SPACE).sentence
 
 
-def _wait_for(condition, *, seconds: float = 90.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
+def _kill_one(folder: Path, killed: list[int]) -> None:
+    """Kill the worker of the first trial that has written a checkpoint."""
+    while not (folder / "study.yaml").exists():
         time.sleep(0.05)
-    raise TimeoutError
+    study = _open(str(folder))
+    while not killed:
+        for trial in study.trials():
+            if trial.state == TrialState.RUNNING and [*study.folder(trial).glob("state-*")]:
+                os.kill(int(trial.user_attrs["worker"].split()[0]), signal.SIGKILL)
+                killed.append(trial.number)
+                break
+        time.sleep(0.05)
 
 
-def test_kill_9_of_a_worker_costs_no_trial(tmp_path):
-    """Of two processes, one is killed in the middle of a trial: the other one goes on with that, from its checkpoint."""
+def test_kill_9_of_a_worker_costs_no_trial(command, tmp_path):
+    """Of two processes, one is killed in the middle of a trial: the other goes on with that, from its checkpoint."""
+    killed: list[int] = []
+    threading.Thread(target=_kill_one, args=(tmp_path / "s", killed), daemon=True).start()
     words = ["sweep", "--data", "digits", "--epochs", "10", "--device", "cpu", *SPACE]
-    words += ["--trials", "3", "--jobs", "2", "--pruner", "none", "--output", "s"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
-    sweep = subprocess.Popen([sys.executable, "-m", "feedprop", *words], cwd=tmp_path, env=environment)
-    folder = tmp_path / "s"
-    try:
-        _wait_for((folder / "study.yaml").exists)
-        study = _open(str(folder))
-
-        def begun():
-            busy = [trial for trial in study.trials() if trial.state == TrialState.RUNNING]
-            return next((trial for trial in busy if [*study.folder(trial).glob("state-*")]), None)
-
-        victim = _wait_for(begun)
-        os.kill(int(victim.user_attrs["worker"].split()[0]), signal.SIGKILL)
-        assert sweep.wait(timeout=120) == 0
-    finally:
-        sweep.kill()
-        sweep.wait()
-    rows = _table(str(folder))
+    answer = command(*words, "--trials", 3, "--jobs", 2, "--pruner", "none", "--output", "s")
+    assert answer.code == 0, answer.err
+    rows = _table("s")
     assert [row["state"] for row in rows] == 3 * ["finished"]
     assert all(float(row["accuracy"]) > 0.5 and row["epochs"] == "10" for row in rows)
+    study = _open()
+    (number,) = killed
+    victim = study.optuna.trials[number]
+    assert victim.state == TrialState.FAIL
     assert "going on after step" in study.folder(victim).with_suffix(".log").read_text()
-    continued = [trial.user_attrs.get("continues") for trial in study.trials()]
-    assert victim.number in continued
+    assert number in [trial.user_attrs.get("continues") for trial in study.trials()]
