@@ -112,6 +112,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_module.py").write_text("\n\n".join([imports, network, *classes]))
     monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
     monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
+    monkeypatch.setattr("feedprop.training.report.charts._pixels", lambda figure: np.zeros((2, 3, 3), np.uint8))
     for name in ("CIFAR10", "CIFAR100"):
         monkeypatch.setattr(f"torchvision.datasets.{name}", Pictures)
     monkeypatch.setenv("FEEDPROP_DATA", str(tmp_path / "data"))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +45,7 @@ def command(capsys, tmp_path, monkeypatch) -> Callable[..., Answer]:
     """Run the command in an empty folder, without drawing; the session's run tests the drawings."""
     monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
     monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
+    monkeypatch.setattr("feedprop.training.report.charts._pixels", lambda figure: np.zeros((2, 3, 3), np.uint8))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "support"))
 

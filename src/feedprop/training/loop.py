@@ -12,26 +12,28 @@ from typing import Any
 
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
-from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training.assembly import assemble
-from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, TENSORBOARD, RunFolder
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, RunFolder
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.checks import check_all
 from feedprop.training.devices import make_accelerator
 from feedprop.training.environment import describe
 from feedprop.training.evaluation import Evaluation, scores
+from feedprop.training.histograms import Histogram, feedback, weights
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
+from feedprop.training.report.charts import overview
 from feedprop.training.report.page import write_report
 from feedprop.training.report.spiking_section import measure
 from feedprop.training.resumption import Saver, begin_pass, restore
 from feedprop.training.run import Run, prepare, recorded
+from feedprop.training.trackers import Trackers
 from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
@@ -58,6 +60,7 @@ def train(
     """
     started = time.monotonic()
     settings = config.settings
+    trackers = Trackers(settings.tracker)
     folder = resumed or RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
     accelerator = make_accelerator(settings.device, precision=settings.precision, accumulate=settings.accumulate)
     set_seed(settings.seed)
@@ -69,9 +72,12 @@ def train(
         run = prepare(config, folder, parts, accelerator)
         saver = Saver(settings, processes=accelerator.num_processes)
         run.progress.say(run.introduction())
+        run.trackers = trackers
         if resumed is not None:
             _go_on(run)
         try:
+            if run.main:
+                run.trackers.start(config, folder.path, resumed=resumed is not None)
             _epochs(run, saver, after_epoch)
             _finish(run, command=command, started=started, tested=tested)
         except BaseException as error:
@@ -79,6 +85,8 @@ def train(
             with contextlib.suppress(FeedpropError):  # backprop, or detached already
                 feedprop.detach(run.parts.model)
             raise
+        finally:
+            run.trackers.finish()
     finally:
         if accelerator.is_main_process:
             folder.release()
@@ -110,29 +118,24 @@ def _go_on(run: Run) -> None:
 
 def _epochs(run: Run, saver: Saver, after_epoch: Observer | None) -> None:
     """Train all epochs; write checkpoint, metrics and state after each."""
-    log: SummaryWriter | None = None
-    try:
-        with run.progress, recorded(run), saver.listening():
-            for epoch in range(run.first_epoch, run.config.settings.epochs + 1):
-                row, validation = _epoch(run, epoch, saver)
-                better = validation.accuracy > run.best
-                if better:
-                    run.best, run.best_epoch = validation.accuracy, epoch
-                if run.main:
-                    log = log or _open(run)
-                    _write(run, row, log, better=better)
-                run.folder.settle(main=run.main)
-                run.kept = epoch
-                saver.write(run, epoch=epoch + 1)
-                run.progress.finish(row, best=better)
-                for sentence in row.get("warnings", ()):
-                    run.progress.say(f"warning: {sentence}")
-                if after_epoch is not None:
-                    after_epoch(run.rows)
-                saver.stop_if_told()
-    finally:
-        if log is not None:
-            log.close()
+    with run.progress, recorded(run), saver.listening():
+        for epoch in range(run.first_epoch, run.config.settings.epochs + 1):
+            row, validation = _epoch(run, epoch, saver)
+            better = validation.accuracy > run.best
+            if better:
+                run.best, run.best_epoch = validation.accuracy, epoch
+            if run.main:
+                run.begin()
+                _write(run, row, better=better)
+            run.folder.settle(main=run.main)
+            run.kept = epoch
+            saver.write(run, epoch=epoch + 1)
+            run.progress.finish(row, best=better)
+            for sentence in (*row.get("warnings", ()), *run.trackers.take_complaints()):
+                run.progress.say(f"warning: {sentence}")
+            if after_epoch is not None:
+                after_epoch(run.rows)
+            saver.stop_if_told()
 
 
 def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluation]:
@@ -173,7 +176,7 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             outputs = run.model(inputs)
             value = objective(outputs, targets)
             run.accelerator.backward(value)
-            _update(run)
+            _update(run, last=done + 1 == len(run.loaders["train"]))
         run.step += 1
         done += 1
         guard.observe(inputs, outputs.detach(), value.detach())
@@ -197,10 +200,20 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
     return {objective.name: float(mean.compute()), **losses, "accuracy": float(accuracy.compute())}
 
 
-def _update(run: Run) -> None:
-    """Clip, and step optimizer and schedule, once enough batches have accumulated."""
-    if run.accelerator.sync_gradients and run.config.settings.clip_norm is not None:
-        run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.settings.clip_norm)
+def _update(run: Run, *, last: bool) -> None:
+    """Clip, and step optimizer and schedule, once enough batches have accumulated.
+
+    Args:
+        run: with the feedback or gradients of a batch
+        last: whether the batch is the last one of the epoch, after which trackers show the feedback
+    """
+    accelerator, clip_norm = run.accelerator, run.config.settings.clip_norm
+    if accelerator.sync_gradients and clip_norm is not None:
+        accelerator.clip_grad_norm_(run.model.parameters(), clip_norm)
+    if last and accelerator.sync_gradients and run.main and run.trackers.takes_histograms:
+        if clip_norm is None:
+            accelerator.unscale_gradients()
+        run.feedback = feedback(run.parts.model, sign=-1 if run.config.settings.method == "lfp" else 1)
     if not run.accelerator.sync_gradients:
         run.optimizer.step()
     elif run.update_sparsity is None:
@@ -212,13 +225,7 @@ def _update(run: Run) -> None:
     run.optimizer.zero_grad()
 
 
-def _open(run: Run) -> SummaryWriter:
-    run.begin()
-    again = run.first_epoch > 1 or None  # a run that goes on replaces what it logged after that epoch
-    return SummaryWriter(str(run.folder.path / TENSORBOARD), purge_step=again and run.step)
-
-
-def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -> None:
+def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
     normalisation = run.parts.data.normalisation
     metadata = {
         "epoch": row["epoch"],
@@ -233,12 +240,12 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
     run.folder.save(LAST, run.parts.model, metadata=metadata)
     run.folder.write_rows(run.rows)
     run.folder.write(LAYERS, run.log.lines())
-    for part in ("train", "validation"):
-        for key, value in row[part].items():
-            log.add_scalar(f"{key}/{part}", value, row["step"])
-    for key, value in ({"learning_rate": row["learning_rate"]} | row.get("updates", {})).items():
-        log.add_scalar(key, value, row["step"])
-    log.flush()
+    histograms: dict[str, Histogram] = {}
+    if run.trackers.takes_histograms:
+        name = "feedback" if run.config.settings.method == "lfp" else "gradient"
+        histograms |= {f"weights/{key}": value for key, value in weights(run.parts.model).items()}
+        histograms |= {f"{name}/{key}": value for key, value in run.feedback.items()}
+    run.trackers.log(run.config, run.folder.path, row, histograms, resumed=run.first_epoch > 1)
 
 
 def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
@@ -277,6 +284,7 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
             model=run.parts.model,
             data=run.parts.data,
         )
+        run.trackers.show(lambda: overview(run.rows, results), step=run.step)
         said += f", test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
     run.progress.say(said)
 

@@ -123,6 +123,7 @@ def _state(run: Run) -> dict[str, Any]:
         "best": run.best,
         "best_epoch": run.best_epoch,
         "symptoms": run.symptoms.state(),
+        "tracked": run.trackers.ids,
         "update_sparsity": None if run.update_sparsity is None else run.update_sparsity.state(),
     }
 
@@ -142,6 +143,7 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     run.kept = len(run.rows)
     run.first_epoch = state["epoch"]
     run.symptoms.load(state["symptoms"])
+    run.trackers.ids = dict(state.get("tracked", {}))
     if run.update_sparsity is not None:
         run.update_sparsity.load(state["update_sparsity"])
     run.generator.set_state(state["order"])

@@ -19,10 +19,12 @@ from feedprop.training.checkpoints import CONFIG, RunFolder
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
 from feedprop.training.evaluation import Evaluation, evaluate
+from feedprop.training.histograms import Histogram
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.progress import Progress
 from feedprop.training.schedule import Schedule, make_schedule
 from feedprop.training.symptoms import Symptoms
+from feedprop.training.trackers import Trackers
 from feedprop.training.update_sparsity import UpdateSparsity
 from feedprop.training.weight_sizes import magnitudes
 
@@ -57,6 +59,8 @@ class Run:
     order: torch.Tensor | None = None  # the generator's state when the present epoch began
     resumed: Any = None  # the state that a resumed run begins its first epoch with
     update_sparsity: UpdateSparsity | None = None  # of spiking networks
+    trackers: Trackers = field(default_factory=Trackers)
+    feedback: dict[str, Histogram] = field(default_factory=dict)  # or gradients, of the last step of an epoch
 
     @property
     def main(self) -> bool:

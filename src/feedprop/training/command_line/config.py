@@ -43,6 +43,8 @@ class Settings:
         checkpoint_every: when the whole state is written, from which --resume goes on: epoch, or also every so many
             steps (500) or minutes (10min)
         keep_checkpoints: how many of these states are kept, the last ones
+        tracker: where figures are logged: tensorboard, wandb, mlflow, trackio, the import path of a tracker for
+            accelerate, several with commas between, or none
         output: folder of the run; runs/DATA-MODEL-METHOD-NUMBER unless given
         overwrite: replace the run that is in the output folder
     """
@@ -62,6 +64,7 @@ class Settings:
     workers: int = 0
     checkpoint_every: str = "epoch"
     keep_checkpoints: int = 2
+    tracker: str = "tensorboard"
     output: str | None = None
     overwrite: bool = False
 

@@ -25,6 +25,7 @@ _MADE = {  # what a component must be, for kinds whose components may be anythin
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler",),
 }
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_BETWEEN = re.compile(r"[\s,:'\"\[\]{}]+")  # text may be a list, "[a.B, c.D]"
 _PLACES = ("data.root",)  # text that names files
 
 
@@ -39,9 +40,9 @@ def check(options: Mapping[str, Any], *, file: str) -> None:
         if kind in KINDS and key == "name":
             _check_component(kind, value, file=file)
         elif option not in _PLACES:
-            for text in _texts(value):
-                if _IMPORT_PATH.fullmatch(text) and not _harmless(text):
-                    raise _refusal(option, text, file)
+            for word in (word for text in _texts(value) for word in _BETWEEN.split(text)):
+                if _IMPORT_PATH.fullmatch(word) and not _harmless(word):
+                    raise _refusal(option, word, file)
 
 
 def is_needed(file: str) -> bool:

@@ -13,6 +13,7 @@ import torch
 from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -173,6 +174,37 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
         return _svg(figure) if few else _png(figure)
 
 
+def overview(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """Draw accuracy over the epochs beside the confusion matrix, for places that take no report.
+
+    Args:
+        rows: one for each epoch, as in metrics.jsonl
+        results: as in results.json
+
+    Returns:
+        pixels, (height, width, 3) of uint8
+    """
+    epochs = [row["epoch"] for row in rows]
+    counts = np.array(results["test"]["confusion"], dtype=float)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10.4, 4.2), layout="constrained", facecolor="white")
+        left, right = figure.subplots(1, 2)
+        for part, colour in zip(("train", "validation"), COLOURS, strict=False):
+            values = [row[part]["accuracy"] for row in rows]
+            left.plot(epochs, values, color=colour, linewidth=1.8, label=part, marker="o" if len(rows) == 1 else None)
+        left.axvline(results["best_epoch"], color=MUTED, linewidth=0.9, linestyle=(0, (2, 3)))
+        left.legend(loc="best")
+        left.set_title(f"accuracy; test {results['test']['accuracy']:.4f}", loc="left", fontsize=10)
+        _epoch_axis(left, epochs)
+        right.grid(visible=False)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        right.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="auto")
+        right.set_title("confusion on test data", loc="left", fontsize=10)
+        right.set_xlabel("predicted")
+        right.set_ylabel("true")
+        return _pixels(figure)
+
+
 def boundaries(model: nn.Module, inputs: Tensor, targets: Tensor, *, classes: int, resolution: int = 240) -> str:
     """Draw the predictions of a model of two inputs over the plane, and the test data."""
     low, high = inputs.min(dim=0).values, inputs.max(dim=0).values
@@ -232,3 +264,10 @@ def _png(figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=170, transparent=True)
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+
+
+def _pixels(figure: Figure) -> np.ndarray[Any, Any]:
+    """Return the figure as pixels, (height, width, 3) of uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # as above

@@ -289,7 +289,7 @@ def _wait(processes: Sequence[Any]) -> int | None:
         running = {process.sentinel: process for process in processes}
         while running:  # each is reaped as it ends: of a zombie, the others would think that it lives
             for sentinel in multiprocessing.connection.wait([*running]):
-                running.pop(sentinel).join()  # type: ignore[call-overload]  # the sentinel that was given
+                running.pop(sentinel).join()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
