@@ -26,7 +26,7 @@ NOT_RUN = {
 }
 MENTIONED = {  # by name, in sentences
     *("feedprop train", "feedprop evaluate", "feedprop prune", "feedprop explain RUN", "accelerate launch"),
-    *("feedprop train --resume RUN", "feedprop evaluate RUN --trust"),
+    *("feedprop train --resume RUN", "feedprop evaluate RUN --trust", "feedprop sweep", "feedprop train --config"),
 }
 RUN = {"feedprop", "accelerate"}
 LOOKED_UP = {"make", "pip", ".venv/bin/pytest", "python"}
@@ -109,6 +109,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "import torch\nfrom torch import nn\nfrom feedprop import rewards, rules\nfrom feedprop.spiking import *\n"
     )
     imports += "from feedprop.training.models.dense import MLP\n"
+    tracker = "class Lines(GeneralTracker):\n    name, requires_logging_directory, tracker = 'lines', False, None\n\n"
+    tracker += "    def __init__(self, run_name: str) -> None:\n        super().__init__()\n"
+    imported = "from accelerate.tracking import GeneralTracker\n\n\n"
+    (tmp_path / "own_tracker.py").write_text(imported + tracker)
     (tmp_path / "my_module.py").write_text("\n\n".join([imports, network, *classes]))
     monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
     monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
@@ -136,6 +140,8 @@ def small(words: list[str]) -> list[str]:
     if words[0] == "train" and "--help" not in words:
         words += ["--epochs", "1"]
         words += ["--batch_size", "20"] if "--batch_size" not in words else []
+    if words[0] == "sweep" and "--join" not in words:
+        words += ["--epochs", "1", "--trials", "1"]
     return words
 
 
@@ -227,6 +233,7 @@ def test_options_in_sentences_exist(capsys: pytest.CaptureFixture[str]) -> None:
         ["evaluate", "--help"],
         ["prune", "--help"],
         ["explain", "--help"],
+        ["sweep", "--help"],
     ):
         assert main(words) == 0
         known |= set(re.findall(r"--[a-z_]+", capsys.readouterr().out))

@@ -75,7 +75,9 @@ class Trackers:
                     tracker.store_init_configuration(flat(config))
             except Exception as error:  # of any tracker
                 reason = " ".join(str(error).split())[:300] or type(error).__name__
-                raise FeedpropError(f"--tracker {name} cannot start: {reason}{_OFFLINE.get(name, '')}") from error
+                raise FeedpropError(
+                    f"--tracker {name} cannot start: {reason.rstrip('.')}{_OFFLINE.get(name, '')}"
+                ) from error
             if name == "wandb":
                 self.ids[name] = tracker.tracker.id
             elif name == "mlflow":
