@@ -125,9 +125,10 @@ def _epochs(run: Run, saver: Saver, after_epoch: Observer | None) -> None:
             if better:
                 run.best, run.best_epoch = validation.accuracy, epoch
             if run.main:
-                run.begin()
                 _write(run, row, better=better)
             run.folder.settle(main=run.main)
+            if run.main:
+                _log(run, row)  # in the folder's own place, since TensorBoard finds its file by its path
             run.kept = epoch
             saver.write(run, epoch=epoch + 1)
             run.progress.finish(row, best=better)
@@ -226,6 +227,7 @@ def _update(run: Run, *, last: bool) -> None:
 
 
 def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
+    run.begin()
     normalisation = run.parts.data.normalisation
     metadata = {
         "epoch": row["epoch"],
@@ -240,12 +242,16 @@ def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
     run.folder.save(LAST, run.parts.model, metadata=metadata)
     run.folder.write_rows(run.rows)
     run.folder.write(LAYERS, run.log.lines())
+
+
+def _log(run: Run, row: dict[str, Any]) -> None:
+    """Show trackers the figures of an epoch, and the weights and their feedback after it."""
     histograms: dict[str, Histogram] = {}
     if run.trackers.takes_histograms:
         name = "feedback" if run.config.settings.method == "lfp" else "gradient"
         histograms |= {f"weights/{key}": value for key, value in weights(run.parts.model).items()}
         histograms |= {f"{name}/{key}": value for key, value in run.feedback.items()}
-    run.trackers.log(run.config, run.folder.path, row, histograms, resumed=run.first_epoch > 1)
+    run.trackers.log(run.config, run.folder.path, row, histograms)
 
 
 def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:

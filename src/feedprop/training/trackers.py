@@ -52,6 +52,7 @@ class Trackers:
     def __init__(self, text: str = "none") -> None:
         self._classes = dict(_find(text))
         self._open: dict[str, Any] = {}
+        self._resumed = False
         self._complaints: list[str] = []  # of trackers that failed
         self.ids: dict[str, str] = {}  # under which a tracker knows the run, to go on with it
 
@@ -62,9 +63,15 @@ class Trackers:
     def start(self, config: Config, folder: Path, *, resumed: bool) -> None:
         """Start all trackers but TensorBoard, whose files must wait until the folder is settled.
 
+        Args:
+            config: of the run
+            folder: of the run
+            resumed: whether the run goes on: TensorBoard forgets what was logged after the state
+
         Raises:
             FeedpropError: a tracker cannot start.
         """
+        self._resumed = resumed
         for name, make in self._classes.items():
             if name == "tensorboard":
                 continue
@@ -89,8 +96,6 @@ class Trackers:
         folder: Path,
         row: Mapping[str, Any],
         histograms: Mapping[str, Histogram],
-        *,
-        resumed: bool,
     ) -> None:
         """Log the figures of an epoch.
 
@@ -99,14 +104,12 @@ class Trackers:
             folder: of the run
             row: as in metrics.jsonl
             histograms: by name
-            resumed: whether the run goes on: TensorBoard forgets what was logged after its state
         """
         step = row["step"]
         if "tensorboard" in self._classes and "tensorboard" not in self._open:
-            tracker = TensorBoardTracker(TENSORBOARD, str(folder), purge_step=step if resumed else None)
+            tracker = TensorBoardTracker(TENSORBOARD, str(folder), purge_step=step if self._resumed else None)
             self._begin("tensorboard", tracker)
-            if not resumed:
-                _describe(tracker.writer, flat(config))
+            _describe(tracker.writer, flat(config))
         values = {f"{key}/{part}": value for part in ("train", "validation") for key, value in row[part].items()}
         values |= {"learning_rate": row["learning_rate"], **row.get("updates", {})}
         for name, tracker in [*self._open.items()]:
