@@ -11,6 +11,7 @@ import dataclasses
 import os
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,7 @@ class Study:
         return time.monotonic() - since > seconds
 
     def _continue(self, trial: FrozenTrial) -> Trial | None:
-        """Put a new trial in the place of one that was left; None if another worker was faster."""
+        """Begin a new trial in the slot of one that was left; None if another worker was faster."""
         try:
             self.storage.set_trial_state_values(self._trial_id(trial), TrialState.FAIL)
         except optuna.exceptions.UpdateFinishedTrialError:
@@ -294,7 +295,9 @@ def _open(url: str | None, path: Path) -> BaseStorage:
     try:
         if scheme == "grpc":
             host, _, port = rest.rstrip("/").partition(":")
-            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
             proxy.wait_server_ready(timeout=20)
             return proxy
         return get_storage(url)

@@ -36,6 +36,7 @@ from feedprop.training.sweep.study import BEAT_SECONDS, STUDY, Study, finished
 
 ALIKE = 3  # trials that may fail for one reason, if none before them did better
 _POLL_SECONDS = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Pruned(Exception):  # noqa: N818  # no error
@@ -251,9 +252,10 @@ def work_in_processes(study: Study, jobs: int, *, storage: str | None) -> None:
     """Let several workers of this machine do the work."""
     context = multiprocessing.get_context("spawn")
     cards = _cards()
-    arguments = (str(study.path), storage, jobs)
+    arguments = (str(study.path), storage, study.trusted, jobs)
     processes = []
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # in these processes, until they are ready
     for number in range(jobs):
         if len(cards) > 1:
             os.environ["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
@@ -263,7 +265,7 @@ def work_in_processes(study: Study, jobs: int, *, storage: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = before
     elif len(cards) > 1:
         del os.environ["CUDA_VISIBLE_DEVICES"]
-    told = _wait(processes)
+    told = _wait(processes, blocked)
     if told is not None:
         error = KeyboardInterrupt(told)
         error.add_note(how_to_go_on(study))
@@ -274,7 +276,7 @@ def work_in_processes(study: Study, jobs: int, *, storage: str | None) -> None:
     report.write_all(study)
 
 
-def _wait(processes: Sequence[Any]) -> int | None:
+def _wait(processes: Sequence[Any], mask: set[signal.Signals]) -> int | None:
     """Wait for all; let them end at SIGINT, SIGTERM and SIGHUP, and return which one arrived."""
     told: list[int] = []
 
@@ -282,9 +284,10 @@ def _wait(processes: Sequence[Any]) -> int | None:
         told.append(number)
         for process in processes:
             if process.is_alive():
-                os.kill(process.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+                process.terminate()  # by SIGTERM; SIGINT is ignored in a shell's background
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         running = {process.sentinel: process for process in processes}
         while running:  # each is reaped as it ends: of a zombie, the others would think that it lives
@@ -296,14 +299,16 @@ def _wait(processes: Sequence[Any]) -> int | None:
     return told[0] if told else None
 
 
-def _work_alone(folder: str, storage: str | None, jobs: int) -> None:
-    """What a process of --jobs does; the study is its user's own."""
+def _work_alone(folder: str, storage: str | None, trusted: bool, jobs: int) -> None:
+    """Do what a process of --jobs does."""
     os.setpgrp()  # Ctrl-C reaches the first process alone, which tells the others once
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     try:
-        work(Study.join(folder, storage=storage, trusted=True))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        work(Study.join(folder, storage=storage, trusted=trusted))
     except FeedpropError as error:
         print(f"feedprop: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -312,6 +317,8 @@ def _work_alone(folder: str, storage: str | None, jobs: int) -> None:
 
 
 def _stop(number: int, _: object) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)  # one may follow the other
     raise KeyboardInterrupt(number)
 
 
