@@ -23,7 +23,7 @@ from feedprop.training.sweep import worker
 from feedprop.training.sweep.study import Study, finished
 
 FEW = ["sweep", "--data", "blobs", "--data.points", "120", "--model.hidden", "[4]", "--device", "cpu", "--epochs", "2"]
-FEW += ["--batch_size", "64"]
+FEW += ["--batch_size", "64", "--tracker", "none"]
 SPACE = ["--space.optimizer.lr", "log:1e-2:1"]
 
 

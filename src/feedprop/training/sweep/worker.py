@@ -276,7 +276,7 @@ def work_in_processes(study: Study, jobs: int, *, storage: str | None) -> None:
     report.write_all(study)
 
 
-def _wait(processes: Sequence[Any], mask: set[signal.Signals]) -> int | None:
+def _wait(processes: Sequence[Any], mask: set[int | signal.Signals]) -> int | None:
     """Wait for all; let them end at SIGINT, SIGTERM and SIGHUP, and return which one arrived."""
     told: list[int] = []
 
