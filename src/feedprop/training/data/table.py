@@ -54,7 +54,7 @@ def table(
     if len(files) == 1:
         train, held_out = split_off(TensorData(encoded, labels), fraction=0.2, seed=0, name=path)
     else:
-        rows = torch.arange(sum(lengths)).split(lengths)
+        rows = torch.split(torch.arange(sum(lengths)), lengths)
         train, held_out = (TensorData(encoded[part], labels[part]) for part in rows)
     return Source(train, held_out, classes=classes, notes=notes, task=task)
 
