@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training.assembly import assemble
-from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, TENSORBOARD, RunFolder
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, TENSORBOARD, RunFolder, finite
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.checks import check_all
@@ -252,7 +253,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     for path in run.folder.states():
         path.unlink()
     samples = _extra(run, "the samples", lambda: collect(run.parts.model, run.parts.data, device))
-    run.folder.write_json(SAMPLES, samples or {})
+    run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
     drawn = _extra(run, "the report", lambda: write_report(run.folder.path))
     run.progress.say(
         f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "

@@ -155,7 +155,7 @@ def _title(request: PruneRequest) -> str:
 
 
 def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may have brackets
     table = Table(
         title_justify="left", title="validation accuracy with this share of the weights set to 0", box=box.SIMPLE
     )

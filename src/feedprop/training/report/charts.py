@@ -91,9 +91,9 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[object]) -> Mar
     few = count <= FEW
     names = [svg.shortened(name) for name in classes]
     longest = svg.LETTER * max(map(len, names)) if few else 0
-    upright = longest <= 3 * svg.LETTER
     left = 32 + longest
     width = svg.WIDTH - left - 4
+    upright = longest <= width / count - 6
     tall = min(width, max(26 * count, 180)) if few else 340
     height = tall + 30 + (14 if upright else longest + 6)
     across, down = width / count, tall / count
@@ -139,7 +139,7 @@ def boundaries(
         classes: their names
     """
     left, right, bottom, top = extent
-    frame = svg.axes((left, right), (bottom, top), x_label="first input", height=380, top=6)
+    frame = svg.axes((left, right), (bottom, top), x_label="first input", y_label="second input", height=380, top=6)
     across = (frame.x.end - frame.x.start) / len(grid[0])
     down = (frame.y.start - frame.y.end) / len(grid)
     areas: dict[int, list[str]] = {}
@@ -148,13 +148,11 @@ def boundaries(
         for column in range(1, len(labels) + 1):
             if column == len(labels) or labels[column] != labels[begin]:
                 x, y, width = frame.x.start + begin * across, frame.y.start - (row + 1) * down, (column - begin) * across
-                area = f"M{x:.1f},{y:.1f}h{width:.1f}v{down:.2f}h-{width:.1f}z"
+                area = f"M{x:.1f},{y:.1f}h{width:.1f}v{down + 0.5:.2f}h-{width:.1f}z"  # rows overlap, without seams
                 areas.setdefault(labels[begin], []).append(area)
                 begin = column
     drawn = [
-        Markup('<path style="fill:{}" fill-opacity=".25" shape-rendering="crispEdges" d="{}"/>').format(
-            svg.colour(label), "".join(paths)
-        )
+        Markup('<path style="fill:{}" d="{}"/>').format(svg.colour(label), "".join(paths))
         for label, paths in sorted(areas.items())
     ]
     dots = [
@@ -169,7 +167,8 @@ def boundaries(
         for place, name in enumerate(classes[: svg.COLOURS])
     )
     legend = Markup('<ul class="legend">{}</ul>').format(named)
-    return legend + svg.svg([*drawn, *frame.elements, *dots], label="decision boundaries", height=380)
+    behind = Markup('<g opacity=".25">{}</g>').format(Markup("").join(drawn))
+    return legend + svg.svg([behind, *frame.elements, *dots], label="decision boundaries", height=380)
 
 
 def raster(panels: Sequence[tuple[str, int, Sequence[Sequence[int]]]], *, steps: int) -> Markup:

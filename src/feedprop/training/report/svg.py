@@ -97,7 +97,7 @@ def decades(low: float, high: float, *, most: int = 6) -> list[float]:
 def number(value: float) -> str:
     """Return a number as an axis shows it."""
     size = abs(value)
-    if size and (size >= 1e5 or size < 1e-3):
+    if size and (size >= 1e5 or size < 1e-4):
         mantissa, _, exponent = f"{value:.0e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{value:.4g}"
@@ -220,12 +220,13 @@ def axes(
     logarithmic_x: bool = False,
     names_x: Sequence[str] | None = None,
     whole_x: bool = False,
+    y_label: str = "",
     inset: float = 0.0,
 ) -> Axes:
     """Return scales with ticks, grid and labels for these ranges of values."""
     marks_y = decades(*y) if logarithmic else ticks(*y)
     labels = [form(value) for value in marks_y]
-    left = 12 + LETTER * max(map(len, labels), default=1)
+    left = (24 if y_label else 12) + LETTER * max(map(len, labels), default=1)
     across = Scale(*x, left + inset, WIDTH - 14 - inset, logarithmic_x)
     down = Scale(*y, height - 38, top, logarithmic)
     elements = []
@@ -237,6 +238,8 @@ def axes(
     for tick in marks_x:
         elements.append(text(across(tick), height - 22, names_x[int(tick)] if names_x else number(tick)))
     elements.append(text((left + WIDTH - 14) / 2, height - 5, x_label))
+    if y_label:
+        elements.append(text(11, (top + height - 38) / 2, y_label, turned=True))
     return Axes(across, down, elements)
 
 
@@ -272,7 +275,7 @@ def _plot(
     span = (min(x for x, _ in places), max(x for x, _ in places))
     frame = axes(
         _widened(*span, logarithmic_x) if span[0] == span[1] else span,
-        _widened(low, high, logarithmic) if high <= low else _rounded(low, high, bounds, logarithmic),
+        _range(low, high, bounds, percent=percent, logarithmic=logarithmic),
         x_label=x,
         height=height,
         form=percentage if percent else number,
@@ -287,7 +290,8 @@ def _plot(
     for place, words in marks:
         across = frame.x(place)
         elements.append(Markup('<path class="mark" d="M{:.1f},{:g}V{:g}"/>').format(across, top, bottom))
-        elements.append(text(across, top - 4, words))
+        side = LETTER * len(words) / 2  # beside the axis, not on its labels
+        elements.append(text(min(max(across, frame.x.start + side), frame.x.end - side), top - 4, words))
     if level:
         down = frame.y(level[0])
         elements.append(Markup('<path class="mark" d="M{:.1f},{:.1f}H{:g}"/>').format(frame.x.start, down, WIDTH - 14))
@@ -340,12 +344,19 @@ def _drawn(line: Line, logarithmic: bool) -> list[tuple[float, float]]:
     return [(x, y) for x, y in line.points() if y > 0 or not logarithmic]
 
 
-def _rounded(low: float, high: float, bounds: tuple[Value, Value], logarithmic: bool) -> tuple[float, float]:
-    """Return a range with a little room, except where it was given."""
-    if logarithmic:
-        return low / 1.15, high * 1.15
-    room = 0.05 * (high - low)
-    return (low - room if bounds[0] is None else low), (high + room if bounds[1] is None else high)
+def _range(
+    low: float, high: float, bounds: tuple[Value, Value], *, percent: bool, logarithmic: bool
+) -> tuple[float, float]:
+    """Return a range with a little room, except where it was given; shares are from 0 to 1."""
+    if high <= low:
+        wide = _widened(low, high, logarithmic)
+    elif logarithmic:
+        wide = low / 1.15, high * 1.15
+    else:
+        room = 0.05 * (high - low)
+        wide = (low - room if bounds[0] is None else low), (high + room if bounds[1] is None else high)
+    inside = percent and low >= 0 and high <= 1
+    return (max(wide[0], -0.02), min(wide[1], 1.02)) if inside else wide
 
 
 def _widened(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
