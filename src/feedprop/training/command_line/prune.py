@@ -163,7 +163,7 @@ def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> 
     for heading in (["run"] if beside else []) + ["importance"]:
         table.add_column(heading, no_wrap=True)
     for amount in AMOUNTS:
-        table.add_column(f"{100 * amount:g} %", justify="right")
+        table.add_column(f"{100 * amount:g} %", justify="right", min_width=6)
     for (run, importance), values in curves.items():
         table.add_row(*([run] if beside else []), importance, *(f"{value:.4f}" for value in values))
     console.print(table, crop=False, overflow="ignore", no_wrap=True)

@@ -23,7 +23,9 @@ Picture = tuple[str, str, Markup]
 def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
     """Return title, remark and drawing of every figure over the epochs."""
     runs = _named(run, other)
-    found = []
+    found: list[Picture] = []
+    if max(len(stored.rows) for _, stored in runs) < 2:
+        return found
     for key in _keys([row for _, stored in runs for row in stored.rows]):
         lines = [
             Line(_label(name, part, other), *_curve(stored, part, key), *_look(place, part, other))
@@ -31,7 +33,7 @@ def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
             for part in PARTS
         ]
         best = run.results.get("best_epoch")
-        marks = [(best, "best")] if best is not None and other is None and len(run.rows) > 1 else []
+        marks = [(best, "best")] if best is not None and other is None else []
         title = f"Mean {key}" if key in ("reward", "loss") else key.replace("_", " ").capitalize()
         drawn = svg.line_chart(lines, x="epoch", percent=_is_share(key), marks=marks)
         found.append((title, SIGNAL if key == "reward" else "", drawn))
@@ -44,9 +46,15 @@ def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
         )
         for place, (name, stored) in enumerate(runs)
     ]
-    if max(len(stored.rows) for _, stored in runs) > 1:
-        found.append(("Learning rate", "At the end of each epoch.", svg.line_chart(rates, x="epoch")))
-    return found
+    return [*found, ("Learning rate", "At the end of each epoch.", svg.line_chart(rates, x="epoch"))]
+
+
+def only_epoch(run: StoredRun) -> list[tuple[str, str, str]]:
+    """Return each figure in training and on validation data as text, if there is one epoch, of which no curve is drawn."""
+    if len(run.rows) != 1:
+        return []
+    (row,) = run.rows
+    return [(key.replace("_", " "), *(shown(key, row[part].get(key)) for part in PARTS)) for key in _keys([row])]
 
 
 def sparsity(run: StoredRun, other: StoredRun | None) -> list[Picture]:
@@ -80,7 +88,11 @@ def beside(run: StoredRun, other: StoredRun) -> dict[str, Any]:
     seconds = [(stored.results.get("environment") or {}).get("seconds") for stored in (run, other)]
     if any(map(_is_number, seconds)):
         figures.append(("wall time", *("" if value is None else duration(value) for value in seconds)))
-    options = dict.fromkeys([*run.options, *other.options])
+    options = [
+        key
+        for key in dict.fromkeys([*run.options, *other.options])
+        if key.endswith(".name") or "." not in key or (key in run.options and key in other.options)
+    ]
     different = [
         (key, *(plain(stored.options[key]) if key in stored.options else "" for stored in (run, other)))
         for key in options

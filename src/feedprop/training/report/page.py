@@ -80,6 +80,7 @@ def render_run(run: StoredRun, other: StoredRun | None = None) -> str:
         headlines=_headlines(run),
         beside=None if other is None else curves_section.beside(run, other),
         pictures=_shown(_pictures(run, other)),
+        only_epoch=curves_section.only_epoch(run) if other is None else [],
         images=samples_section.images(run.samples, run.classes),
         layers=_shown(
             layers_section.pictures(
