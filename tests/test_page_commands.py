@@ -26,7 +26,7 @@ NOT_RUN = {
 }
 MENTIONED = {  # by name, in sentences
     *("feedprop train", "feedprop evaluate", "feedprop prune", "feedprop explain RUN", "accelerate launch"),
-    *("feedprop train --resume RUN", "feedprop evaluate RUN --trust"),
+    *("feedprop train --resume RUN", "feedprop evaluate RUN --trust", "feedprop completion zsh"),
 }
 RUN = {"feedprop", "accelerate"}
 LOOKED_UP = {"make", "pip", ".venv/bin/pytest", "python"}
@@ -224,6 +224,7 @@ def test_options_in_sentences_exist(capsys: pytest.CaptureFixture[str]) -> None:
         ["evaluate", "--help"],
         ["prune", "--help"],
         ["explain", "--help"],
+        ["report", "--help"],
     ):
         assert main(words) == 0
         known |= set(re.findall(r"--[a-z_]+", capsys.readouterr().out))

@@ -244,33 +244,33 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if firing_neurons(run.parts.model):
-        results["spiking"] = _extra(run, "spikes", lambda: measure(run.parts.model, run.parts.data, device))
+    model, data, size = run.parts.model, run.parts.data, run.config.settings.batch_size
+    without = "the report goes without"
+    if firing_neurons(model):
+        results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
     results["sparsity"] = _extra(
-        run, "the accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=run.config.settings.batch_size)
+        run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
     )
     run.folder.write_json(RESULTS, results)
     for path in run.folder.states():
         path.unlink()
-    samples = _extra(run, "the samples", lambda: collect(run.parts.model, run.parts.data, device))
+    samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
     run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
-    drawn = _extra(run, "the report", lambda: write_report(run.folder.path))
+    again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
+    drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
     run.progress.say(
         f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
         f"test accuracy {test.accuracy:.4f}" + ("" if drawn is None else f"\nreport: {drawn}")
     )
 
 
-def _extra(run: Run, what: str, make: Callable[[], Made]) -> Made | None:
-    """Return what the report shows; if that fails, warn and return None: the run itself is complete."""
+def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made | None:
+    """Return what only the report needs; if that fails, warn and return None, because the training is done."""
     try:
         return make()
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        run.progress.say(
-            f"warning: {what} cannot be drawn: {reason}; the run is complete, and feedprop report {run.folder.path} draws "
-            f"the report again"
-        )
+        run.progress.say(f"warning: cannot {what}: {reason}; {remedy}")
         return None
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from feedprop.training.report import charts, svg
 from feedprop.training.report.figures import duration, percent, plain
 from feedprop.training.report.stored_run import StoredRun
-from feedprop.training.report.svg import Line
+from feedprop.training.report.svg import Line, Plot
 
 SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while accuracy climbs."
 SHARES = ("accuracy", "f1")  # figures from 0 to 1
@@ -35,7 +35,7 @@ def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
         best = run.results.get("best_epoch")
         marks = [(best, "best")] if best is not None and other is None else []
         title = f"Mean {key}" if key in ("reward", "loss") else key.replace("_", " ").capitalize()
-        drawn = svg.line_chart(lines, x="epoch", percent=_is_share(key), marks=marks)
+        drawn = svg.line_chart(lines, Plot("epoch", _is_share(key), marks=marks))
         found.append((title, SIGNAL if key == "reward" else "", drawn))
     rates = [
         Line(
@@ -46,15 +46,18 @@ def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
         )
         for place, (name, stored) in enumerate(runs)
     ]
-    return [*found, ("Learning rate", "At the end of each epoch.", svg.line_chart(rates, x="epoch"))]
+    return [*found, ("Learning rate", "At the end of each epoch.", svg.line_chart(rates, Plot("epoch")))]
 
 
 def only_epoch(run: StoredRun) -> list[tuple[str, str, str]]:
-    """Return each figure in training and on validation data as text, if there is one epoch, of which no curve is drawn."""
+    """Return each figure in training and on validation data as text, if there is one epoch, which makes no curve."""
     if len(run.rows) != 1:
         return []
     (row,) = run.rows
-    return [(key.replace("_", " "), *(shown(key, row[part].get(key)) for part in PARTS)) for key in _keys([row])]
+    return [
+        (key.replace("_", " "), shown(key, row["train"].get(key)), shown(key, row["validation"].get(key)))
+        for key in _keys([row])
+    ]
 
 
 def sparsity(run: StoredRun, other: StoredRun | None) -> list[Picture]:
