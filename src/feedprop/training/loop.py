@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
@@ -16,7 +18,7 @@ from torchmetrics.aggregation import MeanMetric
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training.assembly import assemble
-from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, TENSORBOARD, RunFolder
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, TENSORBOARD, RunFolder, finite
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.checks import check_all
@@ -26,12 +28,15 @@ from feedprop.training.evaluation import Evaluation, scores
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
+from feedprop.training.report.samples import collect
 from feedprop.training.report.spiking_section import measure
 from feedprop.training.resumption import Saver, begin_pass, restore
 from feedprop.training.run import Run, prepare, recorded
+from feedprop.training.sparsity_curves import by_magnitude
 from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
+Made = TypeVar("Made")
 
 
 def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> RunFolder:
@@ -233,7 +238,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         feedprop.detach(run.parts.model)
     if not run.main:
         return
-    name = run.parts.objective.name
+    name, device = run.parts.objective.name, run.accelerator.device
     results: dict[str, Any] = {
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
@@ -242,27 +247,38 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "remarks": run.log.remarks(),
         "task": run.task.name,
         "classes": run.parts.data.classes,
+        "sizes": {part: len(run.parts.data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if firing_neurons(run.parts.model):
-        results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
+    model, data, size = run.parts.model, run.parts.data, run.config.settings.batch_size
+    without = "the report goes without"
+    if firing_neurons(model):
+        results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
+    results["sparsity"] = _extra(
+        run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
+    )
     run.folder.write_json(RESULTS, results)
     for path in run.folder.states():
         path.unlink()
-    write_report(
-        run.folder,
-        run.config,
-        rows=run.rows,
-        layers=run.log.rows(),
-        results=results,
-        model=run.parts.model,
-        data=run.parts.data,
-    )
+    samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
+    run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
+    again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
+    drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
     run.progress.say(
         f"best epoch {run.best_epoch}: validation {run.task.score} {results['validation'][run.task.score]:.4f}, "
-        f"test {run.task.score} {test.score:.4f}\nreport: {run.folder.path / 'report.html'}"
+        f"test {run.task.score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}")
     )
+
+
+def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made | None:
+    """Return what only the report needs; if that fails, warn and return None, because the training is done."""
+    try:
+        return make()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        run.progress.say(f"warning: cannot {what}: {reason}; {remedy}")
+        return None
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:

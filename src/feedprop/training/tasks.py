@@ -108,7 +108,8 @@ class Classification(Task):
 
     def figures(self, computed: Mapping[str, Tensor]) -> Figures:
         found = super().figures({key: value for key, value in computed.items() if key != "confusion"})
-        return {**found, "confusion": computed["confusion"].long().tolist()}
+        classes = len(self.outputs)  # of one class, torchmetrics returns a number
+        return {**found, "confusion": computed["confusion"].long().view(classes, classes).tolist()}
 
     def compute_loss(self, answers: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(answers, targets)

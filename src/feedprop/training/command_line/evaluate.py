@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str]) -> Request:
 
 def _print(request: Request, found: Evaluation, *, name: str, task: Task) -> None:
     """Print the figures of each output and of all, and the other figures below."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may have brackets
     data = request.config.components["data"].name
     table = Table(title=f"{request.run}, {request.checkpoint} model, {request.split} data of {data}", box=box.SIMPLE)
     columns, rows, last, rest = _table(found, task)

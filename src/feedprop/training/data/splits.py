@@ -112,9 +112,10 @@ def _source(component: Component, seed: int) -> Source:
         )
     if source.task not in TASKS:
         raise FeedpropError(f"--data {component.name}: the task must be {', '.join(TASKS)}, but is {source.task}")
-    task = TASKS[source.task](source.classes)
+    task = TASKS[source.task](tuple(map(str, source.classes)))  # names may be numbers, or None
     return replace(
         source,
+        classes=task.outputs,
         train=usable(source.train, "training", task=task, name=component.name),
         test=usable(source.test, "test", task=task, name=component.name),
     )
