@@ -66,12 +66,12 @@ def load(
     if isinstance(task, Regression):
         task = Regression(source.classes, measure_targets(train) if scale is None else scale)
     parts = {"training": train, "validation": validation, "test": source.test}
-    bases: dict[int, tuple[Tensor, Tensor]] = {}
+    bases: dict[int, Tensor] = {}
     for name, part in parts.items():
         if isinstance(part, TensorData):
             key = id(part.inputs)
-            bases.setdefault(key, (normalisation(part.inputs), task.scaled(part.targets)))
-            parts[name] = type(part)(*bases[key], part.indices)
+            bases.setdefault(key, normalisation(part.inputs))
+            parts[name] = type(part)(bases[key], task.scaled(part.targets), part.indices)
         else:
             parts[name] = NormalisedData(part, normalisation, task.scaled)
     return Splits(parts["training"], parts["validation"], parts["test"], task, normalisation, source.notes)
