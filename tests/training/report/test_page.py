@@ -227,9 +227,9 @@ def test_another_run_is_drawn_beside(command, run, tmp_path):
         (
             "results.json",
             '{"classes": ["a"]}',
-            "holds figures that feedprop train does not write: KeyError 'best_epoch'",
+            "does not write: KeyError 'best_epoch'",
         ),
-        ("metrics.jsonl", '{"epoch": 1}', "holds figures that feedprop train does not write: KeyError"),
+        ("metrics.jsonl", '{"epoch": 1}', "does not write: KeyError"),
         ("layers.jsonl", "{}", "is not what Log.save() writes"),
     ],
 )

@@ -183,8 +183,8 @@ def alone(lines: Sequence[Line], plot: Plot, *, title: str) -> bytes:
     shown, height = [line for line in lines if plot.points(line)], plot.height
     elements, _ = _drawing(shown, plot)
     head = [
-        Markup('<text class="ink" x="0" y="{}">{}</text>').format(-14 * (len(title.splitlines()) - n), text)
-        for n, text in enumerate(title.splitlines())
+        Markup('<text class="ink" x="0" y="{}">{}</text>').format(-14 * (len(title.splitlines()) - n), words)
+        for n, words in enumerate(title.splitlines())
     ]
     rows = []
     for n, line in enumerate(shown):
@@ -194,12 +194,12 @@ def alone(lines: Sequence[Line], plot: Plot, *, title: str) -> bytes:
     top, bottom = 14 * len(title.splitlines()) + 16, 16 * len(shown) + 12
     style = files("feedprop.training.report").joinpath("style.css").read_text(encoding="utf-8")
     box = f"-12 {-top} {WIDTH + 24:g} {height + top + bottom:g}"
-    text = Markup(
+    whole = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" class="chart alone" viewBox="{}" width="{}" height="{}">'
         "<style>{}</style>{}</svg>\n"
     ).format(box, round(1.4 * (WIDTH + 24)), round(1.4 * (height + top + bottom)), Markup(style),
              Markup("").join([*head, *elements, *rows]))  # fmt: skip
-    return text.encode()
+    return whole.encode()
 
 
 def svg(elements: Sequence[Markup], *, label: str, height: float = HEIGHT, data: object = None) -> Markup:
