@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from markupsafe import Markup
 
@@ -151,16 +152,18 @@ def percentage(value: float) -> str:
     return f"{100 * value:.4g} %"
 
 
-def line_chart(lines: Sequence[Line], plot: Plot) -> Markup:
+def line_chart(lines: Sequence[Line], plot: Plot | None = None, **options: Any) -> Markup:
     """Draw lines with a legend; the page's script shows their values under the cursor.
 
     Args:
         lines: what is drawn; those without any value are left out
         plot: how
+        options: the fields of a `Plot`, unless there is one
 
     Returns:
         the elements; nothing if no line has a value
     """
+    plot = plot or Plot(**options)
     shown = [line for line in lines if plot.points(line)]
     if not shown:
         return Markup("")
