@@ -103,9 +103,11 @@ def _epochs(run: Run, saver: Saver) -> None:
                 if better:
                     run.best, run.best_epoch = validation.accuracy, epoch
                 if run.main:
-                    log = log or _open(run)
-                    _write(run, row, log, better=better)
+                    _write(run, row, better=better)
                 run.folder.settle(main=run.main)
+                if run.main:
+                    log = log or _open(run)  # in the folder's own place, since the writer finds its file by its path
+                    _log(log, row)
                 run.kept = epoch
                 saver.write(run, epoch=epoch + 1)
                 run.progress.finish(row, best=better)
@@ -195,12 +197,12 @@ def _update(run: Run) -> None:
 
 
 def _open(run: Run) -> SummaryWriter:
-    run.begin()
     again = run.first_epoch > 1 or None  # a run that goes on replaces what it logged after that epoch
     return SummaryWriter(str(run.folder.path / TENSORBOARD), purge_step=again and run.step)
 
 
-def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -> None:
+def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
+    run.begin()
     normalisation = run.parts.data.normalisation
     metadata = {
         "epoch": row["epoch"],
@@ -215,6 +217,10 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
     run.folder.save(LAST, run.parts.model, metadata=metadata)
     run.folder.write_rows(run.rows)
     run.folder.write(LAYERS, run.log.lines())
+
+
+def _log(log: SummaryWriter, row: dict[str, Any]) -> None:
+    """Write the figures of an epoch for TensorBoard."""
     for part in ("train", "validation"):
         for key, value in row[part].items():
             log.add_scalar(f"{key}/{part}", value, row["step"])
