@@ -48,11 +48,7 @@ def commented(given: Mapping[str, Any], *, file: Path) -> str:
     """
     config = configure([], {**given}, command="init")
     actions = {action.dest: action for action in prepare({**given}, command="init", whole=True).parser._actions}
-    lines = [
-        f"# All options of feedprop train: feedprop train --config {file}",
-        "# What is deleted has its default.",
-        "",
-    ]
+    lines = [f"# All options of feedprop train --config {file}; what is deleted has its default.", ""]
     for field in fields(Settings):
         lines += _entry(actions[field.name], field.name, getattr(config.settings, field.name))
     for kind, part in config.components.items():

@@ -157,19 +157,21 @@ def _spiking_headlines(run: StoredRun) -> list[tuple[str, str, str]]:
     if not spiking:
         return []
     operations, dense, updates = spiking["operations"], spiking["dense"], run.rows[-1]["updates"]
+    firing = f"a neuron fires in {percent(spiking['rate'])} of the steps"
+    idle = f"{percent(updates['without_feedback'])} had no feedback"
     times = f"multiply-accumulates, {dense / max(operations, 1):.2g} times as many"
     return [
         (
             count(spiking["spikes"]),
             "spikes per inference",
-            f"a neuron fires in {percent(spiking['rate'])} of the steps",
+            firing,
         ),
         (count(operations), "synaptic operations", "additions per inference"),
         (count(dense), "dense network's operations", times),
         (
             percent(updates["negligible"]),
             "negligible updates",
-            f"{percent(updates['without_feedback'])} had no feedback",
+            idle,
         ),
     ]
 

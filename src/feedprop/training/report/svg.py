@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from markupsafe import Markup
 
@@ -151,16 +152,18 @@ def percentage(value: float) -> str:
     return f"{100 * value:.4g} %"
 
 
-def line_chart(lines: Sequence[Line], plot: Plot) -> Markup:
+def line_chart(lines: Sequence[Line], plot: Plot | None = None, **options: Any) -> Markup:
     """Draw lines with a legend; the page's script shows their values under the cursor.
 
     Args:
         lines: what is drawn; those without any value are left out
         plot: how
+        options: the fields of a `Plot`, unless there is one
 
     Returns:
         the elements; nothing if no line has a value
     """
+    plot = plot or Plot(**options)
     shown = [line for line in lines if plot.points(line)]
     if not shown:
         return Markup("")
@@ -183,8 +186,8 @@ def alone(lines: Sequence[Line], plot: Plot, *, title: str) -> bytes:
     shown, height = [line for line in lines if plot.points(line)], plot.height
     elements, _ = _drawing(shown, plot)
     head = [
-        Markup('<text class="ink" x="0" y="{}">{}</text>').format(-14 * (len(title.splitlines()) - n), text)
-        for n, text in enumerate(title.splitlines())
+        Markup('<text class="ink" x="0" y="{}">{}</text>').format(-14 * (len(title.splitlines()) - n), words)
+        for n, words in enumerate(title.splitlines())
     ]
     rows = []
     for n, line in enumerate(shown):
@@ -194,12 +197,12 @@ def alone(lines: Sequence[Line], plot: Plot, *, title: str) -> bytes:
     top, bottom = 14 * len(title.splitlines()) + 16, 16 * len(shown) + 12
     style = files("feedprop.training.report").joinpath("style.css").read_text(encoding="utf-8")
     box = f"-12 {-top} {WIDTH + 24:g} {height + top + bottom:g}"
-    text = Markup(
+    whole = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" class="chart alone" viewBox="{}" width="{}" height="{}">'
         "<style>{}</style>{}</svg>\n"
     ).format(box, round(1.4 * (WIDTH + 24)), round(1.4 * (height + top + bottom)), Markup(style),
              Markup("").join([*head, *elements, *rows]))  # fmt: skip
-    return text.encode()
+    return whole.encode()
 
 
 def svg(elements: Sequence[Markup], *, label: str, height: float = HEIGHT, data: object = None) -> Markup:
