@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
             "fashion_mnist": f"{_TORCHVISION}.FashionMNIST",
             "cifar10": f"{_TORCHVISION}.CIFAR10",
             "cifar100": f"{_TORCHVISION}.CIFAR100",
-            "table": "feedprop.training.data.table.table",
+            "table": "feedprop.training.data.tables.table",
             "image_folder": "feedprop.training.data.images.image_folder",
             "time_series": "feedprop.training.data.time_series.time_series",
         },

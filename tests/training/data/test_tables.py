@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from feedprop.errors import FeedpropError
-from feedprop.training.data.table import table
+from feedprop.training.data.tables import table
 
 ROWS = "size, colour, kind\n1,red,cat\n2,blue,dog\n3,red,cat\n4,red,dog\n5,blue,cat\n"
 
