@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -269,3 +270,12 @@ def test_images_are_shown_with_their_answers(command, tmp_path):
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["sparsity"]["accuracies"][0] == pytest.approx(results["validation"]["accuracy"])
     assert len((tmp_path / "run/samples.json").read_bytes()) < 10_000
+
+
+def test_pictures_take_their_colours_from_the_stylesheet(page):
+    """So that they follow the reader's light or dark colours."""
+    assert "prefers-color-scheme: dark" in page
+    drawings = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    assert not [drawing for drawing in drawings if re.search(r"#[0-9a-fA-F]{3,6}\b|rgb\(", unescape(drawing))]
+    used, known = (set(re.findall(pattern, page)) for pattern in (r"var\((--[\w-]+)\)", r"(--[\w-]+):"))
+    assert used <= known
