@@ -42,10 +42,8 @@ class Answer:
 
 @pytest.fixture
 def command(capsys, tmp_path, monkeypatch) -> Callable[..., Answer]:
-    """Run the command in an empty folder, without drawing; the session's run tests the drawings."""
-    monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
-    monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
-    monkeypatch.setattr("feedprop.training.report.charts._pixels", lambda figure: np.zeros((2, 3, 3), np.uint8))
+    """Run the command in an empty folder, without drawing the picture for trackers."""
+    monkeypatch.setattr("feedprop.training.report.overview._pixels", lambda figure: np.zeros((2, 3, 3), np.uint8))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "support"))
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from feedprop.errors import FeedpropError
 from feedprop.training import histograms
+from feedprop.training.symptoms import Symptoms
 from feedprop.training.trackers import Trackers
 
 RUN = ["train", "--data", "blobs", "--data.points", "120", "--model.hidden", "[4]", "--device", "cpu"]
@@ -66,7 +67,14 @@ def _rows(folder: str = "run") -> list[dict]:
     return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
-def test_tensorboard_by_default(command):
+def test_tensorboard_by_default(command, monkeypatch):
+    arrived, step = [], Symptoms.step
+
+    def stepping(self, take):
+        arrived.append(-float(self.weights[0].grad.sum()))
+        step(self, take)
+
+    monkeypatch.setattr(Symptoms, "step", stepping)
     assert command(*RUN, "--output", "run").code == 0
     events, rows = _events(), _rows()
     scalars = {f"{key}/{part}" for part in ("train", "validation") for key in ("reward", "cross_entropy", "accuracy")}
@@ -77,6 +85,8 @@ def test_tensorboard_by_default(command):
     ]
     assert {"weights/1.weight", "feedback/1.weight"} <= {*events.Tags()["histograms"]}
     assert [found.step for found in events.Histograms("feedback/1.weight")] == [row["step"] for row in rows]
+    sums = [found.histogram_value.sum for found in events.Histograms("feedback/1.weight")]
+    assert sums == pytest.approx([arrived[3], arrived[7]]), "of the last step of each epoch: minus .grad"
     assert events.Histograms("weights/1.weight")[0].histogram_value.num == 8
     assert events.Tags()["images"] == ["report"]
     plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
@@ -224,10 +234,10 @@ def test_unknown_trackers_are_named():
 
 
 def test_the_picture_of_a_run(run):
-    from feedprop.training.report.charts import overview
+    from feedprop.training.report.overview import overview
 
     results = json.loads((run / "results.json").read_text())
-    pixels = overview(_rows(str(run)), results)
+    pixels = overview(_rows(str(run)), results, score="accuracy")
     assert pixels.dtype == np.uint8
     assert pixels.shape == (420, 1040, 3)
     assert len(np.unique(pixels)) > 50

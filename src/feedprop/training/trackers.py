@@ -109,7 +109,7 @@ class Trackers:
         if "tensorboard" in self._classes and "tensorboard" not in self._open:
             tracker = TensorBoardTracker(TENSORBOARD, str(folder), purge_step=step if self._resumed else None)
             self._begin("tensorboard", tracker)
-            _describe(tracker.writer, flat(config))
+            _describe(tracker.writer, flat(config), score=[*row["validation"]][-1])
         values = {f"{key}/{part}": value for part in ("train", "validation") for key, value in row[part].items()}
         values |= {"learning_rate": row["learning_rate"], **row.get("updates", {})}
         for name, tracker in [*self._open.items()]:
@@ -204,11 +204,11 @@ def flat(config: Config) -> dict[str, Any]:
     return found
 
 
-def _describe(writer: Any, options: Mapping[str, Any]) -> None:
+def _describe(writer: Any, options: Mapping[str, Any], *, score: str) -> None:
     """Write hyperparameters into the log itself, where accelerate would add a folder for them."""
     from torch.utils.tensorboard.summary import hparams
 
-    for part in hparams(dict(options), {"accuracy/validation": 0.0}):  # type: ignore[no-untyped-call]
+    for part in hparams(dict(options), {f"{score}/validation": 0.0}):  # type: ignore[no-untyped-call]
         writer.file_writer.add_summary(part)
 
 

@@ -92,6 +92,17 @@ def test_pruners(command):
     assert type(_study(command, "--pruner", "none", folder="none").optuna.pruner).__name__ == "NopPruner"
 
 
+def test_other_scores_than_accuracy(command):
+    words = ["sweep", "--data", "diabetes", "--epochs", "2"]
+    answer = command(*words, "--device", "cpu", "--tracker", "none", *SPACE, "--trials", 2, "--output", "s")
+    assert answer.code == 0, answer.err
+    rows = _table("s")
+    results = [json.loads(Path(f"s/trials/{row['trial']}/results.json").read_text()) for row in rows]
+    assert [float(row["r2"]) for row in rows] == [found["validation"]["r2"] for found in results]
+    assert f"best: validation r2 {max(float(row['r2']) for row in rows):.4f}, trial" in answer.out
+    assert "best validation r2" in Path("s/report.html").read_text()
+
+
 def test_failed_trials_have_their_reason_and_end_nothing(command):
     answer = command(*FEW, "--space.optimizer.lr", "0.1,1e38", "--trials", 5, "--seed", 1, "--output", "s")
     assert answer.code == 0

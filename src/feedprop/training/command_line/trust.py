@@ -26,7 +26,7 @@ _MADE = {  # what a component must be, for kinds whose components may be anythin
 }
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BETWEEN = re.compile(r"[\s,:'\"\[\]{}]+")  # text may be a list, "[a.B, c.D]"
-_PLACES = ("data.root",)  # text that names files
+_PLACES = ("data.root", "data.path", "data.test")  # text that names files
 
 
 def check(options: Mapping[str, Any], *, file: str) -> None:

@@ -36,16 +36,16 @@ def write_table(study: Study) -> None:
     """Write trials.csv, and best.yaml if a trial is finished."""
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
-    options = list(study.searched.space)
+    options, trials = list(study.searched.space), study.trials()
     names = [option.removesuffix(".name") for option in options]
-    rows.writerow(["trial", "state", "accuracy", "best_epoch", "epochs", "seconds", *names, "reason"])
-    for trial in study.trials():
+    rows.writerow(["trial", "state", score_name(trials), "best_epoch", "epochs", "seconds", *names, "reason"])
+    for trial in trials:
         facts = trial.user_attrs
         rows.writerow(
             [
                 f"{facts['slot']:04d}",
                 STATES[trial.state],
-                *(facts.get(name, "") for name in ("accuracy", "best_epoch", "epochs", "seconds")),
+                *(facts.get(name, "") for name in ("score", "best_epoch", "epochs", "seconds")),
                 *(trial.params.get(option, "") for option in options),
                 facts.get("reason", ""),
             ]
@@ -54,8 +54,7 @@ def write_table(study: Study) -> None:
     best = study.best()
     if best is not None:
         config = study.searched.configuration(best.params)
-        head = f"# validation accuracy {best.value:.4f}: trial {best.user_attrs['slot']:04d} of {study.plan.trials}\n"
-        write(study.path, BEST_CONFIG, head + config.as_yaml())
+        write(study.path, BEST_CONFIG, f"# {_told(best)} of {study.plan.trials}\n{config.as_yaml()}")
 
 
 def write_all(study: Study) -> None:
@@ -64,9 +63,10 @@ def write_all(study: Study) -> None:
     trials, best = study.trials(), study.best()
     template = files("feedprop.training.sweep").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    done = [trial for trial in trials if "accuracy" in trial.user_attrs]
+    done = [trial for trial in trials if "score" in trial.user_attrs]
     page = environment.from_string(template).render(
         title=study.path.name,
+        score=score_name(trials),
         headlines=_headlines(trials, best),
         best=None if best is None else [(_name(option), written(value)) for option, value in best.params.items()],
         command=command(study),
@@ -87,6 +87,11 @@ def write_all(study: Study) -> None:
     write(study.path, REPORT, page)
 
 
+def score_name(trials: Sequence[FrozenTrial]) -> str:
+    """Return what the best model was chosen by, such as accuracy; "score" if no trial got so far."""
+    return next((name for trial in trials if (name := trial.user_attrs.get("score_name"))), "score")
+
+
 def command(study: Study) -> str:
     """Return the command that trains the best configuration, and tests it."""
     return f"feedprop train --config {shlex.quote(str(study.path / BEST_CONFIG))}"
@@ -98,10 +103,14 @@ def summary(study: Study) -> str:
     if best is None:
         return f"no trial was finished; {study.path / TABLE} says why\nreport: {study.path / REPORT}"
     return (
-        f"best: trial {best.user_attrs['slot']:04d}, validation accuracy {best.value:.4f}: {described(best.params)}\n"
+        f"best: {_told(best)}: {described(best.params)}\n"
         f"train and test it: {command(study)}\n"
         f"report: {study.path / REPORT}"
     )
+
+
+def _told(best: FrozenTrial) -> str:
+    return f"validation {score_name([best])} {best.value:.4f}, trial {best.user_attrs['slot']:04d}"
 
 
 def importances(study: Study) -> list[tuple[str, float]]:
@@ -124,17 +133,17 @@ def _headlines(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[
     others = [
         f"{counts[state]} {word}" for state, word in STATES.items() if state != TrialState.COMPLETE and counts[state]
     ]
-    accuracy = "none" if best is None else f"{100 * float(best.value or 0):.2f} %"
+    value = "none" if best is None else f"{best.value:.4f}"
     remark = "no trial was finished" if best is None else f"trial {best.user_attrs['slot']:04d}"
     return [
-        (accuracy, "best validation accuracy", remark),
+        (value, f"best validation {score_name(trials)}", remark),
         (f"{counts[TrialState.COMPLETE]} of {len(trials)}", "trials finished", ", ".join(others) or "all of them"),
         (_duration(seconds), "training time", "of all trials together"),
     ]
 
 
 def _history(done: Sequence[FrozenTrial]) -> str:
-    points = [(trial.user_attrs["slot"], trial.user_attrs["accuracy"], STATES[trial.state]) for trial in done]
+    points = [(trial.user_attrs["slot"], trial.user_attrs["score"], STATES[trial.state]) for trial in done]
     return drawings.history(points)
 
 
@@ -151,11 +160,11 @@ def _parallel(study: Study, done: Sequence[FrozenTrial]) -> str:
     axes = [_axis(option, distribution) for option, distribution in study.searched.space.items()]
     lines = [
         ([_place(distribution, trial.params[option]) for option, distribution in study.searched.space.items()],
-         trial.user_attrs["accuracy"], f"trial {trial.user_attrs['slot']:04d}: {described(trial.params)}")
+         trial.user_attrs["score"], f"trial {trial.user_attrs['slot']:04d}: {described(trial.params)}")
         for trial in done
         if study.searched.space.keys() <= trial.params.keys()
     ]  # fmt: skip
-    return drawings.parallel(axes, lines)
+    return drawings.parallel(axes, lines, name=score_name(done))
 
 
 def _axis(option: str, distribution: Any) -> Axis:
@@ -183,12 +192,12 @@ def _place(distribution: Any, value: Any) -> float:
 
 def _rows(study: Study, trials: Sequence[FrozenTrial]) -> list[Mapping[str, Any]]:
     """Return the trials of the table, the best ones first."""
-    ordered = sorted(trials, key=lambda trial: (-trial.user_attrs.get("accuracy", -1.0), trial.user_attrs["slot"]))
+    ordered = sorted(trials, key=lambda trial: (-trial.user_attrs.get("score", -math.inf), trial.user_attrs["slot"]))
     return [
         {
             "slot": f"{trial.user_attrs['slot']:04d}",
             "state": STATES[trial.state],
-            "accuracy": f"{100 * trial.user_attrs['accuracy']:.2f} %" if "accuracy" in trial.user_attrs else "",
+            "score": f"{trial.user_attrs['score']:.4f}" if "score" in trial.user_attrs else "",
             "epochs": trial.user_attrs.get("epochs", ""),
             "values": [written(trial.params.get(option, "")) for option in study.searched.space],
             "reason": trial.user_attrs.get("reason", ""),

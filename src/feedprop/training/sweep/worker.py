@@ -33,6 +33,7 @@ from feedprop.training.command_line.stored import as_trained
 from feedprop.training.sweep import report
 from feedprop.training.sweep.space import choices, described
 from feedprop.training.sweep.study import BEAT_SECONDS, STUDY, Study, finished
+from feedprop.training.tasks import TASKS
 
 ALIKE = 3  # trials that may fail for one reason, if none before them did better
 _POLL_SECONDS = 1.0
@@ -122,7 +123,7 @@ def _run(study: Study, trial: Trial) -> None:
 
 
 def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[TrialState, float | None, str]:
-    """Train the model of a trial, and return how that ended, the highest validation accuracy, and both in words."""
+    """Train the model of a trial, and return how that ended, the highest validation score, and both in words."""
     folder, log = study.folder(trial), study.folder(trial).with_suffix(".log")
     told = _Reporter(trial, study.reported(trial))
     try:
@@ -132,15 +133,18 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
             if not (folder / RESULTS).is_file():  # else the worker was killed before it could tell
                 loop.train(config, command=f"feedprop sweep --join {study.path}", resumed=_resumed(folder),
                            after_epoch=told, tested=False)  # fmt: skip
-        best = json.loads((folder / RESULTS).read_text())
-        accuracy, epoch = best["validation"]["accuracy"], best["best_epoch"]
-        _note(trial, folder, best_epoch=epoch, accuracy=accuracy)
-        return TrialState.COMPLETE, accuracy, f"validation accuracy {accuracy:.4f}"
+        results = json.loads((folder / RESULTS).read_text())
+        name, epoch = TASKS[results["task"]].score, results["best_epoch"]
+        score = results["validation"][name]
+        if score is None:
+            raise FeedpropError(f"the validation {name} is not a number")
+        _note(trial, folder, best_epoch=epoch, score=score, score_name=name)
+        return TrialState.COMPLETE, score, f"validation {name} {score:.4f}"
     except Pruned:
-        epoch, accuracy = max(told.values.items(), key=lambda pair: (pair[1], -pair[0]))
-        _note(trial, folder, best_epoch=epoch, accuracy=accuracy)
+        epoch, score = max(told.values.items(), key=lambda pair: (pair[1], -pair[0]))
+        _note(trial, folder, best_epoch=epoch, score=score, score_name=told.name)
         _remove_states(folder)
-        return TrialState.PRUNED, None, f"pruned after epoch {max(told.values)} at {accuracy:.4f}"
+        return TrialState.PRUNED, None, f"pruned after epoch {max(told.values)} at {score:.4f}"
     except (OSError, optuna.exceptions.UpdateFinishedTrialError):
         raise
     except Exception as error:  # a model that does not fit into memory, or does not fit its data, is one trial less
@@ -160,17 +164,18 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
 
 
 class _Reporter:
-    """Tells the study the validation accuracy after each epoch, and ends the trial if the pruner says so."""
+    """Tells the study the validation score after each epoch, and ends the trial if the pruner says so."""
 
     def __init__(self, trial: Trial, reported: Mapping[int, float]) -> None:
-        self._trial, self.values, self.epochs = trial, dict(reported), 0
+        self._trial, self.values, self.epochs, self.name = trial, dict(reported), 0, ""
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __call__(self, rows: Sequence[Mapping[str, Any]], score: str) -> None:
+        self.name = score
         for row in rows:
-            epoch, accuracy = row["epoch"], row["validation"]["accuracy"]
+            epoch, value = row["epoch"], row["validation"][score]
             if epoch not in self.values:
-                self._trial.report(accuracy, epoch)
-                self.values[epoch] = accuracy
+                self._trial.report(value, epoch)
+                self.values[epoch] = value
         if len(rows) < self.epochs and self._trial.should_prune():
             raise Pruned
 
