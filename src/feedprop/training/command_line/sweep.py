@@ -73,7 +73,7 @@ def sweep_command(argv: Sequence[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise FeedpropError("each process of a sweep trains its own trials; start feedprop sweep without a launcher")
     try:
-        from feedprop.training.sweep import report, worker
+        from feedprop.training.sweep import summary, worker
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
@@ -83,7 +83,7 @@ def sweep_command(argv: Sequence[str]) -> None:
         worker.work_in_processes(study, settings.jobs, storage=settings.storage)
     else:
         worker.work(study)
-    print(report.summary(study))
+    print(summary.in_words(study))
 
 
 def _begin(settings: SweepSettings, given: Options) -> Any:

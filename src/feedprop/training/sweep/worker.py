@@ -30,7 +30,7 @@ from feedprop.training.checkpoints import CONFIG, METRICS, RESULTS, RunFolder
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.command_line.stored import as_trained
-from feedprop.training.sweep import report
+from feedprop.training.sweep import summary
 from feedprop.training.sweep.space import choices, described
 from feedprop.training.sweep.study import BEAT_SECONDS, STUDY, Study, finished
 from feedprop.training.tasks import TASKS
@@ -60,7 +60,7 @@ def work(study: Study) -> None:
                 try:
                     _run(study, trial)
                 finally:
-                    report.write_table(study)
+                    summary.write_table(study)
             elif count := study.unfinished():
                 if not waiting:
                     said = (
@@ -77,7 +77,7 @@ def work(study: Study) -> None:
         again = KeyboardInterrupt(*error.args)
         again.add_note(how_to_go_on(study))
         raise again from None
-    report.write_all(study)
+    summary.write_all(study)
 
 
 def how_to_go_on(study: Study) -> str:
@@ -278,7 +278,7 @@ def work_in_processes(study: Study, jobs: int, *, storage: str | None) -> None:
     if study.unfinished():
         codes = sorted({process.exitcode for process in processes} - {0}, key=str)
         raise FeedpropError(f"workers ended with exit codes {', '.join(map(str, codes))}; {how_to_go_on(study)}")
-    report.write_all(study)
+    summary.write_all(study)
 
 
 def _wait(processes: Sequence[Any], mask: set[int | signal.Signals]) -> int | None:

@@ -61,7 +61,7 @@ def write_all(study: Study) -> None:
     """Write the table, the best configuration and the report."""
     write_table(study)
     trials, best = study.trials(), study.best()
-    template = files("feedprop.training.sweep").joinpath("page.html").read_text(encoding="utf-8")
+    template = files("feedprop.training.sweep").joinpath("sweep.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     done = [trial for trial in trials if "score" in trial.user_attrs]
     page = environment.from_string(template).render(
@@ -97,7 +97,7 @@ def command(study: Study) -> str:
     return f"feedprop train --config {shlex.quote(str(study.path / BEST_CONFIG))}"
 
 
-def summary(study: Study) -> str:
+def in_words(study: Study) -> str:
     """Return the best trial, and what to do next, in words."""
     best = study.best()
     if best is None:
