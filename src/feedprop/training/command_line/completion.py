@@ -19,7 +19,7 @@ from feedprop.training.command_line.components import KINDS
 from feedprop.training.command_line.parser import HelpPrinted
 
 SHELLS = ("bash", "zsh")
-FOLDERS = ("run", "beside", "output", "resume", "data.root")  # options and arguments that name one
+FOLDERS = ("run", "beside", "output", "resume", "join", "data.root")  # options and arguments that name one
 
 
 def completion_command(argv: Sequence[str]) -> None:

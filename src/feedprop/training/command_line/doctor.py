@@ -22,6 +22,7 @@ EXTRAS = {  # of pyproject.toml -> what each is for
     "prune": "channels, by torch-pruning",
     "models": "the models of docs/models.md",
     "examples": "the examples in examples/",
+    "sweep": "the command sweep",
     "test": "the tests",
 }
 
