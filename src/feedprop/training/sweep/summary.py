@@ -64,7 +64,9 @@ def write_all(study: Study) -> None:
     template = files("feedprop.training.sweep").joinpath("sweep.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     done = [trial for trial in trials if "score" in trial.user_attrs]
+    style = files("feedprop.training.report").joinpath("style.css").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
+        style=Markup(style),
         title=study.path.name,
         score=score_name(trials),
         headlines=_headlines(trials, best),
