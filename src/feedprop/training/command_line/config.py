@@ -15,7 +15,15 @@ from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import KINDS, Component, nearest
 from feedprop.training.models.spiking import EPSILON
 
-Method = Literal["lfp", "backprop"]
+Method = Literal[
+    "lfp",
+    "backprop",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "sign_symmetric",
+    "last_layer",
+    "straight_through",
+]
 Precision = Literal["no", "bf16", "fp16"]
 Interval = Literal["auto", "step", "epoch"]
 
@@ -25,7 +33,8 @@ class Settings:
     """Settings of a run.
 
     Args:
-        method: lfp strengthens what was rewarded; backprop follows the gradient of a loss
+        method: lfp strengthens what was rewarded; backprop follows the gradient of a loss; the others train on a loss
+            too, see docs/how-to-compare.md
         epochs: passes over the training data
         batch_size: samples per step on each device
         seed: of initial weights, validation split, order of the samples, dropout and toy data
@@ -79,8 +88,8 @@ class Settings:
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise FeedpropError(f"--clip_norm must be above 0, but is {self.clip_norm}")
         for name in ("magnitude_floor", "relative_magnitude"):
-            if self.method == "backprop" and getattr(self, name) is not None:
-                raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method backprop")
+            if self.method != "lfp" and getattr(self, name) is not None:
+                raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method {self.method}")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from feedprop import rewards
 from feedprop.errors import FeedpropError
-from feedprop.training.command_line.components import resolve
+from feedprop.training.command_line.components import nearest, resolve
+from feedprop.training.command_line.config import Method
 from feedprop.training.models.spiking import EPSILON
 
 DEFAULT_MODEL = "mlp"
@@ -17,7 +18,7 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
         "activation.name": "default",
         "reward.name": "feedprop.rewards.SoftmaxReward",
     },
-    "backprop": {"loss.name": "torch.nn.CrossEntropyLoss"},
+    **{name: {"loss.name": "torch.nn.CrossEntropyLoss"} for name in get_args(Method) if name != "lfp"},
 }
 SGD: Mapping[str, Any] = {"optimizer.name": "torch.optim.SGD", "optimizer.lr": 0.1, "optimizer.momentum": 0.9}
 SPIKING: Mapping[str, Any] = {"optimizer.name": "torch.optim.Adam", "optimizer.lr": 2e-3}
@@ -46,7 +47,9 @@ REWARDS: Mapping[Callable[..., Any], Mapping[str, Any]] = {
 def default_options(model: str, *, method: str, reward: str | None = None) -> dict[str, Any]:
     """Return the name of each component that the method needs, and the options that differ from its own defaults."""
     if method not in [*OBJECTIVES]:
-        raise FeedpropError(f"--method must be {' or '.join(OBJECTIVES)}, but is {method}")
+        raise FeedpropError(
+            f"--method must be one of {', '.join(OBJECTIVES)}, but is {method}{nearest(str(method), OBJECTIVES)}"
+        )
     options = {
         "data.name": "digits",
         "model.name": model,

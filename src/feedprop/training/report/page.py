@@ -14,6 +14,7 @@ from feedprop.training.checkpoints import REPORT, RunFolder
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import Splits
 from feedprop.training.data.tensors import SequenceData, TensorData
+from feedprop.training.methods import TITLES
 from feedprop.training.report import charts, layers_section
 from feedprop.training.report import spiking_section as spiking_report
 
@@ -46,7 +47,7 @@ def write_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         title=config.title,
-        method={"lfp": "Layer-wise Feedback Propagation", "backprop": "Backpropagation"}[config.settings.method],
+        method=TITLES[config.settings.method],
         headlines=_headlines(rows, results),
         pictures=_pictures(rows, results, model, data),
         layers=_shown(
