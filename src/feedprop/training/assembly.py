@@ -85,8 +85,8 @@ def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: b
     if config.settings.method != "lfp" and any(isinstance(neuron, Neuron) for neuron in firing_neurons(model)):
         raise FeedpropError(
             f"--method {config.settings.method} cannot train {component.name}: its neurons fire by a step function, "
-            f"which has derivative 0; leave --method out, or name a model of snnTorch's neurons, which have a surrogate "
-            f"gradient"
+            f"which has derivative 0; leave --method out, or name a model of snnTorch's neurons, which have a "
+            f"surrogate gradient"
         )
     return model
 

@@ -35,8 +35,15 @@ from feedprop.training.weight_sizes import magnitudes
 _SHOWN_EVERY_SECONDS = 0.2
 
 
-def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> RunFolder:
-    """Train as configured, or go on with the run of a folder, and return the folder with the results."""
+def train(config: Config, *, command: str, resumed: RunFolder | None = None, tested: bool = True) -> RunFolder:
+    """Train as configured, or go on with the run of a folder, and return the folder with the results.
+
+    Args:
+        config: of the run.
+        command: as it was given, for the report.
+        resumed: the folder of a run that was stopped.
+        tested: whether the best model is tested in the end; without that, there is no report.
+    """
     started = time.monotonic()
     settings = config.settings
     folder = resumed or RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
@@ -54,7 +61,7 @@ def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> 
             _go_on(run)
         try:
             _epochs(run, saver)
-            _finish(run, command=command, started=started)
+            _finish(run, command=command, started=started, tested=tested)
         except BaseException as error:
             _say_what_is_kept(run, error)
             raise
@@ -218,11 +225,11 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
     log.flush()
 
 
-def _finish(run: Run, *, command: str, started: float) -> None:
-    """Test the best model once; write results and report."""
+def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
+    """Test the best model once, unless the test data are not to be touched; write results and report."""
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
-    test = run.evaluate("test")
+    test = run.evaluate("test") if tested else None
     if run.config.settings.method == "lfp":
         feedprop.detach(run.parts.model)
     if not run.main:
@@ -231,18 +238,22 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     results: dict[str, Any] = {
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
-        "test": test.as_dict(name),
+        **({} if test is None else {"test": test.as_dict(name)}),
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
         "classes": run.parts.data.classes,
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if firing_neurons(run.parts.model):
+    if tested and firing_neurons(run.parts.model):
         results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
     run.folder.write_json(RESULTS, results)
     for path in run.folder.states():
         path.unlink()
+    best = f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}"
+    if test is None:
+        run.progress.say(best)
+        return
     write_report(
         run.folder,
         run.config,
@@ -252,10 +263,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         model=run.parts.model,
         data=run.parts.data,
     )
-    run.progress.say(
-        f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
-        f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
-    )
+    run.progress.say(f"{best}, test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}")
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:

@@ -141,6 +141,11 @@ class _Loader(yaml.SafeLoader):
 
 def read_config(path: str) -> dict[str, Any]:
     """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
+    return as_options(read_yaml(path), path=path)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Return the keys and values in a configuration file."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -152,9 +157,14 @@ def read_config(path: str) -> dict[str, Any]:
         raise FeedpropError(f"the configuration file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict | None):
         raise FeedpropError(f"the configuration file {path} must hold keys and values, but holds {content!r}")
+    return content or {}
+
+
+def as_options(content: Mapping[str, Any], *, path: str) -> dict[str, Any]:
+    """Return the options of a configuration in a file, {"model.name": "lenet", "epochs": 3}."""
     known = {field.name for field in dataclasses.fields(Settings)} | {*KINDS}
     options: dict[str, Any] = {}
-    for key, value in (content or {}).items():
+    for key, value in content.items():
         if key not in known:
             raise FeedpropError(f"the configuration file has an unknown key {key!r}{nearest(str(key), known)}")
         if key not in KINDS:

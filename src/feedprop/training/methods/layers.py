@@ -44,7 +44,8 @@ def trial(model: nn.Module, inputs: Tensor) -> tuple[list[Any], Tensor]:
     calls: list[Any] = []
 
     def note(module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
-        calls.append((module, tuple((args[0] if args else kwargs["input"]).shape)))
+        given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        calls.append((module, () if given is None else tuple(given.shape)))
 
     hooks = [
         module.register_forward_hook(note, with_kwargs=True)
