@@ -99,7 +99,7 @@ class Pictures(torch.utils.data.Dataset):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with made-up data and the modules that commands name; runs draw nothing."""
+    """A folder with made-up data and the modules that commands name."""
     write_data(tmp_path / "data")
     own = [block.text for block in blocks(ROOT / "docs/how-to-write-your-own-parts.md", "python")]
     network = "class MyNetwork(MLP):\n    def __init__(self, inputs, classes, width: int = 8):\n"
@@ -110,8 +110,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     imports += "from feedprop.training.models.dense import MLP\n"
     (tmp_path / "my_module.py").write_text("\n\n".join([imports, network, *classes]))
-    monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
-    monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
     for name in ("CIFAR10", "CIFAR100"):
         monkeypatch.setattr(f"torchvision.datasets.{name}", Pictures)
     monkeypatch.setenv("FEEDPROP_DATA", str(tmp_path / "data"))

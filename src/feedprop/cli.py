@@ -38,6 +38,11 @@ COMMANDS = {
         "prune_command",
         "prune a trained model, and draw its accuracy over sparsity",
     ),
+    "report": (
+        "feedprop.training.command_line.report",
+        "report_command",
+        "draw the report of a run again, or of two runs beside each other",
+    ),
     "explain": (
         "feedprop.training.command_line.explain",
         "explain_command",

@@ -131,7 +131,7 @@ def evaluate(
     finally:
         model.train(training)
     figures = metrics.compute()
-    confusion = figures["confusion"].long().tolist()
+    confusion = figures["confusion"].long().view(classes, classes).tolist()  # of one class, torchmetrics returns a number
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
     return Evaluation(float(mean.compute()), float(figures["accuracy"]), float(figures["f1"]), confusion, losses)
 

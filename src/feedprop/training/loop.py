@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
@@ -16,8 +18,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
 from feedprop.errors import FeedpropError
+from feedprop.training import methods
 from feedprop.training.assembly import assemble
-from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, TENSORBOARD, RunFolder
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, TENSORBOARD, RunFolder, finite
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.checks import check_all
@@ -27,12 +30,15 @@ from feedprop.training.evaluation import Evaluation, scores
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
+from feedprop.training.report.samples import collect
 from feedprop.training.report.spiking_section import measure
 from feedprop.training.resumption import Saver, begin_pass, restore
 from feedprop.training.run import Run, prepare, recorded
+from feedprop.training.sparsity_curves import by_magnitude
 from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
+Made = TypeVar("Made")
 
 
 def train(config: Config, *, command: str, resumed: RunFolder | None = None, tested: bool = True) -> RunFolder:
@@ -232,9 +238,10 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
     test = run.evaluate("test") if tested else None
     if run.config.settings.method == "lfp":
         feedprop.detach(run.parts.model)
+    methods.detach(run.parts.model)
     if not run.main:
         return
-    name = run.parts.objective.name
+    name, device = run.parts.objective.name, run.accelerator.device
     results: dict[str, Any] = {
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
@@ -242,11 +249,17 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
         "classes": run.parts.data.classes,
+        "sizes": {part: len(run.parts.data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if tested and firing_neurons(run.parts.model):
-        results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
+    if test is not None:
+        if firing_neurons(run.parts.model):
+            results["spiking"] = _extra(run, "spikes", lambda: measure(run.parts.model, run.parts.data, device))
+        size = run.config.settings.batch_size
+        results["sparsity"] = _extra(
+            run, "the accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size)
+        )
     run.folder.write_json(RESULTS, results)
     for path in run.folder.states():
         path.unlink()
@@ -254,16 +267,23 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
     if test is None:
         run.progress.say(best)
         return
-    write_report(
-        run.folder,
-        run.config,
-        rows=run.rows,
-        layers=run.log.rows(),
-        results=results,
-        model=run.parts.model,
-        data=run.parts.data,
-    )
-    run.progress.say(f"{best}, test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}")
+    samples = _extra(run, "the samples", lambda: collect(run.parts.model, run.parts.data, device))
+    run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
+    drawn = _extra(run, "the report", lambda: write_report(run.folder.path))
+    run.progress.say(f"{best}, test accuracy {test.accuracy:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
+
+
+def _extra(run: Run, what: str, make: Callable[[], Made]) -> Made | None:
+    """Return what the report shows; if that fails, warn and return None: the run itself is complete."""
+    try:
+        return make()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        run.progress.say(
+            f"warning: {what} cannot be drawn: {reason}; the run is complete, and feedprop report {run.folder.path} draws "
+            f"the report again"
+        )
+        return None
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:

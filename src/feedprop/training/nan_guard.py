@@ -15,7 +15,7 @@ HINTS = (
 )
 
 
-class Diverged(FeedpropError):
+class DivergenceError(FeedpropError):
     """The outputs, or the reward or loss, of a run are no longer finite."""
 
 
@@ -37,5 +37,5 @@ class NaNGuard:
         first = [step for step in self.found.tolist() if step]
         for what, step, hint in zip(WHAT, self.found.tolist(), HINTS, strict=True):
             if step and step == min(first):
-                kind = FeedpropError if what == WHAT[0] else Diverged
+                kind = FeedpropError if what == WHAT[0] else DivergenceError
                 raise kind(f"the {what} NaN or infinity at step {step}; {hint}")

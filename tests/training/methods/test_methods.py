@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import typing
-from functools import partial
 
 import pytest
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from feedprop import discrete
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.config import Method
-from feedprop.training.methods import METHODS, TITLES, attach
+from feedprop.training.methods import METHODS, TITLES, attach, detach
 from feedprop.training.methods.direct_feedback_alignment import _feedback
-from feedprop.training.methods.layers import feedback_of, layers_of, redirect, size_of, transposed
+from feedprop.training.methods.feedback_alignment import _Fixed
+from feedprop.training.methods.layers import feedback_of, layers_of, redirect, size_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -282,8 +283,7 @@ def test_what_returns_through_the_weights_themselves_is_the_gradient():
     inputs, targets = data(conv())
     expected = gradients(model, inputs, targets)
     for layer in layers_of(model, inputs, method="feedback_alignment")[0]:
-        module, weight = layer.module, layer.module.weight.detach()
-        redirect(module, lambda x, module=module, weight=weight: partial(transposed, module, weight, x.shape))
+        redirect(layer.module, _Fixed(layer.module.weight.detach()))
     torch.testing.assert_close(gradients(model, inputs, targets), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -325,6 +325,26 @@ def test_other_paddings_are_refused():
         model = nn.Sequential(nn.Conv2d(2, 2, 3, **options), nn.Flatten())
         with pytest.raises(FeedpropError, match="padded with zeros, by a number"):
             attach("feedback_alignment", model, torch.randn(2, 2, 6, 6), seed=0)
+
+
+@pytest.mark.parametrize("method", ["feedback_alignment", "direct_feedback_alignment", "sign_symmetric"])
+def test_a_copy_is_a_model_of_its_own(method):
+    """As pruning measures it: a copy with other weights has other values, and gradients by the same method."""
+    model = mlp()
+    inputs, targets = data(model)
+    plain = gradients(model, inputs, targets)
+    attach(method, model, inputs, seed=0)
+    expected = gradients(model, inputs, targets)
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(gradients(twin, inputs, targets), expected)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            weight.zero_()
+    assert not twin(inputs).any()
+    torch.testing.assert_close(gradients(model, inputs, targets), expected)
+    detach(model)
+    torch.testing.assert_close(gradients(model, inputs, targets), plain)
+    assert all("forward" not in vars(module) for module in model.modules())
 
 
 def test_attaching_draws_no_random_number_and_keeps_the_mode():

@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str]) -> Request:
 
 def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[str]) -> None:
     """Print the accuracy of each class and of all, and the other figures below."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may have brackets
     data = request.config.components["data"].name
     table = Table(title=f"{request.run}, {request.checkpoint} model, {request.split} data of {data}", box=box.SIMPLE)
     table.add_column("")

@@ -50,7 +50,7 @@ def explain_command(argv: Sequence[str]) -> None:
     folder.write(
         EXPLAINED, found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts)
     )
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may have brackets
     console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True)
     if request.evaluate:
         table = Table(title="area between the deletion curves, in units of the output", box=box.SIMPLE)

@@ -46,9 +46,7 @@ def tuning_steps(plan: Plan, entry: Entry, folder: Path, command: str) -> list[S
 def tested_steps(plan: Plan, entry: Entry, folder: Path, command: str, *, rate: float) -> list[Step]:
     """Return the runs of a method that are tested."""
     paths = {seed: folder / TESTED / f"{entry.slug}-seed-{seed}" for seed in plan.seeds}
-    return [
-        Step(entry, seed, rate, Job(str(path), tested=True, command=command)) for seed, path in paths.items()
-    ]
+    return [Step(entry, seed, rate, Job(str(path), tested=True, command=command)) for seed, path in paths.items()]
 
 
 def chosen(entry: Entry, outcomes: Outcomes) -> float | None:

@@ -14,7 +14,6 @@ from feedprop.training.comparison.conduct import Outcomes, Step, chosen
 from feedprop.training.comparison.plan import Entry, Plan
 from feedprop.training.comparison.statistics import Mean, mean_of
 from feedprop.training.comparison.work import read
-from feedprop.training.sparsity_curves import AMOUNTS
 
 RUN_COLUMNS = (
     *("phase", "method", "seed", "learning_rate", "state", "test_accuracy", "validation_accuracy", "best_epoch"),
@@ -93,7 +92,7 @@ def _method(
             if step.entry is entry and made.state == "failed"
         ],
         "curve": _curve([run["rows"] for run in found]),
-        "sparsity": _over_sparsity([run["sparsity"] for run in found if run["sparsity"]]),
+        "sparsity": _over_sparsity([run["sparsity"] for run in found if run.get("sparsity")]),
     }
 
 
@@ -124,11 +123,12 @@ def _curve(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[float]
     }
 
 
-def _over_sparsity(runs: Sequence[Sequence[float]]) -> dict[str, Any] | None:
+def _over_sparsity(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the mean validation accuracy with each share of the weights set to 0, by magnitude."""
     if not runs:
         return None
-    return {"amounts": AMOUNTS, "accuracies": [statistics.fmean(values) for values in zip(*runs, strict=True)]}
+    columns = zip(*(run["accuracies"] for run in runs), strict=True)
+    return {"amounts": runs[0]["amounts"], "accuracies": [statistics.fmean(values) for values in columns]}
 
 
 def as_csv(found: Mapping[str, Any]) -> str:

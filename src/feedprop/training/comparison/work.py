@@ -12,17 +12,13 @@ from typing import Any, Literal
 
 import torch
 
-from feedprop import pruning
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
 from feedprop.training.checkpoints import METRICS, RESULTS, RunFolder
 from feedprop.training.command_line.arguments import configure
-from feedprop.training.command_line.config import Config
-from feedprop.training.command_line.stored import restored
-from feedprop.training.nan_guard import Diverged
-from feedprop.training.sparsity_curves import AMOUNTS, accuracies
+from feedprop.training.nan_guard import DivergenceError
 
-DIVERGED, SPARSITY = "diverged.json", "sparsity.json"
+DIVERGED = "diverged.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def outcome(job: Job) -> Outcome | None:
     """Return what became of a run that needs no more work; None of another one."""
     if (job.path / DIVERGED).is_file():
         return Outcome("diverged", json.loads((job.path / DIVERGED).read_text())["sentence"])
-    if (job.path / RESULTS).is_file() and (not job.tested or (job.path / SPARSITY).is_file()):
+    if (job.path / RESULTS).is_file():
         return Outcome("done")
     return None
 
@@ -92,12 +88,10 @@ def _make(job: Job) -> Outcome:
     if not (job.path / RESULTS).is_file():
         try:
             loop.train(config, command=job.command, resumed=_begun(job), tested=job.tested)
-        except Diverged as error:
+        except DivergenceError as error:
             job.path.mkdir(exist_ok=True)
             RunFolder(job.path).write_json(DIVERGED, {"sentence": str(error)})
             return Outcome("diverged", str(error))
-    if job.tested:
-        RunFolder(job.path).write_json(SPARSITY, {"amounts": AMOUNTS, "accuracies": _pruned(job, config)})
     return Outcome("done")
 
 
@@ -113,21 +107,9 @@ def _begun(job: Job) -> RunFolder | None:
     return None
 
 
-def _pruned(job: Job, config: Config) -> list[float] | None:
-    """Return the validation accuracies of the best model, pruned by magnitude; None if it has nothing to prune."""
-    parts = restored(job.folder, config, "best")
-    parts.model.eval()
-    with contextlib.suppress(FeedpropError):
-        scores = pruning.magnitude(parts.model)
-        return accuracies(parts, scores, scope="global", batch_size=config.settings.batch_size)
-    return None
-
-
 def read(job: Job) -> dict[str, Any]:
-    """Return the figures of a run that is done: its results, its rows, and its accuracies over sparsity."""
-    sparsity = job.path / SPARSITY
+    """Return the figures of a run that is done: its results, with its rows."""
     return {
         **json.loads((job.path / RESULTS).read_text()),
         "rows": [json.loads(line) for line in (job.path / METRICS).read_text().splitlines()],
-        "sparsity": json.loads(sparsity.read_text())["accuracies"] if sparsity.is_file() else None,
     }

@@ -97,6 +97,7 @@ def _source(component: Component, seed: int) -> Source:
         )
     return replace(
         source,
+        classes=tuple(map(str, source.classes)),  # names may be numbers, or None
         train=usable(source.train, "training", classes=source.classes, name=component.name),
         test=usable(source.test, "test", classes=source.classes, name=component.name),
     )

@@ -14,7 +14,7 @@ from feedprop.training.methods import (
     sign_symmetric,
     straight_through,
 )
-from feedprop.training.methods.layers import check_reached
+from feedprop.training.methods.layers import check_reached, restore
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,9 @@ def attach(name: str, model: nn.Module, inputs: Tensor, *, seed: int) -> None:
     """
     METHODS[name].attach(model, inputs, seed)
     check_reached(name, model, inputs)
+
+
+def detach(model: nn.Module) -> None:
+    """Give a model its ordinary backward pass again; what `last_layer` does not train stays so."""
+    for module in model.modules():
+        restore(module)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
-from feedprop.training.methods.layers import Layer, generator, layers_of, redirect
+from feedprop.training.methods.layers import Layer, Response, generator, layers_of, redirect
 
 
 @dataclass
@@ -38,15 +38,42 @@ class _Pass:
 class _Passes:
     """Knows the present forward pass of a model, from two hooks."""
 
-    present: _Pass | None = None
+    def __init__(self, model: nn.Module) -> None:
+        self.present: _Pass | None = None
+        self.hooks = [model.register_forward_pre_hook(self._begin), model.register_forward_hook(self._end)]
 
-    def begin(self, *_: object) -> None:
+    def _begin(self, *_: object) -> None:
         self.present = _Pass()
 
-    def end(self, _: nn.Module, __: object, outputs: Tensor) -> None:
+    def _end(self, _: nn.Module, __: object, outputs: Tensor) -> None:
         if self.present is not None and outputs.requires_grad:
             outputs.register_hook(self.present.begins_with)  # type: ignore[no-untyped-call]  # torch's own
         self.present = None
+
+
+@dataclass
+class _Direct(Response):
+    """The error at the outputs arrives through a matrix (classes, inputs of the layer)."""
+
+    layer: str
+    shape: tuple[int, ...]
+    feedback: Tensor
+    passes: _Passes
+
+    def gradient(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+        present = self.passes.present
+        if present is None:
+            raise FeedpropError(f"--method direct_feedback_alignment: {self.layer} was called outside of the model")
+        if tuple(x.shape[1:]) != self.shape:
+            raise FeedpropError(
+                f"--method direct_feedback_alignment has a matrix for inputs of shape {self.shape} at {self.layer}, "
+                f"but one of shape {tuple(x.shape[1:])} arrived; train on inputs of one size"
+            )
+        return lambda _: (present.known_error().to(self.feedback) @ self.feedback).view(x.shape)
+
+    def remove(self) -> None:
+        for hook in self.passes.hooks:
+            hook.remove()
 
 
 def attach(model: nn.Module, inputs: Tensor, seed: int) -> None:
@@ -61,16 +88,15 @@ def attach(model: nn.Module, inputs: Tensor, seed: int) -> None:
             f"--method direct_feedback_alignment needs outputs (samples, classes), but they have shape "
             f"{tuple(outputs.shape)}; use --method lfp"
         )
-    passes = _Passes()
-    model.register_forward_pre_hook(passes.begin)
-    model.register_forward_hook(passes.end)
+    passes = _Passes(model)
     for layer in layers:
         if layer.samples != len(outputs):
             raise FeedpropError(
                 f"--method direct_feedback_alignment needs one input per sample at every layer, but {layer.name} has "
                 f"{layer.samples} for {len(outputs)} samples; use --method lfp or backprop"
             )
-        _attach(layer, passes, _feedback(layer, classes=outputs.shape[1], seed=seed).to(outputs))
+        feedback = _feedback(layer, classes=outputs.shape[1], seed=seed).to(outputs)
+        redirect(layer.module, _Direct(layer.name, layer.shape, feedback, passes))
 
 
 def _feedback(layer: Layer, *, classes: int, seed: int) -> Tensor:
@@ -78,18 +104,3 @@ def _feedback(layer: Layer, *, classes: int, seed: int) -> Tensor:
     features = math.prod(layer.shape)
     drawn = torch.rand(classes, features, generator=generator(seed, layer.name), dtype=torch.float64)
     return (2 * drawn - 1) / math.sqrt(features)
-
-
-def _attach(layer: Layer, passes: _Passes, feedback: Tensor) -> None:
-    def respond(x: Tensor) -> Callable[[Tensor], Tensor]:
-        present = passes.present
-        if present is None:
-            raise FeedpropError(f"--method direct_feedback_alignment: {layer.name} was called outside of the model")
-        if tuple(x.shape[1:]) != layer.shape:
-            raise FeedpropError(
-                f"--method direct_feedback_alignment has a matrix for inputs of shape {layer.shape} at {layer.name}, "
-                f"but one of shape {tuple(x.shape[1:])} arrived; train on inputs of one size"
-            )
-        return lambda _: (present.known_error().to(feedback) @ feedback).view(x.shape)
-
-    redirect(layer.module, respond)

@@ -117,7 +117,7 @@ def transposed(module: nn.Module, weight: Tensor, shape: torch.Size, gradient: T
     return _CONVOLUTIONS[kind](shape, weight, gradient, **{name: getattr(module, name) for name in names})
 
 
-class _Redirected(torch.autograd.Function):
+class _Redirection(torch.autograd.Function):
     """Returns y, computed from x without its graph; passes y's gradient on, and a given one to x."""
 
     @staticmethod
@@ -131,25 +131,45 @@ class _Redirected(torch.autograd.Function):
         return ctx.gradient(gradient).to(ctx.dtype), gradient, None
 
 
-def redirect(module: nn.Module, respond: Callable[[Tensor], Callable[[Tensor], Tensor]]) -> None:
-    """Let a module pass back to its input what a function says; values and the gradients of parameters stay.
+class Response:
+    """What a method passes back to the input of a module. A copy of the model has copies of it."""
 
-    Args:
-        module: of one input.
-        respond: called with the input x in each forward pass; returns the function from the gradient at the output to
-            that at x.
-    """
-    forward: Callable[[Tensor], Tensor] = module.forward
+    def gradient(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the function from the gradient at the output to that at the input x; called in the forward pass."""
+        raise NotImplementedError
 
-    def redirected(input: Tensor) -> Tensor:  # as torch calls it
+    def remove(self) -> None:
+        """Undo what was done to the model besides."""
+
+
+@dataclass
+class _Redirected:
+    """The forward of a module under a method: an attribute of the instance, so state and hooks stay as they are."""
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    response: Response
+
+    def __call__(self, input: Tensor) -> Tensor:  # as torch calls it
         if not (torch.is_grad_enabled() and input.requires_grad):
-            return forward(input)
-        y = forward(input.detach())
-        y = y.clone() if y._is_view() else y  # the write that _Redirected declares would concern its base
-        output: Tensor = _Redirected.apply(input, y, respond(input))
+            return self.forward(input)
+        y = self.forward(input.detach())
+        y = y.clone() if y._is_view() else y  # the write that _Redirection declares would concern its base
+        output: Tensor = _Redirection.apply(input, y, self.response.gradient(self.module, input))
         return output
 
-    module.forward = redirected  # an attribute of the instance: state and hooks stay as they are
+
+def redirect(module: nn.Module, response: Response) -> None:
+    """Let a module of one input pass back to it what a method says; values and the gradients of parameters stay."""
+    module.forward = _Redirected(module, module.forward, response)
+
+
+def restore(module: nn.Module) -> None:
+    """Undo `redirect`."""
+    redirected = vars(module).get("forward")
+    if isinstance(redirected, _Redirected):
+        del module.forward
+        redirected.response.remove()
 
 
 def feedback_of(layer: Layer, *, seed: int) -> Tensor:

@@ -8,20 +8,27 @@ that they have in backprop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 
-from feedprop.training.methods.layers import Layer, layers_of, redirect, size_of, transposed, weight_of
+from feedprop.training.methods.layers import Response, layers_of, redirect, size_of, transposed, weight_of
+
+
+@dataclass
+class _Signs(Response):
+    """Errors return through the signs that the weights have in the forward pass, times a size that stays."""
+
+    size: float
+
+    def gradient(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+        return partial(transposed, module, self.size * weight_of(module).sign(), x.shape)
 
 
 def attach(model: nn.Module, inputs: Tensor, seed: int) -> None:
     """Let errors return through the signs that the weights have at each step; the seed is not needed."""
     layers, _ = layers_of(model, inputs, method="sign_symmetric")
     for layer in layers:
-        _attach(layer, size_of(layer))
-
-
-def _attach(layer: Layer, size: float) -> None:
-    module = layer.module
-    redirect(module, lambda x: partial(transposed, module, size * weight_of(module).sign(), x.shape))
+        redirect(layer.module, _Signs(size_of(layer)))

@@ -7,12 +7,25 @@ quantisation to [0, 1] where z lies in [0, 1] (Zhou et al. 2016, eq. 5 and 6), a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from feedprop import discrete
 from feedprop.errors import FeedpropError
-from feedprop.training.methods.layers import redirect
+from feedprop.training.methods.layers import Response, redirect
+
+
+@dataclass
+class _Window(Response):
+    """The gradient passes where z is in a window, and is 0 elsewhere."""
+
+    window: Callable[[Tensor], Tensor]
+
+    def gradient(self, module: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+        return partial(torch.mul, self.window(x.detach()))
 
 
 def _near_zero(z: Tensor) -> Tensor:
@@ -47,12 +60,4 @@ def attach(model: nn.Module, inputs: Tensor, seed: int) -> None:
             f"the model has none; use --method backprop, or --model.activation feedprop.discrete.Step"
         )
     for module in found:
-        _attach(module, WINDOWS[type(module)])
-
-
-def _attach(module: nn.Module, window: Callable[[Tensor], Tensor]) -> None:
-    def respond(z: Tensor) -> Callable[[Tensor], Tensor]:
-        passes = window(z.detach())
-        return lambda gradient: gradient * passes
-
-    redirect(module, respond)
+        redirect(module, _Window(WINDOWS[type(module)]))
