@@ -179,29 +179,30 @@ def _described(text: str) -> dict[str, Options]:
     """Return the options of each method, {label: {"method": "lfp", "rule.name": "presets.sparse"}}."""
     if text.endswith((".yaml", ".yml")):
         return _in_file(text)
-    found: dict[str, Options] = {}
-    label = ""
+    words: list[list[str]] = []
     for word in re.split(r",(?![^\[]*\])", text):
         head, colon, first = word.strip().partition(":")
-        if not colon and "=" in word:  # goes on with the options of the method before
-            first = word.strip()
-            if not label:
-                raise FeedpropError(f"--methods begins with {word}; write METHOD:{word}")
-            options = found.pop(label)
-            label = f"{label},{first}" if ":" in label else f"{label}:{first}"
+        if colon or "=" not in head:
+            words.append([head, *([first] if first else [])])
+        elif words:
+            words[-1].append(head)  # goes on with the options of the method before
         else:
-            options, label = {"method": head}, word.strip()
+            raise FeedpropError(f"--methods begins with {word}; write METHOD:{word}")
+    found: dict[str, Options] = {}
+    for method, *options in words:
+        named = [option for option in options if not option.startswith("learning_rates=")]
+        label = ":".join([method, *([",".join(named)] if named else [])])
         if label in found:
-            raise FeedpropError(f"--methods names {label} twice")
-        found[label] = {**options, **_option(first, label)} if first else options
+            raise FeedpropError(f"--methods names {label} twice; describe both in a YAML file, with a name for each")
+        found[label] = {"method": method} | dict(_option(option, label) for option in options)
     return found
 
 
-def _option(word: str, label: str) -> Options:
+def _option(word: str, label: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
     if not equals:
         raise FeedpropError(f"--methods {label}: an option is KEY=VALUE, such as optimizer=Adam, but is {word}")
-    return {f"{key}.name" if key in KINDS else key: value}
+    return f"{key}.name" if key in KINDS else key, value
 
 
 def _in_file(path: str) -> dict[str, Options]:
@@ -374,7 +375,8 @@ def _print(found: Mapping[str, Any], console: Console) -> None:
             *_mean_and_interval(difference, "+"),
             f"{test['n'] if test else 0}" + (f", {len(row['diverged_seeds'])} diverged" * bool(row["diverged_seeds"])),
         )
-    console.print(table, crop=False, overflow="ignore", no_wrap=True)
+    wide = Console(file=console.file, highlight=False, width=max(console.width, 200))  # the table as wide as it is
+    wide.print(table, crop=False, overflow="ignore", no_wrap=True)
 
 
 def _mean_and_interval(found: Mapping[str, Any] | None, sign: str) -> tuple[str, str]:

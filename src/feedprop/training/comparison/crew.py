@@ -51,15 +51,16 @@ class Crew:
 
     def _run(self, job: Job) -> Outcome:
         """Hand a job to the process of this thread, and wait for the answer."""
-        process = getattr(self._own, "process", None)
+        process: subprocess.Popen[str] | None = getattr(self._own, "process", None)
         if process is None or process.poll() is not None:
             process = self._own.process = self._start()
-        try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        answer = ""
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
         if answer:
             return Outcome(**json.loads(answer))
         code = process.wait()
@@ -69,7 +70,7 @@ class Crew:
     def _start(self) -> subprocess.Popen[str]:
         with self._log.open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "feedprop.training.comparison.crew"],
+                [sys.executable, "-P", "-m", "feedprop.training.comparison.crew", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -94,6 +95,11 @@ class Crew:
             raise
         finally:
             self._threads.shutdown(cancel_futures=True)
+            for process in self._processes:
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        with contextlib.suppress(BrokenPipeError):  # what was never read
+                            pipe.close()
 
 
 @contextlib.contextmanager
@@ -120,13 +126,12 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _serve() -> None:
+def _serve(parent: int) -> None:
     """Make the runs that come in, one per line; answer each with a line. End with the process that sends them."""
     from feedprop.training.command_line.components import search_in
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing that a run prints is taken for an answer
-    parent = os.getppid()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     search_in(".")
     for line in sys.stdin:
@@ -145,4 +150,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(int(sys.argv[1]))

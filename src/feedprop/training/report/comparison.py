@@ -1,0 +1,256 @@
+"""report.html of a comparison: a table, curves, and how the figures were obtained, on one page that opens anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from feedprop.training.command_line.config import Config
+from feedprop.training.comparison.plan import SHARED_COMPONENTS, Plan
+from feedprop.training.methods import TITLES
+from feedprop.training.report import svg
+from feedprop.training.report.figures import duration, percent, plain
+from feedprop.training.report.page import render
+from feedprop.training.report.svg import Line
+
+OWN = ("rule", "activation", "reward", "loss", "optimizer", "scheduler")
+OWN_SETTINGS = ("clip_norm", "magnitude_floor", "relative_magnitude")
+SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", "precision")
+_WHISKER = Markup('<path class="line" style="stroke:{}" d="M{:.1f},{:.1f}H{:.1f}"/>')
+_SEED = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" style="fill:{};opacity:.6"/>')
+_MEAN = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" style="fill:{}"/>')
+ROW = 26.0  # height of a method in the picture of the intervals
+
+
+def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
+    """Return the page of a comparison.
+
+    Args:
+        plan: of the comparison.
+        found: as in comparison.json.
+    """
+    config = plan.entries[0].config
+    names = [config.components[kind].name.rpartition(".")[2] for kind in ("data", "model")]
+    done = len(found["runs"])
+    return render(
+        "comparison.html",
+        title=f"{names[1]} on {names[0]}",
+        summary=f"{len(plan.seeds)} seeds, {len(plan.entries[0].rates)} learning rates for each method; {done} of "
+        f"{plan.runs} runs are done.",
+        reference=plan.reference,
+        notes=_notes(found),
+        rows=[_row(row, place) for place, row in enumerate(found["methods"])],
+        pictures=_pictures(plan, found),
+        protocol=_protocol(plan, found),
+        tuning_seed=plan.tuning_seed,
+        tuning=[(row["label"], _rates(row, found["runs"])) for row in found["methods"]],
+        methods=[(entry.label, TITLES[entry.config.settings.method], _options(entry.config)) for entry in plan.entries],
+        shared=_shared(config),
+        runs=[_run(row) for row in found["runs"] if row["phase"] == "test"],
+        command=found["command"],
+    )
+
+
+def _row(row: Mapping[str, Any], place: int) -> dict[str, Any]:
+    difference = row["difference"]
+    diverged = row["diverged_seeds"]
+    return {
+        "label": row["label"],
+        "colour": svg.colour(place),
+        "mean": _mean(row["test"]),
+        "interval": _interval(row["test"]),
+        "difference": "" if difference is None else f"{100 * difference['mean']:+.2f}",
+        "difference_interval": _interval(difference, sign="+", unit=""),
+        "seeds": str(row["test"]["n"] if row["test"] else 0) + (f", {len(diverged)} diverged" if diverged else ""),
+        "rate": "none" if row["learning_rate"] is None else f"{row['learning_rate']:g}",
+        "validation": _mean(row["validation"]),
+        "time": "" if row["seconds"] is None else duration(row["seconds"]),
+    }
+
+
+def _mean(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None else percent(found["mean"])
+
+
+def _interval(found: Mapping[str, Any] | None, *, sign: str = "", unit: str = " %") -> str:
+    if found is None or found["low"] is None:
+        return ""
+    return f"{100 * found['low']:{sign}.2f} to {100 * found['high']:{sign}.2f}{unit}"
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    """Say what a reader of the table must know."""
+    notes = []
+    planned, done = found["runs_planned"], len(found["runs"])
+    rates = [row["learning_rates"] for row in found["methods"]]
+    for row in found["methods"]:
+        label, rate = row["label"], row["learning_rate"]
+        tried = row["learning_rates"]
+        notes += [f"{label}: failed. {sentence}" for sentence in row["failed"]]
+        if len(row["diverged_rates"]) == len(tried):
+            notes.append(f"{label} diverged at every learning rate, so there was nothing to test.")
+        if row["diverged_seeds"]:
+            seeds = ", ".join(map(str, row["diverged_seeds"]))
+            notes.append(f"{label} diverged with seed {seeds}; its mean is of the other seeds alone.")
+        if rate is not None and len(tried) > 1 and rate in (tried[0], tried[-1]):
+            end, further = ("smallest", "smaller") if rate == tried[0] else ("largest", "larger")
+            notes.append(f"{label} did best with the {end} rate, {rate:g}; a {further} one might do better.")
+    if done < planned and not any(row["failed"] or len(row["diverged_rates"]) == len(row["learning_rates"])
+                                  for row in found["methods"]):  # fmt: skip
+        notes.insert(0, f"The comparison has not ended: {done} of {planned} runs are done.")
+    if any(found_rates != rates[0] for found_rates in rates):
+        notes.append("Not all methods tried the same rates, but all tried as many.")
+    notes += [
+        f"{row['method']}, seed {row['seed']}: {warning}"
+        for row in found["runs"]
+        if row["phase"] == "test"
+        for warning in row["warnings"]
+    ]
+    return notes
+
+
+def _protocol(plan: Plan, found: Mapping[str, Any]) -> list[str]:
+    config = plan.entries[0].config
+    seeds = ", ".join(map(str, plan.seeds))
+    share = 100 * config.settings.validation_fraction
+    jobs = found["jobs"]
+    return [
+        f"With a seed, all methods begin with the same weights and see the same samples in the same order. The seed "
+        f"also draws the {share:g} % of the training data that are validation data.",
+        f"Every method tries {len(plan.entries[0].rates)} learning rates, with seed {plan.tuning_seed}, which is none "
+        f"of the seeds that are tested. The rate with the highest validation accuracy is chosen, the smallest of equal "
+        f"ones. A rate at which training diverges is not chosen. These runs do not use the test data.",
+        f"With the chosen rate, every method is trained with each of the seeds {seeds}. The epoch with the highest "
+        f"validation accuracy is tested, once.",
+        "Intervals are Student's, of the means over the seeds: mean ± t s / √n. Differences are taken seed by seed. "
+        "They are not corrected for the number of methods.",
+        f"Each run has one thread; {jobs} {'runs were' if jobs > 1 else 'run was'} made at a time, which may slow all "
+        f"of them down. Times are of training and validation.",
+    ]
+
+
+def _rates(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+    """Return each rate, its validation accuracy or why there is none, and whether it was chosen."""
+    found = {run["learning_rate"]: run for run in runs if run["phase"] == "tuning" and run["method"] == row["label"]}
+    cells = []
+    for rate in row["learning_rates"]:
+        run = found.get(rate)
+        figure = "not done" if run is None else run["state"] if run["state"] != "done" else ""
+        cells.append((f"{rate:g}", figure or percent(found[rate]["validation_accuracy"]), rate == row["learning_rate"]))
+    return cells
+
+
+def _run(row: Mapping[str, Any]) -> dict[str, Any]:
+    done = row["state"] == "done"
+    return {
+        "method": row["method"],
+        "seed": row["seed"],
+        "test": percent(row["test_accuracy"]) if done else "",
+        "validation": percent(row["validation_accuracy"]) if done else "",
+        "best": f"{row['best_epoch']} of {row['epochs']}" if done else "",
+        "time": duration(row["seconds"]) if done else "",
+        "link": f"{row['folder']}/report.html" if done else "",
+        "state": f"{row['state']}: {row['reason']}",
+    }
+
+
+def _options(config: Config) -> str:
+    """Return what a method has of its own, except for the learning rate."""
+    parts = []
+    for kind in OWN:
+        if kind in config.components:
+            part = config.components[kind]
+            given = {key: value for key, value in part.arguments.items() if value is not None and key != "lr"}
+            listed = ", ".join(f"{key}={plain(value)}" for key, value in given.items())
+            parts.append(f"{kind} {part.name.rpartition('.')[2]}" + (f"({listed})" if listed else ""))
+    settings = {name: getattr(config.settings, name) for name in OWN_SETTINGS}
+    return "; ".join([*parts, *(f"{name} {plain(value)}" for name, value in settings.items() if value is not None)])
+
+
+def _shared(config: Config) -> str:
+    parts = []
+    for kind in SHARED_COMPONENTS:
+        part = config.components[kind]
+        listed = ", ".join(f"{key}={plain(value)}" for key, value in part.arguments.items() if value is not None)
+        parts.append(f"{kind} {part.name}" + (f"({listed})" if listed else ""))
+    return "; ".join([*parts, *(f"{name} {plain(getattr(config.settings, name))}" for name in SHARED_SETTINGS)])
+
+
+def _pictures(plan: Plan, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return title, remark and picture of each chart that has something to show."""
+    rows = found["methods"]
+
+    def over(key: str) -> list[Line]:
+        return [
+            Line(row["label"], row["curve"][key], row["curve"]["mean"], svg.colour(place))
+            for place, row in enumerate(rows)
+            if row["curve"]
+        ]
+
+    sparse = [
+        Line(row["label"], range(len(row["sparsity"]["accuracies"])), row["sparsity"]["accuracies"], svg.colour(place))
+        for place, row in enumerate(rows)
+        if row["sparsity"]
+    ]
+    amounts = next((row["sparsity"]["amounts"] for row in rows if row["sparsity"]), ())
+    named = [f"{100 * amount:g} %" for amount in amounts]
+    pictures = [
+        (
+            "Test accuracy and 95 % intervals",
+            "A line is the interval, the dot in it the mean; small dots are seeds.",
+            _whiskers(rows, found["runs"]),
+        ),
+        (
+            "Validation accuracy over steps",
+            "Mean over the seeds, after each epoch.",
+            svg.line_chart(over("steps"), x="step", percent=True),
+        ),
+        (
+            "Validation accuracy over time",
+            "Mean over the seeds; time of training and validation.",
+            svg.line_chart(over("seconds"), x="seconds", percent=True),
+        ),
+        (
+            "Accuracy over sparsity",
+            "Mean over the seeds, on validation data; the smallest weights of all layers are set to 0.",
+            svg.line_chart(sparse, x="weights that are 0", percent=True, bounds=(0.0, None), names_x=named),
+        ),
+    ]
+    return [{"title": title, "remark": remark, "picture": drawn} for title, remark, drawn in pictures if drawn]
+
+
+def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw the interval, the mean and the seeds of each method."""
+    seeds = {
+        row["label"]: [
+            run["test_accuracy"] for run in runs if run["method"] == row["label"] and run["test_accuracy"] is not None
+        ]
+        for row in rows
+    }
+    intervals = [row["test"] for row in rows if row["test"] and row["test"]["low"] is not None]
+    values = [value for found in seeds.values() for value in found]
+    values += [found[end] for found in intervals for end in ("low", "high")]
+    if not values:
+        return Markup("")
+    low, high = max(min(values), 0.0), min(max(values), 1.0)
+    room = 0.05 * (high - low) or 0.01
+    across = svg.Scale(low - room, high + room, 130.0, svg.WIDTH - 14)
+    height = ROW * len(rows) + 44
+    elements = []
+    for tick in svg.ticks(across.low, across.high, most=4):
+        x = across(tick)
+        elements.append(Markup('<path class="grid" d="M{:.1f},6V{:g}"/>').format(x, height - 40))
+        elements.append(svg.text(x, height - 24, svg.percentage(tick)))
+    elements.append(svg.text((130 + svg.WIDTH - 14) / 2, height - 6, "test accuracy"))
+    for place, row in enumerate(rows):
+        y, colour = 6 + ROW * (place + 0.5), svg.colour(place)
+        elements.append(svg.text(122, y + 4, svg.shortened(row["label"], 20), anchor="end", kind="ink"))
+        test = row["test"]
+        if test in intervals:
+            left, right = (across(min(max(test[end], across.low), across.high)) for end in ("low", "high"))
+            elements.append(_WHISKER.format(colour, left, y, right))
+        elements += [_SEED.format(across(value), y + 6, colour) for value in seeds[row["label"]]]
+        elements += [_MEAN.format(across(test["mean"]), y, colour)] if test else []
+    return svg.svg(elements, label="test accuracy of each method with its interval", height=height)
