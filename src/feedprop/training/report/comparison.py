@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from feedprop.training.command_line.components import Component
 from feedprop.training.command_line.config import Config
 from feedprop.training.comparison.plan import SHARED_COMPONENTS, Plan
 from feedprop.training.methods import TITLES
@@ -21,7 +23,7 @@ SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", 
 _WHISKER = Markup('<path class="line" style="stroke:{}" d="M{:.1f},{:.1f}H{:.1f}"/>')
 _SEED = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" style="fill:{};opacity:.6"/>')
 _MEAN = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" style="fill:{}"/>')
-ROW = 26.0  # height of a method in the picture of the intervals
+ROW = 26.0  # least height of a method in the picture of the intervals
 
 
 def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
@@ -86,17 +88,23 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     planned, done = found["runs_planned"], len(found["runs"])
     rates = [row["learning_rates"] for row in found["methods"]]
     for row in found["methods"]:
-        label, rate = row["label"], row["learning_rate"]
-        tried = row["learning_rates"]
+        label, tried = row["label"], row["learning_rates"]
         notes += [f"{label}: failed. {sentence}" for sentence in row["failed"]]
         if len(row["diverged_rates"]) == len(tried):
             notes.append(f"{label} diverged at every learning rate, so there was nothing to test.")
         if row["diverged_seeds"]:
             seeds = ", ".join(map(str, row["diverged_seeds"]))
             notes.append(f"{label} diverged with seed {seeds}; its mean is of the other seeds alone.")
-        if rate is not None and len(tried) > 1 and rate in (tried[0], tried[-1]):
-            end, further = ("smallest", "smaller") if rate == tried[0] else ("largest", "larger")
-            notes.append(f"{label} did best with the {end} rate, {rate:g}; a {further} one might do better.")
+    for place, end, further in ((0, "smallest", "smaller"), (-1, "largest", "larger")):
+        at_end = [
+            f"{row['label']} ({row['learning_rate']:g})"
+            for row in found["methods"]
+            if len(row["learning_rates"]) > 1 and row["learning_rate"] == row["learning_rates"][place]
+        ]
+        if at_end:
+            notes.append(
+                f"The best rate was the {end} one that was tried for {', '.join(at_end)}; a {further} one might do better."
+            )
     if done < planned and not any(row["failed"] or len(row["diverged_rates"]) == len(row["learning_rates"])
                                   for row in found["methods"]):  # fmt: skip
         notes.insert(0, f"The comparison has not ended: {done} of {planned} runs are done.")
@@ -126,8 +134,9 @@ def _protocol(plan: Plan, found: Mapping[str, Any]) -> list[str]:
         f"validation accuracy is tested, once.",
         "Intervals are Student's, of the means over the seeds: mean ± t s / √n. Differences are taken seed by seed. "
         "They are not corrected for the number of methods.",
-        f"Each run has one thread; {jobs} {'runs were' if jobs > 1 else 'run was'} made at a time, which may slow all "
-        f"of them down. Times are of training and validation.",
+        "Each run has one thread"
+        + (f"; {jobs} runs were made at a time, which may slow all of them down" if jobs > 1 else "")
+        + ". Times are of training and validation.",
     ]
 
 
@@ -162,19 +171,28 @@ def _options(config: Config) -> str:
     for kind in OWN:
         if kind in config.components:
             part = config.components[kind]
-            given = {key: value for key, value in part.arguments.items() if value is not None and key != "lr"}
-            listed = ", ".join(f"{key}={plain(value)}" for key, value in given.items())
-            parts.append(f"{kind} {part.name.rpartition('.')[2]}" + (f"({listed})" if listed else ""))
+            parts.append(f"{kind} {_text(part, part.name.rpartition('.')[2])}")
     settings = {name: getattr(config.settings, name) for name in OWN_SETTINGS}
     return "; ".join([*parts, *(f"{name} {plain(value)}" for name, value in settings.items() if value is not None)])
+
+
+def _text(part: Component, name: str) -> str:
+    """Return a component with the arguments that differ from its own defaults; the learning rate is in the table."""
+    defaults = inspect.signature(part.target()).parameters
+    given = {
+        key: value
+        for key, value in part.arguments.items()
+        if value is not None and key != "lr" and (key not in defaults or defaults[key].default != value)
+    }
+    listed = ", ".join(f"{key}={plain(value)}" for key, value in given.items())
+    return f"{name}({listed})" if listed else name
 
 
 def _shared(config: Config) -> str:
     parts = []
     for kind in SHARED_COMPONENTS:
         part = config.components[kind]
-        listed = ", ".join(f"{key}={plain(value)}" for key, value in part.arguments.items() if value is not None)
-        parts.append(f"{kind} {part.name}" + (f"({listed})" if listed else ""))
+        parts.append(f"{kind} {_text(part, part.name)}")
     return "; ".join([*parts, *(f"{name} {plain(getattr(config.settings, name))}" for name in SHARED_SETTINGS)])
 
 
@@ -237,7 +255,8 @@ def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
     low, high = max(min(values), 0.0), min(max(values), 1.0)
     room = 0.05 * (high - low) or 0.01
     across = svg.Scale(low - room, high + room, 130.0, svg.WIDTH - 14)
-    height = ROW * len(rows) + 44
+    row_height = max(ROW, (svg.HEIGHT - 44) / len(rows))
+    height = row_height * len(rows) + 44
     elements = []
     for tick in svg.ticks(across.low, across.high, most=4):
         x = across(tick)
@@ -245,7 +264,7 @@ def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
         elements.append(svg.text(x, height - 24, svg.percentage(tick)))
     elements.append(svg.text((130 + svg.WIDTH - 14) / 2, height - 6, "test accuracy"))
     for place, row in enumerate(rows):
-        y, colour = 6 + ROW * (place + 0.5), svg.colour(place)
+        y, colour = 6 + row_height * (place + 0.5), svg.colour(place)
         elements.append(svg.text(122, y + 4, svg.shortened(row["label"], 20), anchor="end", kind="ink"))
         test = row["test"]
         if test in intervals:
