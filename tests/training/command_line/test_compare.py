@@ -108,11 +108,14 @@ def test_the_same_command_goes_on_and_more_methods_and_seeds_may_follow(command,
 
 def test_an_interrupted_comparison_says_how_to_go_on(command, tmp_path, monkeypatch):
     def interrupted(job):
-        raise KeyboardInterrupt
+        stopped = KeyboardInterrupt()
+        stopped.add_note("feedprop train --resume goes on from there")
+        raise stopped
 
     monkeypatch.setattr("feedprop.training.comparison.crew.execute", interrupted)
     answer = command(*QUICK, "--methods", "backprop", "--learning_rates", "0.1")
     assert answer.code == 130
+    assert "--resume" not in answer.err
     assert "the same command goes on from there" in answer.err
     assert not (tmp_path / "runs/compare-blobs-mlp/.running").exists()
 
@@ -216,6 +219,7 @@ def test_shared_options_go_to_the_methods_that_know_them():
         (["--learning_rates", "0,1"], "must be above 0, but is 0"),
         (["--learning_rates", "1,1"], "--learning_rates holds the same number twice"),
         (["--seeds", "0,1.5"], "must be whole numbers such as 0,1,2"),
+        (["--seeds", "0,-1"], "--seed must not be negative, but is -1"),
         (["--seeds", "0,1000"], "--tuning_seed 1000 is one of --seeds"),
         (["--reference", "nobody"], "--reference nobody is none of the methods"),
         (["--jobs", "0"], "--jobs must be at least 1"),
@@ -230,6 +234,22 @@ def test_shared_options_go_to_the_methods_that_know_them():
 )
 def test_what_is_refused(command, words, sentence):
     assert sentence in command("compare", *words).sentence
+
+
+def test_a_configuration_file_of_a_run_is_shared(tmp_path):
+    """What it says about LFP alone concerns LFP alone."""
+    (tmp_path / "config.yaml").write_text(
+        "method: lfp\nseed: 4\nmagnitude_floor: 0.1\nepochs: 3\nrule: presets.sparse\n"
+        "optimizer: {name: SGD, lr: 0.5, momentum: 0.1}\n"
+    )
+    _, plan, _ = parse_compare(["--config", str(tmp_path / "config.yaml"), "--methods", "lfp,backprop"])
+    first, second = plan.entries
+    assert (first.config.settings.magnitude_floor, second.config.settings.magnitude_floor) == (0.1, None)
+    assert first.config.components["rule"].name == "presets.sparse"
+    for entry in plan.entries:
+        assert entry.config.settings.epochs == 3
+        assert entry.config.components["optimizer"].arguments["momentum"] == 0.1
+        assert entry.rates == (0.05, 0.15, 0.5, 1.5)
 
 
 def test_folders_of_others_are_left_alone(command, tmp_path):

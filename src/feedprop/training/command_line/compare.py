@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -87,6 +88,7 @@ def compare_command(argv: Sequence[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     try:
         plan.check_same(folder.path)
+        most = max(jobs, _made_at_a_time(folder))
         said = f"{len(plan.entries)} methods, {plan.runs} runs, {jobs} at a time; writing to {folder.path}"
         console.print(said, markup=False)
 
@@ -94,15 +96,16 @@ def compare_command(argv: Sequence[str]) -> None:
             done = f"{len(outcomes):>{len(str(plan.runs))}}/{plan.runs}"
             console.print(f"{done}  {step.name}: {_said(step, made)}", markup=False)
             if step.job.tested:
-                _write(folder, plan, outcomes, jobs=jobs, command=command)
+                _write(folder, plan, outcomes, jobs=most, command=command)
 
         try:
             with working(jobs, folder.path / LOG) as crew:
                 outcomes = conduct(plan, folder.path, crew, command=command, after=after)
-        except KeyboardInterrupt as stopped:
+        except KeyboardInterrupt as error:
+            stopped = KeyboardInterrupt(*error.args)  # without a note about feedprop train --resume
             stopped.add_note(f"{folder.path} keeps what was done; the same command goes on from there")
-            raise
-        found = _write(folder, plan, outcomes, jobs=jobs, command=command)
+            raise stopped from None
+        found = _write(folder, plan, outcomes, jobs=most, command=command)
     finally:
         folder.release()
     _print(found, console)
@@ -236,7 +239,8 @@ def _entries(
         shared = {key: value for key, value in given.items() if _concerns(key, method)}
         concerned |= {*shared}
         try:
-            words = {"config": [*files], **overlay(shared, own), "method": method}
+            foreign = {name: None for name in LFP_SETTINGS if files and method != "lfp"}  # what a file may have
+            words = {"config": [*files], **foreign, **overlay(shared, own), "method": method}
             config = configure(arguments, words, command="compare")
             tried = _numbers("learning_rates", options.get("learning_rates"), float) or rates or _around(config)
             entry = Entry(label, config, tuple(sorted(tried)))
@@ -342,6 +346,12 @@ def _folder(settings: CompareSettings, plan: Plan, *, overwrite: bool) -> RunFol
             (path / name).unlink(missing_ok=True)
         folder.release()
     return folder
+
+
+def _made_at_a_time(folder: RunFolder) -> int:
+    """Return how many runs were made at a time before, which their times depend on."""
+    file = folder.path / JSON
+    return int(json.loads(file.read_text())["jobs"]) if file.is_file() else 1
 
 
 def _said(step: Step, made: Outcome) -> str:

@@ -70,6 +70,8 @@ class Plan:
         for name, values in (("seeds", self.seeds), *(("learning_rates", entry.rates) for entry in self.entries)):
             if len({*values}) != len(values):
                 raise FeedpropError(f"--{name} holds the same number twice")
+        for seed in (*self.seeds, self.tuning_seed):
+            self.entries[0].of(seed=seed, rate=self.entries[0].rates[0])  # seeds have bounds
         if self.tuning_seed in self.seeds:
             raise FeedpropError(
                 f"--tuning_seed {self.tuning_seed} is one of --seeds; learning rates must be chosen on another seed"
