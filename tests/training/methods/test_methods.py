@@ -208,6 +208,15 @@ def test_direct_feedback_keeps_passes_apart():
         torch.testing.assert_close(weight.grad, one[name] + two[name])
 
 
+def test_a_layer_outside_of_a_pass_has_no_direct_feedback():
+    model = mlp()
+    inputs, _ = data(model)
+    attach("direct_feedback_alignment", model, inputs, seed=0)
+    model(inputs)
+    with pytest.raises(FeedpropError, match="2 was called outside of the model"):
+        model[2](torch.ones(1, 7, requires_grad=True))
+
+
 def test_last_layer():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
     inputs, targets = data(model)

@@ -23,6 +23,7 @@ SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", 
 _WHISKER = Markup('<path class="line" style="stroke:{}" d="M{:.1f},{:.1f}H{:.1f}"/>')
 _SEED = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" style="fill:{};opacity:.6"/>')
 _MEAN = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" style="fill:{}"/>')
+LEFT = 150.0  # where the picture of the intervals begins, right of the names
 ROW = 26.0  # least height of a method in the picture of the intervals
 
 
@@ -102,9 +103,8 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
             if len(row["learning_rates"]) > 1 and row["learning_rate"] == row["learning_rates"][place]
         ]
         if at_end:
-            notes.append(
-                f"The best rate was the {end} one that was tried for {', '.join(at_end)}; a {further} one might do better."
-            )
+            listed = ", ".join(at_end)
+            notes.append(f"The best rate was the {end} one tried for {listed}; a {further} one might do better.")
     if done < planned and not any(row["failed"] or len(row["diverged_rates"]) == len(row["learning_rates"])
                                   for row in found["methods"]):  # fmt: skip
         notes.insert(0, f"The comparison has not ended: {done} of {planned} runs are done.")
@@ -254,7 +254,7 @@ def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
         return Markup("")
     low, high = max(min(values), 0.0), min(max(values), 1.0)
     room = 0.05 * (high - low) or 0.01
-    across = svg.Scale(low - room, high + room, 130.0, svg.WIDTH - 14)
+    across = svg.Scale(low - room, high + room, LEFT, svg.WIDTH - 14)
     row_height = max(ROW, (svg.HEIGHT - 44) / len(rows))
     height = row_height * len(rows) + 44
     elements = []
@@ -262,10 +262,10 @@ def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
         x = across(tick)
         elements.append(Markup('<path class="grid" d="M{:.1f},6V{:g}"/>').format(x, height - 40))
         elements.append(svg.text(x, height - 24, svg.percentage(tick)))
-    elements.append(svg.text((130 + svg.WIDTH - 14) / 2, height - 6, "test accuracy"))
+    elements.append(svg.text((LEFT + svg.WIDTH - 14) / 2, height - 6, "test accuracy"))
     for place, row in enumerate(rows):
         y, colour = 6 + row_height * (place + 0.5), svg.colour(place)
-        elements.append(svg.text(122, y + 4, svg.shortened(row["label"], 20), anchor="end", kind="ink"))
+        elements.append(svg.text(LEFT - 8, y + 4, svg.shortened(row["label"], 17), anchor="end", kind="ink"))
         test = row["test"]
         if test in intervals:
             left, right = (across(min(max(test[end], across.low), across.high)) for end in ("low", "high"))
