@@ -13,6 +13,11 @@ from feedprop.errors import FeedpropError
 
 # command -> (module, function that takes the words after the command, summary)
 COMMANDS = {
+    "init": (
+        "feedprop.training.command_line.init",
+        "init_command",
+        "write a configuration file with every option, its default and what it is for",
+    ),
     "train": (
         "feedprop.training.command_line.train",
         "train_command",
@@ -47,6 +52,16 @@ COMMANDS = {
         "feedprop.training.command_line.explain",
         "explain_command",
         "show what the answers of a trained model to images were made of",
+    ),
+    "doctor": (
+        "feedprop.training.command_line.doctor",
+        "doctor_command",
+        "say which versions, devices and extras there are",
+    ),
+    "completion": (
+        "feedprop.training.command_line.completion",
+        "completion_command",
+        "print what lets a shell complete commands and options",
     ),
 }
 

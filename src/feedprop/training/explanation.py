@@ -6,11 +6,9 @@ import base64
 import inspect
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from feedprop.inspection.deletion import Deletion, baselines, deletion
 from feedprop.inspection.heatmaps import heatmap
 from feedprop.rules import Composite, presets
 from feedprop.training.evaluation import scores
+from feedprop.training.report.page import render
 
 PARTS = 14  # squares along the longer side of an image, which are deleted one after the other
 SIDE = 140  # of a picture on the page, in pixels
@@ -81,9 +80,7 @@ class Explained:
                 strict=True,
             )
         ]
-        template = files("feedprop.training.report").joinpath("explanation.html").read_text(encoding="utf-8")
-        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        return environment.from_string(template).render(title=title, rows=rows, facts=facts)
+        return render("explanation.html", title=title, rows=rows, facts=facts)
 
 
 def preset(name: str) -> Composite:

@@ -14,7 +14,6 @@ from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
 from feedprop.errors import FeedpropError
@@ -107,13 +106,15 @@ def _epochs(run: Run, saver: Saver) -> None:
         with run.progress, recorded(run), saver.listening():
             for epoch in range(run.first_epoch, run.config.settings.epochs + 1):
                 row, validation = _epoch(run, epoch, saver)
-                better = validation.accuracy > run.best
+                better = validation.score > run.best
                 if better:
-                    run.best, run.best_epoch = validation.accuracy, epoch
+                    run.best, run.best_epoch = validation.score, epoch
                 if run.main:
-                    log = log or _open(run)
-                    _write(run, row, log, better=better)
+                    _write(run, row, better=better)
                 run.folder.settle(main=run.main)
+                if run.main:
+                    log = log or _open(run)  # in the folder's own place, since the writer finds its file by its path
+                    _log(log, row)
                 run.kept = epoch
                 saver.write(run, epoch=epoch + 1)
                 run.progress.finish(row, best=better)
@@ -131,13 +132,13 @@ def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluati
     train = _pass(run, epoch, saver)
     rate = run.optimizer.param_groups[0]["lr"]
     validation = run.evaluate("validation")
-    run.schedule.after_epoch(error=1 - validation.accuracy)
+    run.schedule.after_epoch(error=1 - validation.score)
     row = {
         "epoch": epoch,
         "step": run.step,
         "learning_rate": rate,
         "train": train,
-        "validation": {name: validation.objective, **validation.losses, "accuracy": validation.accuracy},
+        "validation": {name: validation.objective, **validation.losses, run.task.score: validation.score},
         "seconds": time.monotonic() - started,
     }
     if run.update_sparsity is not None:
@@ -152,9 +153,9 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
     """Take a step for each batch of training data and return the mean figures."""
     device, objective = run.accelerator.device, run.parts.objective
     mean, loss = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
-    accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
+    score = run.task.running().to(device)
     guard, shown = NaNGuard(run.step, device), 0.0
-    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "accuracy": accuracy}
+    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "score": score}
     run.model.train()
     batches, done = begin_pass(run, metrics)
     run.progress.start(epoch, len(run.loaders["train"]), done=done)
@@ -171,12 +172,12 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
         mean.update(objective.sign * value.detach(), weight=len(targets))
         if objective.loss is not None:
             loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
-        accuracy.update(scores(outputs.detach()), targets)
+        score.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
             guard.check()
             shown = time.monotonic()
             run.progress.step(
-                objective.sign * float(value.detach()), float(accuracy.compute()) if run.progress.live else None
+                objective.sign * float(value.detach()), float(score.compute()) if run.progress.live else None
             )
         else:
             run.progress.step(None, None)
@@ -184,7 +185,7 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             saver.after_step(run, epoch=epoch, batches=done, metrics=metrics)
     guard.check()
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
-    return {objective.name: float(mean.compute()), **losses, "accuracy": float(accuracy.compute())}
+    return {objective.name: float(mean.compute()), **losses, run.task.score: float(score.compute())}
 
 
 def _update(run: Run) -> None:
@@ -203,19 +204,20 @@ def _update(run: Run) -> None:
 
 
 def _open(run: Run) -> SummaryWriter:
-    run.begin()
     again = run.first_epoch > 1 or None  # a run that goes on replaces what it logged after that epoch
     return SummaryWriter(str(run.folder.path / TENSORBOARD), purge_step=again and run.step)
 
 
-def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -> None:
-    normalisation = run.parts.data.normalisation
+def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
+    run.begin()
+    normalisation, scale = run.parts.data.normalisation, getattr(run.task, "scale", None)
     metadata = {
         "epoch": row["epoch"],
-        "validation_accuracy": row["validation"]["accuracy"],
+        f"validation_{run.task.score}": row["validation"][run.task.score],
         "mean": normalisation.mean,
         "deviation": normalisation.deviation,
         "classes": run.parts.data.classes,
+        **({"target_mean": scale.mean, "target_deviation": scale.deviation} if scale else {}),
         "working_directory": os.getcwd(),  # where evaluate finds data and modules that are named relative to it
     }
     if better:
@@ -223,6 +225,10 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
     run.folder.save(LAST, run.parts.model, metadata=metadata)
     run.folder.write_rows(run.rows)
     run.folder.write(LAYERS, run.log.lines())
+
+
+def _log(log: SummaryWriter, row: dict[str, Any]) -> None:
+    """Write the figures of an epoch for TensorBoard."""
     for part in ("train", "validation"):
         for key, value in row[part].items():
             log.add_scalar(f"{key}/{part}", value, row["step"])
@@ -248,41 +254,42 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
         **({} if test is None else {"test": test.as_dict(name)}),
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
+        "task": run.task.name,
         "classes": run.parts.data.classes,
         "sizes": {part: len(run.parts.data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
+    model, data, size = run.parts.model, run.parts.data, run.config.settings.batch_size
+    without = "the report goes without"
     if test is not None:
-        if firing_neurons(run.parts.model):
-            results["spiking"] = _extra(run, "spikes", lambda: measure(run.parts.model, run.parts.data, device))
-        size = run.config.settings.batch_size
+        if firing_neurons(model):
+            results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
         results["sparsity"] = _extra(
-            run, "the accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size)
+            run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
         )
     run.folder.write_json(RESULTS, results)
     for path in run.folder.states():
         path.unlink()
-    best = f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}"
+    score = run.task.score
+    best = f"best epoch {run.best_epoch}: validation {score} {results['validation'][score]:.4f}"
     if test is None:
         run.progress.say(best)
         return
-    samples = _extra(run, "the samples", lambda: collect(run.parts.model, run.parts.data, device))
+    samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
     run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
-    drawn = _extra(run, "the report", lambda: write_report(run.folder.path))
-    run.progress.say(f"{best}, test accuracy {test.accuracy:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
+    again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
+    drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
+    run.progress.say(f"{best}, test {score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
 
 
-def _extra(run: Run, what: str, make: Callable[[], Made]) -> Made | None:
-    """Return what the report shows; if that fails, warn and return None: the run itself is complete."""
+def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made | None:
+    """Return what only the report needs; if that fails, warn and return None, because the training is done."""
     try:
         return make()
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        run.progress.say(
-            f"warning: {what} cannot be drawn: {reason}; the run is complete, and feedprop report {run.folder.path} draws "
-            f"the report again"
-        )
+        run.progress.say(f"warning: cannot {what}: {reason}; {remedy}")
         return None
 
 

@@ -58,21 +58,19 @@ def test_the_protocol(command, tmp_path, executed):
     tuning = [run for run in results["runs"] if run["phase"] == "tuning"]
     tested = [run for run in results["runs"] if run["phase"] == "test"]
     assert {run["seed"] for run in tuning} == {9}
-    assert all(run["test_accuracy"] is None for run in tuning)
+    assert all(run["test"] is None for run in tuning)
     for row in results["methods"]:
-        best = max((run for run in tuning if run["method"] == row["label"]), key=lambda run: run["validation_accuracy"])
+        best = max((run for run in tuning if run["method"] == row["label"]), key=lambda run: run["validation"])
         own = [run for run in tested if run["method"] == row["label"]]
         assert row["learning_rate"] == best["learning_rate"]
         assert [(run["seed"], run["learning_rate"]) for run in own] == [(seed, row["learning_rate"]) for seed in (0, 1)]
-        assert row["test"]["mean"] == pytest.approx(sum(run["test_accuracy"] for run in own) / 2)
+        assert row["test"]["mean"] == pytest.approx(sum(run["test"] for run in own) / 2)
         assert (
             row["test"]["low"] < row["test"]["mean"] < row["test"]["high"] or row["test"]["low"] == row["test"]["high"]
         )
         assert row["curve"]["steps"] == sorted(row["curve"]["steps"])
         assert len(row["sparsity"]["accuracies"]) == len(row["sparsity"]["amounts"])
-    first, second = (
-        [run["test_accuracy"] for run in tested if run["method"] == name] for name in ("lfp", "last_layer")
-    )
+    first, second = ([run["test"] for run in tested if run["method"] == name] for name in ("lfp", "last_layer"))
     difference = sum(b - a for a, b in zip(first, second, strict=True)) / 2
     assert results["methods"][2]["difference"]["mean"] == pytest.approx(difference)
     assert results["methods"][0]["difference"] is None
@@ -130,6 +128,20 @@ def test_divergence_is_a_row_and_not_the_end(command, tmp_path):
     page = (tmp_path / "runs/compare-blobs-mlp/report.html").read_text()
     assert "diverged at every learning rate" in page
     assert "Not all methods tried the same rates" in page
+
+
+def test_targets_that_are_numbers(command, tmp_path):
+    """Chosen and compared by R², which is no share."""
+    words = ["compare", "--data", "diabetes", "--epochs", "2", "--seeds", "0,1", "--jobs", "1", "--device", "cpu"]
+    answer = command(*words, "--methods", "lfp,feedback_alignment", "--learning_rates", "0.01")
+    assert answer.code == 0, answer.err
+    results = found(tmp_path / "runs/compare-diabetes-mlp")
+    assert results["score"] == "r2"
+    assert all(run["validation"] <= 1 for run in results["runs"])
+    page = (tmp_path / "runs/compare-diabetes-mlp/report.html").read_text()
+    assert "Test R²" in page
+    assert "MSELoss" in page
+    assert f"{results['methods'][1]['test']['mean']:.4g}" in page
 
 
 def test_a_seed_that_diverges_is_left_out_and_named(command, tmp_path, monkeypatch):
@@ -275,6 +287,6 @@ def test_the_rate_is_the_best_on_validation_and_of_equals_the_smallest(monkeypat
     steps = conduct.tuning_steps(plan, entry, compare.Path("x"), "")
     assert [step.rate for step in steps] == [0.1, 0.2, 0.3, 0.4]
     accuracy = dict(zip([step.job for step in steps], [0.5, 0.7, 0.7, 0.9], strict=True))
-    monkeypatch.setattr(conduct, "read", lambda job: {"validation": {"accuracy": accuracy[job]}})
+    monkeypatch.setattr(conduct, "read", lambda job: {"score": "accuracy", "validation": {"accuracy": accuracy[job]}})
     outcomes = dict(zip(steps, [*([Outcome("done")] * 3), Outcome("diverged")], strict=True))
     assert conduct.chosen(entry, outcomes) == 0.2

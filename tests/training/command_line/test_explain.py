@@ -27,7 +27,7 @@ def test_explain_writes_a_page_and_says_how_good_it_is(command, digits):
     answer = command("explain", digits, "--number", 5, "--evaluate", "--device", "cpu")
     assert answer.code == 0, answer.err
     page = (digits / "explained.html").read_text()
-    assert page.count("<figure>") == 5
+    assert page.count("<figcaption>") == 5
     assert page.count('src="data:image/png;base64,') == 10
     assert "<th>rules</th><td>epsilon_plus</td>" in page
     areas = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from feedprop.training.report import charts, svg
-from feedprop.training.report.svg import Line
+from feedprop.training.report.svg import Line, Plot
 
 
 def test_many_classes_are_drawn_without_numbers():
@@ -43,7 +43,7 @@ def test_lines_without_values_are_not_drawn(values):
 
 
 def test_places_follow_the_values():
-    drawn = svg.line_chart([Line("a", [0, 1, 2], [0.0, 5.0, 10.0])], x="step", bounds=(0, 10))
+    drawn = svg.line_chart([Line("a", [0, 1, 2], [0.0, 5.0, 10.0])], Plot("step", bounds=(0, 10)))
     (path,) = re.findall(r'<path class="line"[^>]* d="M([^"]*)"', drawn)
     points = [tuple(map(float, point.split(","))) for point in path.split("L")]
     assert points[1] == pytest.approx([(points[0][n] + points[2][n]) / 2 for n in (0, 1)])

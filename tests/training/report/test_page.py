@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -113,7 +114,7 @@ def test_class_names_of_any_kind_are_text(command, tmp_path):
 def test_a_single_class(command, tmp_path):
     answer = command("train", "--data", "samples.one_class", "--model.hidden", "[4]", "--epochs", 1, "--output", "run")
     assert answer.code == 0, answer.err
-    assert "warning: the report" not in answer.out
+    assert "warning: cannot" not in answer.out
     assert "Confusion on test data" in (tmp_path / "run/report.html").read_text()
 
 
@@ -127,8 +128,8 @@ def test_a_report_that_cannot_be_drawn_leaves_the_run_complete(command, tmp_path
         answer = command("train", *words)
     assert answer.code == 0
     said = " ".join(answer.out.split())
-    assert "warning: the report cannot be drawn: no ink; the run is complete, and feedprop report run draws" in said
-    assert "report: " not in said
+    assert "warning: cannot draw the report: no ink; the run is complete, and feedprop report run draws" in said
+    assert "report.html" not in said
     assert "test accuracy" in said
     assert not (tmp_path / "run/report.html").exists()
     assert command("report", "run").out == "report: run/report.html\n"
@@ -142,7 +143,7 @@ def test_figures_that_cannot_be_measured_leave_the_run_complete(command, tmp_pat
         monkeypatch.setattr(f"feedprop.training.loop.{name}", fail)
     answer = command("train", "--data", "blobs", "--data.points", 50, "--epochs", 1, "--output", "run")
     assert answer.code == 0
-    assert answer.out.count("cannot be drawn: ZeroDivisionError") == 2
+    assert answer.out.count(": ZeroDivisionError; the report goes without") == 2
     assert json.loads((tmp_path / "run/results.json").read_text())["sparsity"] is None
     page = (tmp_path / "run/report.html").read_text()
     assert "Confusion on test data" in page
@@ -224,8 +225,12 @@ def test_another_run_is_drawn_beside(command, run, tmp_path):
     [
         ("results.json", "{", "results.json is not what feedprop train wrote: it is not JSON"),
         ("results.json", "[1]", "it holds list where keys and values belong"),
-        ("results.json", '{"classes": ["a"]}', "holds figures that feedprop train does not write: KeyError 'best_epoch'"),
-        ("metrics.jsonl", '{"epoch": 1}', "holds figures that feedprop train does not write: KeyError"),
+        (
+            "results.json",
+            '{"classes": ["a"]}',
+            "does not write: KeyError 'best_epoch'",
+        ),
+        ("metrics.jsonl", '{"epoch": 1}', "does not write: KeyError"),
         ("layers.jsonl", "{}", "is not what Log.save() writes"),
     ],
 )
@@ -265,3 +270,12 @@ def test_images_are_shown_with_their_answers(command, tmp_path):
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["sparsity"]["accuracies"][0] == pytest.approx(results["validation"]["accuracy"])
     assert len((tmp_path / "run/samples.json").read_bytes()) < 10_000
+
+
+def test_pictures_take_their_colours_from_the_stylesheet(page):
+    """So that they follow the reader's light or dark colours."""
+    assert "prefers-color-scheme: dark" in page
+    drawings = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    assert not [drawing for drawing in drawings if re.search(r"#[0-9a-fA-F]{3,6}\b|rgb\(", unescape(drawing))]
+    used, known = (set(re.findall(pattern, page)) for pattern in (r"var\((--[\w-]+)\)", r"(--[\w-]+):"))
+    assert used <= known

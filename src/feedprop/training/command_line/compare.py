@@ -358,9 +358,15 @@ def _said(step: Step, made: Outcome) -> str:
     if made.state != "done":
         return made.sentence if made.state == "failed" else f"diverged; {made.sentence}"
     found = read(step.job)
-    test = f"test accuracy {found['test']['accuracy']:.4f}, " if step.job.tested else ""
+    score = found["score"]
+    test = f"test {score} {_four(found['test'][score])}, " if step.job.tested else ""
     seconds = sum(row["seconds"] for row in found["rows"])
-    return f"{test}validation accuracy {found['validation']['accuracy']:.4f}, {seconds:.0f} s"
+    return f"{test}validation {score} {_four(found['validation'][score])}, {seconds:.0f} s"
+
+
+def _four(value: float | None) -> str:
+    """Return a figure with four digits; in JSON, there is no NaN."""
+    return "nan" if value is None else f"{value:.4f}"
 
 
 def _write(folder: RunFolder, plan: Plan, outcomes: Outcomes, *, jobs: int, command: str) -> dict[str, Any]:
@@ -373,7 +379,9 @@ def _write(folder: RunFolder, plan: Plan, outcomes: Outcomes, *, jobs: int, comm
 
 
 def _print(found: Mapping[str, Any], console: Console) -> None:
-    table = Table(title=f"test accuracy; difference to {found['reference']}", title_justify="left", box=box.SIMPLE)
+    table = Table(
+        title=f"test {found['score']}; difference to {found['reference']}", title_justify="left", box=box.SIMPLE
+    )
     for heading in ("method", "learning rate", "mean", "95 % interval", "difference", "95 % interval", "seeds"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "method" else "right")
     for row in found["methods"]:

@@ -50,16 +50,18 @@ def tested_steps(plan: Plan, entry: Entry, folder: Path, command: str, *, rate: 
 
 
 def chosen(entry: Entry, outcomes: Outcomes) -> float | None:
-    """Return the rate with the highest validation accuracy, of equal ones the smallest; None if no run is done.
+    """Return the rate with the highest validation score, of equal ones the smallest; None if no run is done.
 
-    A rate at which the run diverged is not chosen.
+    A rate at which the run diverged, or the score is not a number, is not chosen.
     """
-    found = {
-        step.rate: float(read(step.job)["validation"]["accuracy"])
+    runs = {
+        step.rate: read(step.job)
         for step, made in outcomes.items()
         if step.entry is entry and not step.job.tested and made.state == "done"
     }
-    return max(sorted(found), key=lambda rate: found[rate], default=None)
+    found = {rate: run["validation"][run["score"]] for rate, run in runs.items()}
+    numbers = {rate: score for rate, score in found.items() if score is not None}
+    return max(sorted(numbers), key=lambda rate: numbers[rate], default=None)
 
 
 def conduct(

@@ -17,8 +17,10 @@ from feedprop.training import loop
 from feedprop.training.checkpoints import METRICS, RESULTS, RunFolder
 from feedprop.training.command_line.arguments import configure
 from feedprop.training.nan_guard import DivergenceError
+from feedprop.training.tasks import Classification, MultiLabel, Regression
 
 DIVERGED = "diverged.json"
+_SCORES = {task.name: task.score for task in (Classification, Regression, MultiLabel)}
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,10 @@ def _begun(job: Job) -> RunFolder | None:
 
 
 def read(job: Job) -> dict[str, Any]:
-    """Return the figures of a run that is done: its results, with its rows."""
+    """Return the figures of a run that is done: its results, its rows, and the name of the score of its task."""
+    results = json.loads((job.path / RESULTS).read_text())
     return {
-        **json.loads((job.path / RESULTS).read_text()),
+        **results,
+        "score": _SCORES[results["task"]],
         "rows": [json.loads(line) for line in (job.path / METRICS).read_text().splitlines()],
     }

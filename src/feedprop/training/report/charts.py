@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
 from feedprop.training.report import svg
-from feedprop.training.report.svg import Line, Value
+from feedprop.training.report.svg import Line, Plot, Value
 
 FEW = 20  # classes whose numbers are written into the confusion matrix
 MOST = 200  # classes with a confusion matrix at all
@@ -18,7 +19,7 @@ def curves(
 ) -> Markup:
     """Draw one line per name over the epochs; `mark` is the epoch of the best model."""
     drawn = [Line(name, epochs, values, svg.colour(place)) for place, (name, values) in enumerate(lines.items())]
-    return svg.line_chart(drawn, x="epoch", percent=percent, marks=[] if mark is None else [(mark, "best")])
+    return svg.line_chart(drawn, Plot("epoch", percent, marks=[] if mark is None else [(mark, "best")]))
 
 
 def sparsity_lines(lines: Mapping[tuple[str, str], Sequence[Value]]) -> list[Line]:
@@ -47,12 +48,31 @@ def accuracy_over_sparsity(
         lines: (run, importance) -> accuracies; importances differ by colour, runs by dashes
         title: of the picture
     """
-    return svg.alone(sparsity_lines(lines), title=title, **_over_sparsity(amounts))
+    return svg.alone(sparsity_lines(lines), replace(_over_sparsity(amounts), height=300.0), title=title)
 
 
-def sparsity(amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[Value]]) -> Markup:
-    """Draw the same inside the page."""
-    return svg.line_chart(sparsity_lines(lines), **_over_sparsity(amounts))
+def sparsity(
+    amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[Value]], *, percent: bool = True
+) -> Markup:
+    """Draw the same inside the page; `percent` if the figure is a share."""
+    return svg.line_chart(sparsity_lines(lines), _over_sparsity(amounts, percent=percent))
+
+
+def scatter(true: Sequence[float], predicted: Sequence[float]) -> Markup:
+    """Draw predicted over true values, and the line where both are the same."""
+    values = [*true, *predicted]
+    room = 0.04 * (max(values) - min(values)) or abs(values[0]) / 10 or 0.5
+    span = min(values) - room, max(values) + room
+    frame = svg.axes(span, span, x_label="true", y_label="predicted", height=340, top=6)
+    places = [(frame.x(value), frame.y(value)) for value in span]
+    line = Markup('<path class="mark" d="M{:.1f},{:.1f}L{:.1f},{:.1f}"/>').format(*places[0], *places[1])
+    dots = [
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" style="fill:var(--c0)" fill-opacity=".6"/>').format(
+            frame.x(x), frame.y(y)
+        )
+        for x, y in zip(true, predicted, strict=True)
+    ]
+    return svg.svg([*frame.elements, line, *dots], label="predicted over true values", height=340)
 
 
 def layers(
@@ -61,7 +81,7 @@ def layers(
     """Draw one line per layer over the steps, from dark to light."""
     drawn = [Line(name, steps, values, svg.shade(n, len(lines))) for n, (name, values) in enumerate(lines.items())]
     bounds = (-0.02, 1.02) if percent else (None, None)
-    return svg.line_chart(drawn, x="step", percent=percent, logarithmic=logarithmic, bounds=bounds)
+    return svg.line_chart(drawn, Plot("step", percent, logarithmic, bounds=bounds))
 
 
 def sizes(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Markup:
@@ -80,7 +100,7 @@ def sizes(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Markup
         Line(name, middles, [count / (sum(row) or 1) for count in row[first:last]], svg.colour(place), place == 0)
         for place, (name, row) in enumerate(counts.items())
     ]
-    return svg.line_chart(drawn, x="|w|", percent=True, logarithmic_x=True, bounds=(0, None))
+    return svg.line_chart(drawn, Plot("|w|", percent=True, logarithmic_x=True, bounds=(0, None)))
 
 
 def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[object]) -> Markup:
@@ -147,7 +167,11 @@ def boundaries(
         begin = 0
         for column in range(1, len(labels) + 1):
             if column == len(labels) or labels[column] != labels[begin]:
-                x, y, width = frame.x.start + begin * across, frame.y.start - (row + 1) * down, (column - begin) * across
+                x, y, width = (
+                    frame.x.start + begin * across,
+                    frame.y.start - (row + 1) * down,
+                    (column - begin) * across,
+                )
                 area = f"M{x:.1f},{y:.1f}h{width:.1f}v{down + 0.5:.2f}h-{width:.1f}z"  # rows overlap, without seams
                 areas.setdefault(labels[begin], []).append(area)
                 begin = column
@@ -200,13 +224,9 @@ def raster(panels: Sequence[tuple[str, int, Sequence[Sequence[int]]]], *, steps:
 def membranes(values: Mapping[str, Sequence[Value]], threshold: float) -> Markup:
     """Draw the membranes of neurons, by name, for one sample over the steps."""
     drawn = [Line(name, range(len(row)), row, svg.colour(place)) for place, (name, row) in enumerate(values.items())]
-    return svg.line_chart(drawn, x="step", level=(threshold, "threshold"))
+    return svg.line_chart(drawn, Plot("step", level=(threshold, "threshold")))
 
 
-def _over_sparsity(amounts: Sequence[float]) -> dict[str, object]:
-    return {
-        "x": "weights that are 0",
-        "percent": True,
-        "bounds": (0, None),
-        "names_x": [svg.percentage(amount) for amount in amounts],
-    }
+def _over_sparsity(amounts: Sequence[float], *, percent: bool = True) -> Plot:
+    names = [svg.percentage(amount) for amount in amounts]
+    return Plot("weights that are 0", percent=percent, bounds=(0 if percent else None, None), names_x=names)

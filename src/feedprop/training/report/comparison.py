@@ -13,10 +13,12 @@ from feedprop.training.command_line.config import Config
 from feedprop.training.comparison.plan import SHARED_COMPONENTS, Plan
 from feedprop.training.methods import TITLES
 from feedprop.training.report import svg
-from feedprop.training.report.figures import duration, percent, plain
+from feedprop.training.report.curves_section import shown, titled
+from feedprop.training.report.figures import duration, plain
 from feedprop.training.report.page import render
 from feedprop.training.report.svg import Line
 
+SHARES = ("accuracy", "f1")  # scores from 0 to 1, shown as percentages
 OWN = ("rule", "activation", "reward", "loss", "optimizer", "scheduler")
 OWN_SETTINGS = ("clip_norm", "magnitude_floor", "relative_magnitude")
 SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", "precision")
@@ -35,6 +37,7 @@ def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
         found: as in comparison.json.
     """
     config = plan.entries[0].config
+    name, shares = found["score"], found["score"] in SHARES
     names = [config.components[kind].name.rpartition(".")[2] for kind in ("data", "model")]
     done = len(found["runs"])
     return render(
@@ -44,7 +47,9 @@ def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
         f"{plan.runs} runs are done.",
         reference=plan.reference,
         notes=_notes(found),
-        rows=[_row(row, place) for place, row in enumerate(found["methods"])],
+        name=titled(name),
+        shares=shares,
+        rows=[_row(row, place, name) for place, row in enumerate(found["methods"])],
         pictures=_pictures(plan, found),
         protocol=_protocol(plan, found),
         tuning_seed=plan.tuning_seed,
@@ -56,31 +61,43 @@ def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
     )
 
 
-def _row(row: Mapping[str, Any], place: int) -> dict[str, Any]:
+def inside(score: str) -> str:
+    """Return the name of a score within a sentence."""
+    return score if score == "accuracy" else titled(score)
+
+
+def _row(row: Mapping[str, Any], place: int, score: str) -> dict[str, Any]:
     difference = row["difference"]
     diverged = row["diverged_seeds"]
     return {
         "label": row["label"],
         "colour": svg.colour(place),
-        "mean": _mean(row["test"]),
-        "interval": _interval(row["test"]),
-        "difference": "" if difference is None else f"{100 * difference['mean']:+.2f}",
-        "difference_interval": _interval(difference, sign="+", unit=""),
+        "mean": _mean(row["test"], score),
+        "interval": _interval(row["test"], score),
+        "difference": "" if difference is None else _difference(difference["mean"], score),
+        "difference_interval": _interval(difference, score, differences=True),
         "seeds": str(row["test"]["n"] if row["test"] else 0) + (f", {len(diverged)} diverged" if diverged else ""),
         "rate": "none" if row["learning_rate"] is None else f"{row['learning_rate']:g}",
-        "validation": _mean(row["validation"]),
+        "validation": _mean(row["validation"], score),
         "time": "" if row["seconds"] is None else duration(row["seconds"]),
     }
 
 
-def _mean(found: Mapping[str, Any] | None) -> str:
-    return "" if found is None else percent(found["mean"])
+def _mean(found: Mapping[str, Any] | None, score: str) -> str:
+    return "" if found is None else shown(score, found["mean"])
 
 
-def _interval(found: Mapping[str, Any] | None, *, sign: str = "", unit: str = " %") -> str:
+def _difference(value: float, score: str) -> str:
+    return f"{100 * value:+.2f}" if score in SHARES else f"{value:+.4f}"
+
+
+def _interval(found: Mapping[str, Any] | None, score: str, *, differences: bool = False) -> str:
     if found is None or found["low"] is None:
         return ""
-    return f"{100 * found['low']:{sign}.2f} to {100 * found['high']:{sign}.2f}{unit}"
+    low, high = found["low"], found["high"]
+    if differences:
+        return f"{_difference(low, score)} to {_difference(high, score)}"
+    return f"{100 * low:.2f} to {100 * high:.2f} %" if score in SHARES else f"{low:.4f} to {high:.4f}"
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
@@ -123,15 +140,15 @@ def _protocol(plan: Plan, found: Mapping[str, Any]) -> list[str]:
     config = plan.entries[0].config
     seeds = ", ".join(map(str, plan.seeds))
     share = 100 * config.settings.validation_fraction
-    jobs = found["jobs"]
+    jobs, name = found["jobs"], inside(found["score"])
     return [
         f"With a seed, all methods begin with the same weights and see the same samples in the same order. The seed "
         f"also draws the {share:g} % of the training data that are validation data.",
         f"Every method tries {len(plan.entries[0].rates)} learning rates, with seed {plan.tuning_seed}, which is none "
-        f"of the seeds that are tested. The rate with the highest validation accuracy is chosen, the smallest of equal "
+        f"of the seeds that are tested. The rate with the highest validation {name} is chosen, the smallest of equal "
         f"ones. A rate at which training diverges is not chosen. These runs do not use the test data.",
         f"With the chosen rate, every method is trained with each of the seeds {seeds}. The epoch with the highest "
-        f"validation accuracy is tested, once.",
+        f"validation {name} is tested, once.",
         "Intervals are Student's, of the means over the seeds: mean ± t s / √n. Differences are taken seed by seed. "
         "They are not corrected for the number of methods.",
         "Each run has one thread"
@@ -141,13 +158,19 @@ def _protocol(plan: Plan, found: Mapping[str, Any]) -> list[str]:
 
 
 def _rates(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """Return each rate, its validation accuracy or why there is none, and whether it was chosen."""
+    """Return each rate, its validation score or why there is none, and whether it was chosen."""
     found = {run["learning_rate"]: run for run in runs if run["phase"] == "tuning" and run["method"] == row["label"]}
     cells = []
     for rate in row["learning_rates"]:
         run = found.get(rate)
         figure = "not done" if run is None else run["state"] if run["state"] != "done" else ""
-        cells.append((f"{rate:g}", figure or percent(found[rate]["validation_accuracy"]), rate == row["learning_rate"]))
+        cells.append(
+            (
+                f"{rate:g}",
+                figure or shown(found[rate]["score"], found[rate]["validation"]),
+                rate == row["learning_rate"],
+            )
+        )
     return cells
 
 
@@ -156,8 +179,8 @@ def _run(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "method": row["method"],
         "seed": row["seed"],
-        "test": percent(row["test_accuracy"]) if done else "",
-        "validation": percent(row["validation_accuracy"]) if done else "",
+        "test": shown(row["score"], row["test"]) if done else "",
+        "validation": shown(row["score"], row["validation"]) if done else "",
         "best": f"{row['best_epoch']} of {row['epochs']}" if done else "",
         "time": duration(row["seconds"]) if done else "",
         "link": f"{row['folder']}/report.html" if done else "",
@@ -198,7 +221,7 @@ def _shared(config: Config) -> str:
 
 def _pictures(plan: Plan, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return title, remark and picture of each chart that has something to show."""
-    rows = found["methods"]
+    rows, name, shares = found["methods"], inside(found["score"]), found["score"] in SHARES
 
     def over(key: str) -> list[Line]:
         return [
@@ -216,35 +239,37 @@ def _pictures(plan: Plan, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     named = [f"{100 * amount:g} %" for amount in amounts]
     pictures = [
         (
-            "Test accuracy and 95 % intervals",
+            f"Test {name} and 95 % intervals",
             "A line is the interval, the dot in it the mean; small dots are seeds.",
-            _whiskers(rows, found["runs"]),
+            _whiskers(rows, found["runs"], name, shares=shares),
         ),
         (
-            "Validation accuracy over steps",
+            f"Validation {name} over steps",
             "Mean over the seeds, after each epoch.",
-            svg.line_chart(over("steps"), x="step", percent=True),
+            svg.line_chart(over("steps"), x="step", percent=shares),
         ),
         (
-            "Validation accuracy over time",
+            f"Validation {name} over time",
             "Mean over the seeds; time of training and validation.",
-            svg.line_chart(over("seconds"), x="seconds", percent=True),
+            svg.line_chart(over("seconds"), x="seconds", percent=shares),
         ),
         (
-            "Accuracy over sparsity",
+            f"{titled(found['score'])} over sparsity",
             "Mean over the seeds, on validation data; the smallest weights of all layers are set to 0.",
-            svg.line_chart(sparse, x="weights that are 0", percent=True, bounds=(0.0, None), names_x=named),
+            svg.line_chart(
+                sparse, x="weights that are 0", percent=shares, bounds=(0.0 if shares else None, None), names_x=named
+            ),
         ),
     ]
     return [{"title": title, "remark": remark, "picture": drawn} for title, remark, drawn in pictures if drawn]
 
 
-def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> Markup:
+def _whiskers(
+    rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], name: str, *, shares: bool
+) -> Markup:
     """Draw the interval, the mean and the seeds of each method."""
     seeds = {
-        row["label"]: [
-            run["test_accuracy"] for run in runs if run["method"] == row["label"] and run["test_accuracy"] is not None
-        ]
+        row["label"]: [run["test"] for run in runs if run["method"] == row["label"] and run["test"] is not None]
         for row in rows
     }
     intervals = [row["test"] for row in rows if row["test"] and row["test"]["low"] is not None]
@@ -252,7 +277,9 @@ def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
     values += [found[end] for found in intervals for end in ("low", "high")]
     if not values:
         return Markup("")
-    low, high = max(min(values), 0.0), min(max(values), 1.0)
+    low, high = min(values), max(values)
+    if shares:
+        low, high = max(low, 0.0), min(high, 1.0)
     room = 0.05 * (high - low) or 0.01
     across = svg.Scale(low - room, high + room, LEFT, svg.WIDTH - 14)
     row_height = max(ROW, (svg.HEIGHT - 44) / len(rows))
@@ -261,8 +288,8 @@ def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
     for tick in svg.ticks(across.low, across.high, most=4):
         x = across(tick)
         elements.append(Markup('<path class="grid" d="M{:.1f},6V{:g}"/>').format(x, height - 40))
-        elements.append(svg.text(x, height - 24, svg.percentage(tick)))
-    elements.append(svg.text((LEFT + svg.WIDTH - 14) / 2, height - 6, "test accuracy"))
+        elements.append(svg.text(x, height - 24, svg.percentage(tick) if shares else svg.number(tick)))
+    elements.append(svg.text((LEFT + svg.WIDTH - 14) / 2, height - 6, f"test {name}"))
     for place, row in enumerate(rows):
         y, colour = 6 + row_height * (place + 0.5), svg.colour(place)
         elements.append(svg.text(LEFT - 8, y + 4, svg.shortened(row["label"], 17), anchor="end", kind="ink"))
@@ -272,4 +299,4 @@ def _whiskers(rows: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any
             elements.append(_WHISKER.format(colour, left, y, right))
         elements += [_SEED.format(across(value), y + 6, colour) for value in seeds[row["label"]]]
         elements += [_MEAN.format(across(test["mean"]), y, colour)] if test else []
-    return svg.svg(elements, label="test accuracy of each method with its interval", height=height)
+    return svg.svg(elements, label=f"test {name} of each method with its interval", height=height)

@@ -18,9 +18,7 @@ POINTS = 60  # in a line at most; each is the median of the steps around it
 Rows = Sequence[Mapping[str, Any]]
 
 
-def pictures(
-    rows: Rows, weights: Mapping[str, Sequence[int]] | None, *, signal: str
-) -> list[tuple[str, str, Markup]]:
+def pictures(rows: Rows, weights: Mapping[str, Sequence[int]] | None, *, signal: str) -> list[tuple[str, str, Markup]]:
     """Return title, remark and picture.
 
     Args:

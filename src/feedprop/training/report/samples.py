@@ -90,7 +90,7 @@ def _plane(model: nn.Module, data: TensorData, device: torch.device) -> dict[str
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
     rows, columns = torch.linspace(bottom, top, RESOLUTION), torch.linspace(left, right, RESOLUTION)
     places = torch.cartesian_prod(rows, columns).flip(1)  # (RESOLUTION * RESOLUTION, 2), the first input last
-    answers = torch.cat([scores(model(part.to(device))).argmax(1).cpu() for part in places.split(2000)])
+    answers = torch.cat([scores(model(part.to(device))).argmax(1).cpu() for part in torch.split(places, 2000)])
     some = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:POINTS]
     points = [[float(f"{x:.4g}") for x in inputs[n].tolist()] + [int(targets[n])] for n in some.tolist()]
     return {

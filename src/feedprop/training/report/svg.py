@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from markupsafe import Markup
 
@@ -39,6 +40,51 @@ class Line:
         return [(x, y) for x, y in zip(self.x, self.y, strict=False) if _finite(x) and _finite(y)]  # type: ignore[misc]
 
 
+@dataclass(frozen=True)
+class Plot:
+    """How lines are drawn.
+
+    Args:
+        x: what the horizontal axis is
+        percent: whether values are shares
+        logarithmic: the vertical axis; values that are not above 0 are left out
+        logarithmic_x: the horizontal axis
+        marks: places on the horizontal axis with a word each
+        level: a value with a word, drawn across
+        bounds: lowest and highest value of the vertical axis, or None as the values are
+        names_x: words for the places 0, 1, ... of the horizontal axis
+        height: in units of the viewBox
+    """
+
+    x: str
+    percent: bool = False
+    logarithmic: bool = False
+    logarithmic_x: bool = False
+    marks: Sequence[tuple[float, str]] = ()
+    level: tuple[float, str] | None = None
+    bounds: tuple[Value, Value] = (None, None)
+    names_x: Sequence[str] | None = None
+    height: float = HEIGHT
+
+    def points(self, line: Line) -> list[tuple[float, float]]:
+        """Return where a line is drawn."""
+        return [(x, y) for x, y in line.points() if y > 0 or not self.logarithmic]
+
+    def range(self, values: Sequence[float]) -> tuple[float, float]:
+        """Return a range with a little room around values, except where it was given; shares are from 0 to 1."""
+        low = min(values) if self.bounds[0] is None else self.bounds[0]
+        high = max(values) if self.bounds[1] is None else self.bounds[1]
+        if high <= low:
+            wide = _widened(low, high, self.logarithmic)
+        elif self.logarithmic:
+            wide = low / 1.15, high * 1.15
+        else:
+            room = 0.05 * (high - low)
+            wide = (low - room * (self.bounds[0] is None)), (high + room * (self.bounds[1] is None))
+        inside = self.percent and low >= 0 and high <= 1
+        return (max(wide[0], -0.02), min(wide[1], 1.02)) if inside else wide
+
+
 @dataclass
 class Scale:
     """From values to places: `low` is at `start`, `high` at `end`."""
@@ -48,7 +94,6 @@ class Scale:
     start: float
     end: float
     logarithmic: bool = False
-    ticks: list[float] = field(default_factory=list)
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -107,60 +152,42 @@ def percentage(value: float) -> str:
     return f"{100 * value:.4g} %"
 
 
-def line_chart(
-    lines: Sequence[Line],
-    *,
-    x: str,
-    percent: bool = False,
-    logarithmic: bool = False,
-    logarithmic_x: bool = False,
-    marks: Sequence[tuple[float, str]] = (),
-    level: tuple[float, str] | None = None,
-    bounds: tuple[Value, Value] = (None, None),
-    names_x: Sequence[str] | None = None,
-    height: float = HEIGHT,
-) -> Markup:
+def line_chart(lines: Sequence[Line], plot: Plot | None = None, **options: Any) -> Markup:
     """Draw lines with a legend; the page's script shows their values under the cursor.
 
     Args:
         lines: what is drawn; those without any value are left out
-        x: what the horizontal axis is
-        percent: whether values are shares
-        logarithmic: the vertical axis; values that are not above 0 are left out
-        logarithmic_x: the horizontal axis
-        marks: places on the horizontal axis with a word each
-        level: a value with a word, drawn across
-        bounds: lowest and highest value of the vertical axis, or None as the values are
-        names_x: words for the places 0, 1, ... of the horizontal axis
-        height: in units of the viewBox
+        plot: how
+        options: the fields of a `Plot`, unless there is one
 
     Returns:
         the elements; nothing if no line has a value
     """
-    shown = [line for line in lines if _drawn(line, logarithmic)]
+    plot = plot or Plot(**options)
+    shown = [line for line in lines if plot.points(line)]
     if not shown:
         return Markup("")
-    body = _plot(shown, x, percent, logarithmic, logarithmic_x, marks, level, bounds, names_x, height)
+    elements, points = _drawing(shown, plot)
     legend = _legend(shown) if len(shown) > 1 else Markup("")
     data = {
-        "x": x,
-        "percent": percent,
+        "x": plot.x,
+        "percent": plot.percent,
         "lines": [
-            {"name": line.name, "colour": line.colour, "points": points}
-            for line, points in zip(shown, body.points, strict=True)
+            {"name": line.name, "colour": line.colour, "points": places}
+            for line, places in zip(shown, points, strict=True)
         ],
     }
-    return legend + svg(body.elements, height=height, label=f"{', '.join(line.name for line in shown)} over {x}",
-                        data=None if names_x else data)  # fmt: skip
+    label = f"{', '.join(line.name for line in shown)} over {plot.x}"
+    return legend + svg(elements, height=plot.height, label=label, data=None if plot.names_x else data)
 
 
-def alone(chart: Sequence[Line], *, title: str, height: float = 300.0, **options: object) -> bytes:
+def alone(lines: Sequence[Line], plot: Plot, *, title: str) -> bytes:
     """Return a line chart as a file of its own, with title and legend inside."""
-    shown = [line for line in chart if line.points()]
-    body = _plot(shown, **{**_PLAIN, "height": height, **options})  # type: ignore[arg-type]
+    shown, height = [line for line in lines if plot.points(line)], plot.height
+    elements, _ = _drawing(shown, plot)
     head = [
-        Markup('<text class="ink" x="0" y="{}">{}</text>').format(-14 * (len(title.splitlines()) - n), text)
-        for n, text in enumerate(title.splitlines())
+        Markup('<text class="ink" x="0" y="{}">{}</text>').format(-14 * (len(title.splitlines()) - n), words)
+        for n, words in enumerate(title.splitlines())
     ]
     rows = []
     for n, line in enumerate(shown):
@@ -170,12 +197,12 @@ def alone(chart: Sequence[Line], *, title: str, height: float = 300.0, **options
     top, bottom = 14 * len(title.splitlines()) + 16, 16 * len(shown) + 12
     style = files("feedprop.training.report").joinpath("style.css").read_text(encoding="utf-8")
     box = f"-12 {-top} {WIDTH + 24:g} {height + top + bottom:g}"
-    text = Markup(
+    whole = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" class="chart alone" viewBox="{}" width="{}" height="{}">'
         "<style>{}</style>{}</svg>\n"
     ).format(box, round(1.4 * (WIDTH + 24)), round(1.4 * (height + top + bottom)), Markup(style),
-             Markup("").join([*head, *body.elements, *rows]))  # fmt: skip
-    return text.encode()
+             Markup("").join([*head, *elements, *rows]))  # fmt: skip
+    return whole.encode()
 
 
 def svg(elements: Sequence[Markup], *, label: str, height: float = HEIGHT, data: object = None) -> Markup:
@@ -235,92 +262,60 @@ def axes(
         elements.append(Markup('<path class="grid" d="M{:.1f},{:.1f}H{:g}"/>').format(left, place, WIDTH - 14))
         elements.append(text(left - 6, place + 4, label, anchor="end"))
     marks_x = list(range(len(names_x))) if names_x else decades(*x) if logarithmic_x else ticks(*x, whole=whole_x)
-    for tick in marks_x:
-        elements.append(text(across(tick), height - 22, names_x[int(tick)] if names_x else number(tick)))
+    elements += [text(across(tick), height - 22, names_x[int(tick)] if names_x else number(tick)) for tick in marks_x]
     elements.append(text((left + WIDTH - 14) / 2, height - 5, x_label))
     if y_label:
         elements.append(text(11, (top + height - 38) / 2, y_label, turned=True))
     return Axes(across, down, elements)
 
 
-@dataclass(frozen=True)
-class _Body:
-    elements: list[Markup]
-    points: list[list[list[float]]]  # of each line: x, y, and how far across
-
-
-_PLAIN: dict[str, object] = {
-    "percent": False, "logarithmic": False, "logarithmic_x": False, "marks": (), "level": None,
-    "bounds": (None, None), "names_x": None,
-}  # fmt: skip
-
-
-def _plot(
-    lines: Sequence[Line],
-    x: str,
-    percent: bool,
-    logarithmic: bool,
-    logarithmic_x: bool,
-    marks: Sequence[tuple[float, str]],
-    level: tuple[float, str] | None,
-    bounds: tuple[Value, Value],
-    names_x: Sequence[str] | None,
-    height: float,
-) -> _Body:
-    drawn = [_drawn(line, logarithmic) for line in lines]
+def _drawing(lines: Sequence[Line], plot: Plot) -> tuple[list[Markup], list[list[list[float]]]]:
+    """Return the elements, and of each line its points: x, y, and how far across the page."""
+    drawn = [plot.points(line) for line in lines]
     places = [point for points in drawn for point in points]
-    values = [y for _, y in places] + ([level[0]] if level else [])
-    low = min(values) if bounds[0] is None else bounds[0]
-    high = max(values) if bounds[1] is None else bounds[1]
+    values = [y for _, y in places] + ([plot.level[0]] if plot.level else [])
     span = (min(x for x, _ in places), max(x for x, _ in places))
     frame = axes(
-        _widened(*span, logarithmic_x) if span[0] == span[1] else span,
-        _range(low, high, bounds, percent=percent, logarithmic=logarithmic),
-        x_label=x,
-        height=height,
-        form=percentage if percent else number,
-        logarithmic=logarithmic,
-        logarithmic_x=logarithmic_x,
-        names_x=names_x,
+        _widened(*span, plot.logarithmic_x) if span[0] == span[1] else span,
+        plot.range(values),
+        x_label=plot.x,
+        height=plot.height,
+        form=percentage if plot.percent else number,
+        logarithmic=plot.logarithmic,
+        logarithmic_x=plot.logarithmic_x,
+        names_x=plot.names_x,
         whole_x=all(float(x).is_integer() for x, _ in places),
-        inset=14.0 if names_x else 3.0,
+        inset=14.0 if plot.names_x else 3.0,
     )
     elements = [*frame.elements]
     bottom, top = frame.y.start, frame.y.end
-    for place, words in marks:
+    for place, words in plot.marks:
         across = frame.x(place)
-        elements.append(Markup('<path class="mark" d="M{:.1f},{:g}V{:g}"/>').format(across, top, bottom))
         side = LETTER * len(words) / 2  # beside the axis, not on its labels
+        elements.append(Markup('<path class="mark" d="M{:.1f},{:g}V{:g}"/>').format(across, top, bottom))
         elements.append(text(min(max(across, frame.x.start + side), frame.x.end - side), top - 4, words))
-    if level:
-        down = frame.y(level[0])
+    if plot.level:
+        down = frame.y(plot.level[0])
         elements.append(Markup('<path class="mark" d="M{:.1f},{:.1f}H{:g}"/>').format(frame.x.start, down, WIDTH - 14))
-        elements.append(text(WIDTH - 14, down - 4, level[1], anchor="end"))
-    found: list[list[list[float]]] = []
+        elements.append(text(WIDTH - 14, down - 4, plot.level[1], anchor="end"))
     for line, points in zip(lines, drawn, strict=True):
-        elements += _drawing(line, frame, logarithmic, dots=names_x is not None)
-        found.append([[x, float(f"{y:.6g}"), round(frame.x(x), 1)] for x, y in points])
-        if span[0] == span[1]:  # a single place: its values in words
-            value = points[0][1]
-            elements.append(text(frame.x(span[0]) + 8, frame.y(value) + 4, (percentage if percent else number)(value),
-                                 anchor="start", kind="ink"))  # fmt: skip
+        elements += _line(line, points, frame, dots=plot.names_x is not None)
     elements.append(Markup('<line class="cursor" x1="0" x2="0" y1="{:g}" y2="{:g}"/>').format(top, bottom))
-    return _Body(elements, found)
+    return elements, [[[x, float(f"{y:.6g}"), round(frame.x(x), 1)] for x, y in points] for points in drawn]
 
 
-def _drawing(line: Line, frame: Axes, logarithmic: bool, *, dots: bool) -> list[Markup]:
-    """Return the line, broken where it has no value, and a dot where a value stands alone."""
+def _line(line: Line, points: Sequence[tuple[float, float]], frame: Axes, *, dots: bool) -> list[Markup]:
+    """Return the line, broken where it has no value, and a dot where a value stands alone, or at each if asked to."""
     parts: list[list[tuple[float, float]]] = [[]]
-    kept = dict(_drawn(line, logarithmic))
+    kept = dict(points)
     for x in line.x:
         if x in kept:
             parts[-1].append((frame.x(x), frame.y(min(max(kept[x], frame.y.low), frame.y.high))))
         elif parts[-1]:
             parts.append([])
     path = "".join("M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in part) for part in parts if len(part) > 1)
-    single = [part[0] for part in parts if len(part) == 1] if not dots else [point for part in parts for point in part]
-    found = [_stroke(path, line)] if path else []
-    return found + [
+    single = [point for part in parts if dots or len(part) == 1 for point in part]
+    return ([_stroke(path, line)] if path else []) + [
         Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" style="fill:{}"/>').format(x, y, line.colour) for x, y in single
     ]
 
@@ -340,25 +335,6 @@ def _legend(lines: Sequence[Line]) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
 
 
-def _drawn(line: Line, logarithmic: bool) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in line.points() if y > 0 or not logarithmic]
-
-
-def _range(
-    low: float, high: float, bounds: tuple[Value, Value], *, percent: bool, logarithmic: bool
-) -> tuple[float, float]:
-    """Return a range with a little room, except where it was given; shares are from 0 to 1."""
-    if high <= low:
-        wide = _widened(low, high, logarithmic)
-    elif logarithmic:
-        wide = low / 1.15, high * 1.15
-    else:
-        room = 0.05 * (high - low)
-        wide = (low - room if bounds[0] is None else low), (high + room if bounds[1] is None else high)
-    inside = percent and low >= 0 and high <= 1
-    return (max(wide[0], -0.02), min(wide[1], 1.02)) if inside else wide
-
-
 def _widened(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
     """Return a range around a single value."""
     if logarithmic:
@@ -369,4 +345,3 @@ def _widened(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
 
 def _finite(value: Value) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
