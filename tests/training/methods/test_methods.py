@@ -15,7 +15,7 @@ from feedprop.training.command_line.config import Method
 from feedprop.training.methods import METHODS, TITLES, attach, detach
 from feedprop.training.methods.direct_feedback_alignment import _feedback
 from feedprop.training.methods.feedback_alignment import _Fixed
-from feedprop.training.methods.layers import feedback_of, layers_of, redirect, size_of
+from feedprop.training.methods.redirection import feedback_of, layers_of, redirect, size_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 

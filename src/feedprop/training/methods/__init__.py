@@ -14,7 +14,7 @@ from feedprop.training.methods import (
     sign_symmetric,
     straight_through,
 )
-from feedprop.training.methods.layers import check_reached, restore
+from feedprop.training.methods.redirection import check_reached, restore
 
 
 @dataclass(frozen=True)

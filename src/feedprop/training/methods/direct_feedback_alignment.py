@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
-from feedprop.training.methods.layers import Layer, Response, generator, layers_of, redirect
+from feedprop.training.methods.redirection import Layer, Response, generator, layers_of, redirect
 
 
 @dataclass

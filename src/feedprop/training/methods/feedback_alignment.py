@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from feedprop.training.methods.layers import Response, feedback_of, layers_of, redirect, transposed
+from feedprop.training.methods.redirection import Response, feedback_of, layers_of, redirect, transposed
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
-from feedprop.training.methods.layers import trial
+from feedprop.training.methods.redirection import trial
 
 
 def attach(model: nn.Module, inputs: Tensor, seed: int) -> None:

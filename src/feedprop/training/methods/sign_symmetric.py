@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from feedprop.training.methods.layers import Response, layers_of, redirect, size_of, transposed, weight_of
+from feedprop.training.methods.redirection import Response, layers_of, redirect, size_of, transposed, weight_of
 
 
 @dataclass

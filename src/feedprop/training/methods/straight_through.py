@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from feedprop import discrete
 from feedprop.errors import FeedpropError
-from feedprop.training.methods.layers import Response, redirect
+from feedprop.training.methods.redirection import Response, redirect
 
 
 @dataclass
