@@ -47,7 +47,7 @@ def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
         f"{plan.runs} runs are done.",
         reference=plan.reference,
         notes=_notes(found),
-        name=titled(name),
+        name=inside(name),
         shares=shares,
         rows=[_row(row, place, name) for place, row in enumerate(found["methods"])],
         pictures=_pictures(plan, found),
