@@ -115,3 +115,20 @@ def test_another_process_makes_the_same_run(job, tmp_path):
         crew.stop()
     assert all(process.poll() is not None for process in crew._processes)
     json.loads((made.path / "results.json").read_text())
+
+
+@pytest.mark.parametrize(("script", "reason"), [("exit 3", "code 3"), ("kill -9 $$", "when memory runs out")])
+def test_a_process_that_dies_is_a_run_that_failed(job, tmp_path, monkeypatch, script, reason):
+    dying = tmp_path / "python"
+    dying.write_text(f"#!/bin/sh\n{script}\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(dying))
+    crew = Crew(1, tmp_path / "processes.log")
+    try:
+        for _ in range(2):  # it is replaced
+            found = crew.submit(job()).result()
+            assert found.state == "failed"
+            assert reason in found.sentence
+        assert len(crew._processes) == 2
+    finally:
+        crew.stop()
