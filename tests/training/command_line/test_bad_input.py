@@ -7,7 +7,7 @@ import pytest
 SENTENCES = {
     # names
     "trian": "unknown command trian; did you mean train?",
-    "fly": "unknown command fly; the commands are train, check, evaluate, prune, explain",
+    "fly": "unknown command fly; the commands are init, train, check, evaluate, prune, report, explain",
     "train --data fashon_mnist": "unknown data set 'fashon_mnist'; did you mean fashion_mnist?",
     "train --model lenat": "unknown model 'lenat'; did you mean lenet?",
     "train --model nowhere.Net": "--model nowhere.Net: there is no module nowhere",
