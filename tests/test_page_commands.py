@@ -85,6 +85,17 @@ def write_data(root: Path) -> None:
                 Image.new("RGB", (12, 10), (20 * number,) * 3).save(root / part / name / f"{number}.png")
 
 
+def write_tables(folder: Path) -> None:
+    """Write a table for each task."""
+    rng = np.random.default_rng(0)
+    for name, targets in {"flowers": ["kind"], "houses": ["price"], "scenes": ["sea", "sky", "people"]}.items():
+        lines = [",".join(["size", "colour", *targets])]
+        for row in range(40):
+            found = [["rose", "lily"][row % 2]] if name == "flowers" else rng.integers(0, 2, len(targets)).tolist()
+            lines.append(",".join(map(str, [f"{rng.random():.2f}", ["red", "blue"][row % 3 % 2], *found])))
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+
+
 class Pictures(torch.utils.data.Dataset):
     """What CIFAR10 and CIFAR100 look like; their files carry check sums."""
 
@@ -101,6 +112,7 @@ class Pictures(torch.utils.data.Dataset):
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with made-up data and the modules that commands name."""
     write_data(tmp_path / "data")
+    write_tables(tmp_path)
     own = [block.text for block in blocks(ROOT / "docs/how-to-write-your-own-parts.md", "python")]
     network = "class MyNetwork(MLP):\n    def __init__(self, inputs, classes, width: int = 8):\n"
     network += "        super().__init__(inputs, classes, hidden=[width])\n"

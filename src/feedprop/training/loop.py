@@ -14,7 +14,6 @@ from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
 from feedprop.errors import FeedpropError
@@ -99,9 +98,9 @@ def _epochs(run: Run, saver: Saver) -> None:
         with run.progress, recorded(run), saver.listening():
             for epoch in range(run.first_epoch, run.config.settings.epochs + 1):
                 row, validation = _epoch(run, epoch, saver)
-                better = validation.accuracy > run.best
+                better = validation.score > run.best
                 if better:
-                    run.best, run.best_epoch = validation.accuracy, epoch
+                    run.best, run.best_epoch = validation.score, epoch
                 if run.main:
                     _write(run, row, better=better)
                 run.folder.settle(main=run.main)
@@ -125,13 +124,13 @@ def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluati
     train = _pass(run, epoch, saver)
     rate = run.optimizer.param_groups[0]["lr"]
     validation = run.evaluate("validation")
-    run.schedule.after_epoch(error=1 - validation.accuracy)
+    run.schedule.after_epoch(error=1 - validation.score)
     row = {
         "epoch": epoch,
         "step": run.step,
         "learning_rate": rate,
         "train": train,
-        "validation": {name: validation.objective, **validation.losses, "accuracy": validation.accuracy},
+        "validation": {name: validation.objective, **validation.losses, run.task.score: validation.score},
         "seconds": time.monotonic() - started,
     }
     if run.update_sparsity is not None:
@@ -146,9 +145,9 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
     """Take a step for each batch of training data and return the mean figures."""
     device, objective = run.accelerator.device, run.parts.objective
     mean, loss = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
-    accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
+    score = run.task.running().to(device)
     guard, shown = NaNGuard(run.step, device), 0.0
-    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "accuracy": accuracy}
+    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "score": score}
     run.model.train()
     batches, done = begin_pass(run, metrics)
     run.progress.start(epoch, len(run.loaders["train"]), done=done)
@@ -165,12 +164,12 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
         mean.update(objective.sign * value.detach(), weight=len(targets))
         if objective.loss is not None:
             loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
-        accuracy.update(scores(outputs.detach()), targets)
+        score.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
             guard.check()
             shown = time.monotonic()
             run.progress.step(
-                objective.sign * float(value.detach()), float(accuracy.compute()) if run.progress.live else None
+                objective.sign * float(value.detach()), float(score.compute()) if run.progress.live else None
             )
         else:
             run.progress.step(None, None)
@@ -178,7 +177,7 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             saver.after_step(run, epoch=epoch, batches=done, metrics=metrics)
     guard.check()
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
-    return {objective.name: float(mean.compute()), **losses, "accuracy": float(accuracy.compute())}
+    return {objective.name: float(mean.compute()), **losses, run.task.score: float(score.compute())}
 
 
 def _update(run: Run) -> None:
@@ -203,13 +202,14 @@ def _open(run: Run) -> SummaryWriter:
 
 def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
     run.begin()
-    normalisation = run.parts.data.normalisation
+    normalisation, scale = run.parts.data.normalisation, getattr(run.task, "scale", None)
     metadata = {
         "epoch": row["epoch"],
-        "validation_accuracy": row["validation"]["accuracy"],
+        f"validation_{run.task.score}": row["validation"][run.task.score],
         "mean": normalisation.mean,
         "deviation": normalisation.deviation,
         "classes": run.parts.data.classes,
+        **({"target_mean": scale.mean, "target_deviation": scale.deviation} if scale else {}),
         "working_directory": os.getcwd(),  # where evaluate finds data and modules that are named relative to it
     }
     if better:
@@ -245,6 +245,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         "test": test.as_dict(name),
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
+        "task": run.task.name,
         "classes": run.parts.data.classes,
         "sizes": {part: len(run.parts.data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]
         "warnings": run.warnings + run.symptoms.said,
@@ -265,8 +266,8 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
     drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
     run.progress.say(
-        f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
-        f"test accuracy {test.accuracy:.4f}" + ("" if drawn is None else f"\nreport: {drawn}")
+        f"best epoch {run.best_epoch}: validation {run.task.score} {results['validation'][run.task.score]:.4f}, "
+        f"test {run.task.score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}")
     )
 
 

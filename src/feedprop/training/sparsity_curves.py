@@ -38,7 +38,12 @@ def importances(parts: Parts, *, samples: int, batch_size: int, seed: int) -> di
 
 
 def _minus_named(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return minus the sum of the scores of the true classes; of spikes over time, of their numbers."""
+    """Return minus the sum of the scores of the true classes; of spikes over time, of their numbers.
+
+    Where targets are numbers or several labels, each output counts as often as its target says.
+    """
+    if targets.ndim == 2:
+        return -(outputs * targets).sum()
     return -scores(outputs).gather(1, targets.unsqueeze(1)).sum()
 
 
@@ -99,7 +104,6 @@ def accuracy_on(parts: Parts, *, batch_size: int, samples: int | None = None) ->
     def score(model: nn.Module) -> float:
         whole = loader(parts.data.validation, batch_size=batch_size)
         batches = whole if samples is None else islice(whole, -(-samples // batch_size))
-        found = evaluate(model, batches, objective=parts.objective, classes=len(parts.data.classes), device=device)
-        return found.accuracy
+        return evaluate(model, batches, objective=parts.objective, device=device).score
 
     return score

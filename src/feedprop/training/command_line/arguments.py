@@ -17,6 +17,7 @@ from feedprop.training.command_line.components import KINDS, Component, resolve,
 from feedprop.training.command_line.config import Config, Settings, read_config
 from feedprop.training.command_line.defaults import DEFAULT_MODEL, default_options
 from feedprop.training.command_line.parser import OneSentenceParser, add_component
+from feedprop.training.tasks import Classification
 
 DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backprop for comparison.
 
@@ -90,7 +91,7 @@ def prepare(given: Options, *, command: str = "train", whole: bool = False) -> P
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
     method = settled.get("method", Settings.method)
     defaults = default_options(
-        settled.get("model.name", DEFAULT_MODEL), method=method, reward=settled.get("reward.name")
+        settled.get("model.name", DEFAULT_MODEL), method=method, reward=settled.get("reward.name"), task=_task(settled)
     )
     kinds = [kind for kind in KINDS if f"{kind}.name" in defaults]
     foreign = [kind for kind in KINDS if kind not in kinds]
@@ -132,6 +133,13 @@ def configure(arguments: Sequence[str], given: Options, *, command: str = "train
         del parts["optimizer"][name]  # config.yaml says what is used
     components = {kind: Component(kind, part.pop("name"), part) for kind, part in parts.items()}
     return Config(Settings(**values), components)
+
+
+def _task(settled: Options) -> str:
+    """Return what the targets of the data are, as far as its options and its function say."""
+    name = settled.get("data.name")
+    given = settled.get("data.task", getattr(resolve("data", name), "task", None) if isinstance(name, str) else None)
+    return given if isinstance(given, str) else Classification.name
 
 
 def _cycled(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:

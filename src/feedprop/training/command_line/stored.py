@@ -89,6 +89,16 @@ def restored(run: str, config: Config, checkpoint: str) -> Parts:
     """Return the parts of a run, with the model as the checkpoint has it."""
     folder, name = RunFolder(run), f"{checkpoint}.safetensors"
     metadata = folder.metadata(name)
-    parts = assemble(config, normalisation=Normalisation(tuple(metadata["mean"]), tuple(metadata["deviation"])))
+    scale = (
+        Normalisation(tuple(metadata["target_mean"]), tuple(metadata["target_deviation"]))
+        if "target_mean" in metadata
+        else None
+    )
+    normalisation = Normalisation(tuple(metadata["mean"]), tuple(metadata["deviation"]))
+    parts = assemble(config, normalisation=normalisation, scale=scale)
     folder.restore(name, parts.model)
     return parts
+
+
+def _normalisation(metadata: Mapping[str, Any], of: str = "") -> Normalisation:
+    return Normalisation(tuple(metadata[f"{of}mean"]), tuple(metadata[f"{of}deviation"]))

@@ -51,9 +51,28 @@ def accuracy_over_sparsity(
     return svg.alone(sparsity_lines(lines), replace(_over_sparsity(amounts), height=300.0), title=title)
 
 
-def sparsity(amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[Value]]) -> Markup:
-    """Draw the same inside the page."""
-    return svg.line_chart(sparsity_lines(lines), _over_sparsity(amounts))
+def sparsity(
+    amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[Value]], *, percent: bool = True
+) -> Markup:
+    """Draw the same inside the page; `percent` if the figure is a share."""
+    return svg.line_chart(sparsity_lines(lines), _over_sparsity(amounts, percent=percent))
+
+
+def scatter(true: Sequence[float], predicted: Sequence[float]) -> Markup:
+    """Draw predicted over true values, and the line where both are the same."""
+    values = [*true, *predicted]
+    room = 0.04 * (max(values) - min(values)) or abs(values[0]) / 10 or 0.5
+    span = min(values) - room, max(values) + room
+    frame = svg.axes(span, span, x_label="true", y_label="predicted", height=340, top=6)
+    places = [(frame.x(value), frame.y(value)) for value in span]
+    line = Markup('<path class="mark" d="M{:.1f},{:.1f}L{:.1f},{:.1f}"/>').format(*places[0], *places[1])
+    dots = [
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" style="fill:var(--c0)" fill-opacity=".6"/>').format(
+            frame.x(x), frame.y(y)
+        )
+        for x, y in zip(true, predicted, strict=True)
+    ]
+    return svg.svg([*frame.elements, line, *dots], label="predicted over true values", height=340)
 
 
 def layers(
@@ -208,6 +227,6 @@ def membranes(values: Mapping[str, Sequence[Value]], threshold: float) -> Markup
     return svg.line_chart(drawn, Plot("step", level=(threshold, "threshold")))
 
 
-def _over_sparsity(amounts: Sequence[float]) -> Plot:
+def _over_sparsity(amounts: Sequence[float], *, percent: bool = True) -> Plot:
     names = [svg.percentage(amount) for amount in amounts]
-    return Plot("weights that are 0", percent=True, bounds=(0, None), names_x=names)
+    return Plot("weights that are 0", percent=percent, bounds=(0 if percent else None, None), names_x=names)

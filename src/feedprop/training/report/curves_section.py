@@ -14,6 +14,7 @@ from feedprop.training.report.stored_run import StoredRun
 from feedprop.training.report.svg import Line, Plot
 
 SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while accuracy climbs."
+MAIN = ("accuracy", "r2", "f1")  # what best models are chosen by
 SHARES = ("accuracy", "f1")  # figures from 0 to 1
 PARTS = ("train", "validation")
 
@@ -34,7 +35,7 @@ def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
         ]
         best = run.results.get("best_epoch")
         marks = [(best, "best")] if best is not None and other is None else []
-        title = f"Mean {key}" if key in ("reward", "loss") else key.replace("_", " ").capitalize()
+        title = f"Mean {key}" if key in ("reward", "loss") else titled(key)
         drawn = svg.line_chart(lines, Plot("epoch", _is_share(key), marks=marks))
         found.append((title, SIGNAL if key == "reward" else "", drawn))
     rates = [
@@ -75,7 +76,8 @@ def sparsity(run: StoredRun, other: StoredRun | None) -> list[Picture]:
     remark = "On validation data, with this share of the weights set to 0 in one shot, without training afterwards."
     if not run.pruning:
         remark += f" The smallest weights of all layers go first. {run.results['sparsity']['samples']:,} samples."
-    return [("Accuracy over sparsity", remark, charts.sparsity(amounts, lines))]
+    key = main_figure(run) or "accuracy"
+    return [(f"{titled(key)} over sparsity", remark, charts.sparsity(amounts, lines, percent=_is_share(key)))]
 
 
 def beside(run: StoredRun, other: StoredRun) -> dict[str, Any]:
@@ -104,10 +106,16 @@ def beside(run: StoredRun, other: StoredRun) -> dict[str, Any]:
     return {"names": names, "figures": figures, "options": different}
 
 
-def main_figure(figures: Mapping[str, Any]) -> str | None:
-    """Return the name of the figure that a run is chosen by, or else of the first one."""
-    numbers = [key for key, value in figures.items() if _is_number(value)]
-    return "accuracy" if "accuracy" in numbers else next(iter(numbers), None)
+def main_figure(run: StoredRun) -> str | None:
+    """Return the name of the figure that the best model is chosen by, or else of the first one."""
+    row = run.rows[-1]["validation"] if run.rows else run.results.get("validation", {})
+    numbers = [key for key, value in row.items() if _is_number(value)]
+    return next((key for key in MAIN if key in numbers), next(iter(numbers), None))
+
+
+def titled(key: str) -> str:
+    """Return the name of a figure as a title has it."""
+    return {"r2": "R²", "f1": "F1"}.get(key, key.replace("_", " ").capitalize())
 
 
 def shown(key: str, value: Any) -> str:
@@ -140,7 +148,7 @@ def _keys(rows: list[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(
         key for row in rows for part in PARTS for key, value in row[part].items() if value is None or _is_number(value)
     )
-    return sorted(keys, key=lambda key: (key in ("reward", "loss"), key != "accuracy"))
+    return sorted(keys, key=lambda key: (key in ("reward", "loss"), key not in MAIN))
 
 
 def _curve(run: StoredRun, part: str, key: str) -> tuple[list[float], list[float | None]]:

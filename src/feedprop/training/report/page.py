@@ -14,7 +14,14 @@ from markupsafe import Markup
 
 from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import REPORT, TABLE, RunFolder
-from feedprop.training.report import charts, curves_section, layers_section, samples_section, spiking_section
+from feedprop.training.report import (
+    charts,
+    curves_section,
+    layers_section,
+    samples_section,
+    spiking_section,
+    targets_section,
+)
 from feedprop.training.report.figures import as_csv, count, duration, percent, plain
 from feedprop.training.report.stored_run import StoredRun
 
@@ -99,6 +106,8 @@ def render_run(run: StoredRun, other: StoredRun | None = None) -> str:
             for key, value in (results.get("environment") or {}).items()
         ],
         per_class=_per_class(run),
+        errors=targets_section.errors(run),
+        per_label=targets_section.per_label(run),
         samples=spiking_section.SAMPLES,
         timed=bool(spiking.get("timed")),
         activity=[_activity(row) for row in spiking.get("layers", ())],
@@ -120,16 +129,16 @@ def _headlines(run: StoredRun) -> list[tuple[str, str, str]]:
     found = []
     if run.ended:
         best, facts = run.results["best_epoch"], run.results["environment"]
+        key = curves_section.main_figure(run)
         for split, remark in (
             ("test", "best model, tested once"),
             ("validation", f"chosen at epoch {best} of {len(run.rows)}"),
         ):
-            key = curves_section.main_figure(run.results[split])
-            if key is not None:
+            if key is not None and key in run.results[split]:
                 found.append((curves_section.shown(key, run.results[split][key]), f"{split} {_words(key)}", remark))
         found.append((duration(facts["seconds"]), "wall time", str(facts["device"]).partition(" ")[0]))
     elif run.rows:
-        key = curves_section.main_figure(run.rows[-1]["validation"])
+        key = curves_section.main_figure(run)
         if key is not None:
             last = run.rows[-1]
             found.append(
@@ -173,6 +182,7 @@ def _pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
     if confusion:
         remark = "Rows are true classes, columns predictions."
         found.append(("Confusion on test data", remark, charts.confusion(confusion, run.classes)))
+    found += targets_section.pictures(run)
     found += curves_section.sparsity(run, other)
     found += spiking_section.pictures(run.rows, run.samples.get("spikes"), run.classes)
     return found + samples_section.pictures(run.samples, run.classes)
@@ -183,7 +193,7 @@ def _shown(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    return {"r2": "R²", "f1": "F1"}.get(key, key.replace("_", " "))
 
 
 def _activity(row: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
@@ -195,7 +205,9 @@ def _activity(row: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
 
 def _per_class(run: StoredRun) -> list[tuple[str, int, float]]:
     """Return name, number of test samples and accuracy of each class, the worst first."""
-    confusion = run.results.get("test", {}).get("confusion") or []
+    confusion = run.results.get("test", {}).get("confusion")
+    if not confusion:
+        return []
     rows = [
         (name, sum(row), row[label] / sum(row))
         for label, (name, row) in enumerate(zip(run.classes, confusion, strict=True))
