@@ -17,6 +17,7 @@ from torchmetrics.aggregation import MeanMetric
 
 import feedprop
 from feedprop.errors import FeedpropError
+from feedprop.training import methods
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, RunFolder, finite
 from feedprop.training.command_line import trust
@@ -87,6 +88,7 @@ def train(
             _say_what_is_kept(run, error)
             with contextlib.suppress(FeedpropError):  # backprop, or detached already
                 feedprop.detach(run.parts.model)
+            methods.detach(run.parts.model)
             raise
         finally:
             run.trackers.finish()
@@ -259,12 +261,13 @@ def _log(run: Run, row: dict[str, Any]) -> None:
 
 
 def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
-    """Test the best model once; write results and report."""
+    """Test the best model once, unless the test data are not to be touched; write results and report."""
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
     test = run.evaluate("test") if tested else None
     if run.config.settings.method == "lfp":
         feedprop.detach(run.parts.model)
+    methods.detach(run.parts.model)
     if not run.main:
         return
     name, device = run.parts.objective.name, run.accelerator.device
@@ -282,31 +285,29 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
     }
     model, data, size = run.parts.model, run.parts.data, run.config.settings.batch_size
     without = "the report goes without"
+    if test is not None:
+        if firing_neurons(model):
+            results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
+        results["sparsity"] = _extra(
+            run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
+        )
+    run.folder.write_json(RESULTS, results)
+    for path in run.folder.states():
+        path.unlink()
     score = run.task.score
-    said = f"best epoch {run.best_epoch}: validation {score} {results['validation'][score]:.4f}"
+    best = f"best epoch {run.best_epoch}: validation {score} {results['validation'][score]:.4f}"
     if test is None:
-        _write_results(run, results)
-        run.progress.say(said)
+        run.progress.say(best)
         return
-    if firing_neurons(model):
-        results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
-    results["sparsity"] = _extra(
-        run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
-    )
-    _write_results(run, results)
     samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
     run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
     again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
     drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
-    run.trackers.show(lambda: overview(run.rows, results, score=score), step=run.step)
-    run.progress.say(f"{said}, test {score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
-
-
-def _write_results(run: Run, results: dict[str, Any]) -> None:
-    """Write the results of a run, which ends: there is nothing to resume."""
-    run.folder.write_json(RESULTS, results)
-    for path in run.folder.states():
-        path.unlink()
+    picture = functools.partial(overview, run.rows, results, score=score)
+    _extra(run, "show trackers a picture", lambda: run.trackers.show(picture, step=run.step), "they go without")
+    for sentence in run.trackers.take_complaints():
+        run.progress.say(f"warning: {sentence}")
+    run.progress.say(f"{best}, test {score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
 
 
 def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made | None:

@@ -15,7 +15,15 @@ from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import KINDS, Component, nearest
 from feedprop.training.models.spiking import EPSILON
 
-Method = Literal["lfp", "backprop"]
+Method = Literal[
+    "lfp",
+    "backprop",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "sign_symmetric",
+    "last_layer",
+    "straight_through",
+]
 Precision = Literal["no", "bf16", "fp16"]
 Interval = Literal["auto", "step", "epoch"]
 
@@ -25,7 +33,8 @@ class Settings:
     """Settings of a run.
 
     Args:
-        method: lfp strengthens what was rewarded; backprop follows the gradient of a loss
+        method: lfp strengthens what was rewarded; backprop follows the gradient of a loss; the others train on a loss
+            too, see docs/how-to-compare.md
         epochs: passes over the training data
         batch_size: samples per step on each device
         seed: of initial weights, validation split, order of the samples, dropout and toy data
@@ -82,8 +91,8 @@ class Settings:
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise FeedpropError(f"--clip_norm must be above 0, but is {self.clip_norm}")
         for name in ("magnitude_floor", "relative_magnitude"):
-            if self.method == "backprop" and getattr(self, name) is not None:
-                raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method backprop")
+            if self.method != "lfp" and getattr(self, name) is not None:
+                raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method {self.method}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,12 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: str, *, what: str) -> dict[Any, Any]:
+def read_config(path: str) -> dict[str, Any]:
+    """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
+    return as_options(read_yaml(path), path=path)
+
+
+def read_yaml(path: str, *, what: str = "configuration file") -> dict[str, Any]:
     """Return the keys and values in a YAML file; `what` it is called in errors."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
@@ -149,9 +163,8 @@ def read_yaml(path: str, *, what: str) -> dict[Any, Any]:
     return content or {}
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
-    content = read_yaml(path, what="configuration file")
+def as_options(content: Mapping[str, Any], *, path: str) -> dict[str, Any]:
+    """Return the options of a configuration in a file, {"model.name": "lenet", "epochs": 3}."""
     known = {field.name for field in dataclasses.fields(Settings)} | {*KINDS}
     options: dict[str, Any] = {}
     for key, value in content.items():
