@@ -80,6 +80,9 @@ def _claim(folder: RunFolder, accelerator: Accelerator) -> None:
 
 def _go_on(run: Run) -> None:
     """Restore the last state that can be read."""
+    if run.folder.unsaved:
+        run.progress.say("no state was written, so the run begins anew")
+        return
     state, damaged = run.folder.latest_state()
     restore(run, state)
     for sentence in damaged:
@@ -241,8 +244,6 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     if firing_neurons(run.parts.model):
         results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
     run.folder.write_json(RESULTS, results)
-    for path in run.folder.states():
-        path.unlink()
     write_report(
         run.folder,
         run.config,
@@ -252,6 +253,7 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         model=run.parts.model,
         data=run.parts.data,
     )
+    run.folder.remove_states()
     run.progress.say(
         f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
         f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
@@ -261,7 +263,9 @@ def _finish(run: Run, *, command: str, started: float) -> None:
 def _say_what_is_kept(run: Run, error: BaseException) -> None:
     """Add to the error what is on disk."""
     folder = run.folder
-    if run.saved_step and not isinstance(error, FeedpropError):  # which would come again
+    if not folder.name.is_dir():
+        error.add_note(f"the folder {folder.name} is gone")
+    elif run.saved_step and folder.states() and not isinstance(error, FeedpropError):  # which would come again
         needed = " --trust" if trust.is_needed(str(folder.path / CONFIG)) else ""
         error.add_note(
             f"{folder.path} keeps what was done up to step {run.saved_step}; feedprop train --resume {folder.path}"

@@ -99,8 +99,8 @@ class Saver:
         self._written = time.monotonic()
 
 
-def _parsed(every: str) -> tuple[str, str, str]:
-    found = _EVERY.fullmatch(every.strip())
+def _parsed(every: int | str) -> tuple[str, str, str]:
+    found = _EVERY.fullmatch(str(every).strip())
     if found is None or found[1] == "0":
         raise FeedpropError(
             f"--checkpoint_every must be epoch, a number of steps such as 500, or minutes such as 10min, but is {every}"
@@ -128,7 +128,22 @@ def _state(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, state: Mapping[str, Any]) -> None:
-    """Put a run, prepared as it was at first, into a state; `begin_pass` does the rest."""
+    """Put a run, prepared as it was at first, into a state; `begin_pass` does the rest.
+
+    Raises:
+        FeedpropError: the state is of another run, or of none.
+    """
+    try:
+        _restore(run, state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise FeedpropError(
+            f"the state in {run.folder.path} does not belong to a run that is configured so ({reason}); start the run "
+            f"anew"
+        ) from error
+
+
+def _restore(run: Run, state: Mapping[str, Any]) -> None:
     run.parts.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     if run.schedule.scheduler is not None:

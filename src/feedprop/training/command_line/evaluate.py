@@ -10,6 +10,7 @@ from typing import Literal
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from feedprop.training.checkpoints import finite
 from feedprop.training.command_line.stored import Request, batch_size, parse_run, restored
@@ -63,14 +64,15 @@ def _print(request: Request, found: Evaluation, *, name: str, classes: Sequence[
     """Print the accuracy of each class and of all, and the other figures below."""
     console = Console(highlight=False)
     data = request.config.components["data"].name
-    table = Table(title=f"{request.run}, {request.checkpoint} model, {request.split} data of {data}", box=box.SIMPLE)
+    title = Text(f"{request.run}, {request.checkpoint} model, {request.split} data of {data}")
+    table = Table(title=title, box=box.SIMPLE)
     table.add_column("")
     table.add_column("samples", justify="right")
     table.add_column("accuracy", justify="right")
     total = sum(map(sum, found.confusion))
     for label, (row, word) in enumerate(zip(found.confusion, classes, strict=True)):
         if len(classes) <= 20:
-            table.add_row(word, str(sum(row)), f"{row[label] / sum(row):.4f}" if sum(row) else "")
+            table.add_row(Text(word), str(sum(row)), f"{row[label] / sum(row):.4f}" if sum(row) else "")
     table.add_section()
     table.add_row("all", str(total), f"{found.accuracy:.4f}", style="bold")
     console.print(table)

@@ -51,7 +51,7 @@ def explain_command(argv: Sequence[str]) -> None:
         EXPLAINED, found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts)
     )
     console = Console(highlight=False)
-    console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True)
+    console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True, markup=False)
     if request.evaluate:
         table = Table(title="area between the deletion curves, in units of the output", box=box.SIMPLE)
         table.add_column("")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from feedprop.spiking import plots
 from feedprop.spiking.dynamics import Number
+from feedprop.training.evaluation import scores
 
 INK, MUTED, LINE = "#1c2530", "#6b7683", "#dde2e8"
 COLOURS = ("#0b6e6e", "#d9772b", "#5b5fc7", "#b83a5e", "#5f8f2f", "#8a6d3b", "#3a7fb8", "#9a4fb0", "#777777", "#c2a500")
@@ -26,6 +28,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
+    "text.parse_math": False,  # names of classes may hold any character
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -101,7 +104,7 @@ def accuracy_over_sparsity(
         axes.set_title(title, fontsize=10, loc="left")
         axes.legend(loc="lower left")
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        _save(figure, file, format="svg", metadata={"Date": None, "Creator": None})
         return file.getvalue()
 
 
@@ -182,7 +185,7 @@ def boundaries(model: nn.Module, inputs: Tensor, targets: Tensor, *, classes: in
     grid = torch.cartesian_prod(columns, rows)  # (resolution * resolution, 2)
     device = next(model.parameters()).device
     with torch.no_grad():
-        predicted = model.eval()(grid.to(device)).argmax(dim=1).view(resolution, resolution).T.cpu().numpy()
+        predicted = scores(model.eval()(grid.to(device))).argmax(dim=1).view(resolution, resolution).T.cpu().numpy()
     colours = ListedColormap([COLOURS[label % len(COLOURS)] for label in range(classes)])
     with rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(5.2, 4.6), layout="constrained")
@@ -217,10 +220,18 @@ def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
         axes.set_xlim(epochs[0], epochs[-1])
 
 
+def _save(figure: Figure, file: Any, **options: Any) -> None:
+    """Save a figure, whatever characters and lengths the names of classes have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # browsers have the characters
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        figure.savefig(file, **options)
+
+
 def _svg(figure: Figure) -> str:
     """Return the figure as an <svg> element, without what only a separate file needs."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    _save(figure, file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
@@ -230,5 +241,5 @@ def _svg(figure: Figure) -> str:
 def _png(figure: Figure) -> str:
     """Return the figure as an <img> element that contains its data."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=170, transparent=True)
+    _save(figure, file, format="png", dpi=170, transparent=True)
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
