@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -52,13 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 130 or 143 if the user or the system interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if hasattr(sys.stdout, "reconfigure"):  # an encoding such as ASCII lacks characters of names
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # an encoding such as ASCII lacks characters of names
+            sys.stdout.reconfigure(errors="backslashreplace")
         with _warnings_on_one_line(), _one_report_of_full_disks():
             _run(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
     except FeedpropError as error:
         return _complain(_sentence(error), error, code=2)
     except MemoryError as error:
@@ -70,14 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _complain("interrupted", error, code=128 + (error.args[0] if error.args else signal.SIGINT))
     except BrokenPipeError:  # nobody reads the output any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_printing()
         return 1
     except OSError as error:
+        _stop_printing()
         if error.strerror is None:
             raise
         place = "" if error.filename is None else f"{error.filename}: "
-        return _complain(f"{place}{error.strerror}", error, code=1)
-    except SystemExit as done:  # --help of a command
+        return _complain(f"{_sentence(place)} {error.strerror}".strip(), error, code=1)
+    except SystemExit as done:
         return int(done.code or 0)
     return 0
 
@@ -91,14 +91,33 @@ def _run(words: Sequence[str]) -> None:
     elif words[0] == "--version":
         print(_version())
     else:
-        _function(words[0])(words[1:])
+        function = _function(words[0])
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:
+            raise FeedpropError("the folder that the command runs in is gone; change to another folder") from error
+        try:
+            function(words[1:])
+        except SystemExit as done:  # of --help, or of rich when nobody reads its output
+            if done.code:
+                raise
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _stop_printing() -> None:
+    """Let what is printed from now on go nowhere if it cannot be printed."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def _warnings_on_one_line() -> Iterator[None]:
     """Print what libraries warn about as one line each, without a place in their source."""
     with warnings.catch_warnings():
-
         said: set[str] = set()
 
         def show(message: Warning | str, *_: object, **__: object) -> None:

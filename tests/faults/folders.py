@@ -31,10 +31,17 @@ def stop(*_, **__):
 loop._finish = stop
 """
 COMMANDS = (
-    "evaluate run", "evaluate run --json", "evaluate run --checkpoint last --split train", "explain run",
-    "explain run --evaluate --number 2", "prune run --samples 8", "train --resume run", "prune sound --beside run",
-    "train --epochs 1 --data blobs --data.points 60 --output run --overwrite", "evaluate run --checkpoint pruned",
-)  # fmt: skip
+    "evaluate run",
+    "evaluate run --json",
+    "evaluate run --checkpoint last --split train",
+    "explain run",
+    "explain run --evaluate --number 2",
+    "prune run --samples 8",
+    "train --resume run",
+    "prune sound --beside run",
+    "train --epochs 1 --data blobs --data.points 60 --output run --overwrite",
+    "evaluate run --checkpoint pruned",
+)
 HOSTILE: list[dict[str, Any]] = [
     {"model": {"name": "os.system", "command": "touch ran"}},
     {"model": {"name": "os.abort"}},
@@ -124,8 +131,17 @@ def _head(path: Path) -> bytes:
 
 def _damage(drawn: random.Random, run: Path) -> str:
     """Damage a run; return in what way."""
-    ways: list[Callable[[random.Random, Path], str]] = [_file, _file, _checkpoint, _checkpoint, _config, _config,
-                                                        _folder, _lock, _hostile]  # fmt: skip
+    ways: list[Callable[[random.Random, Path], str]] = [
+        _file,
+        _file,
+        _checkpoint,
+        _checkpoint,
+        _config,
+        _config,
+        _folder,
+        _lock,
+        _hostile,
+    ]
     ways += [_state] * 5 * bool([*run.glob("state-*")])
     return drawn.choice(ways)(drawn, run)
 
@@ -138,8 +154,29 @@ def _file(drawn: random.Random, run: Path) -> str:
 
 def _spoil(drawn: random.Random, path: Path) -> str:
     content = path.read_bytes() if path.is_file() else b""
-    how = drawn.choice("truncated empty garbled noise gone folder fifo loop zero dangling socket sparse text latin "
-                       "null self full nested tail".split())  # fmt: skip
+    how = drawn.choice(
+        [
+            "truncated",
+            "empty",
+            "garbled",
+            "noise",
+            "gone",
+            "folder",
+            "fifo",
+            "loop",
+            "zero",
+            "dangling",
+            "socket",
+            "sparse",
+            "text",
+            "latin",
+            "null",
+            "self",
+            "full",
+            "nested",
+            "tail",
+        ]
+    )
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if how == "truncated":
         path.write_bytes(content[: drawn.randrange(max(len(content), 1))])
@@ -183,9 +220,35 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no mapping
 
 
-ABSURD: list[Any] = [None, 3, -1, "x", "", [], [1], [None, None, None], [1, 2, 3, 4], ["a", "b", "c"], {}, {"a": 1},
-                     float("nan"), [float("nan")] * 3, [0.0] * 3, [1e400] * 3, True, "/", "nowhere", "..", "a" * 5000,
-                     "a\0b", "\ud800", [[1, 2], [3]], 10**30, ["\x1b[31m", "[/x]"], [1e308] * 3]  # fmt: skip
+ABSURD: list[Any] = [
+    None,
+    3,
+    -1,
+    "x",
+    "",
+    [],
+    [1],
+    [None, None, None],
+    [1, 2, 3, 4],
+    ["a", "b", "c"],
+    {},
+    {"a": 1},
+    float("nan"),
+    [float("nan")] * 3,
+    [0.0] * 3,
+    [1e400] * 3,
+    True,
+    "/",
+    "nowhere",
+    "..",
+    "a" * 5000,
+    "a\0b",
+    "\ud800",
+    [[1, 2], [3]],
+    10**30,
+    ["\x1b[31m", "[/x]"],
+    [1e308] * 3,
+]
 
 
 def _checkpoint(drawn: random.Random, run: Path) -> str:
@@ -250,9 +313,20 @@ def _state(drawn: random.Random, run: Path) -> str:
         metadata["plan"] = json.dumps([kind, items])
         if how == "plan":
             metadata["plan"] = drawn.choice(
-                ["", "3", "null", "[]", '["dict", 3]', '["tensor", "x"]', '["dict", [[["list", []], ["list", []]]]]',
-                 '["value", {}]', '["list", [["tensor", []]]]', '["dict", []]', '["value", 3]']
-            )  # fmt: skip
+                [
+                    "",
+                    "3",
+                    "null",
+                    "[]",
+                    '["dict", 3]',
+                    '["tensor", "x"]',
+                    '["dict", [[["list", []], ["list", []]]]]',
+                    '["value", {}]',
+                    '["list", [["tensor", []]]]',
+                    '["dict", []]',
+                    '["value", 3]',
+                ]
+            )
         elif how == "format":
             metadata["format"] = drawn.choice(["2", "", "one"])
         elif how == "nested":
@@ -303,7 +377,22 @@ def _hostile(drawn: random.Random, run: Path) -> str:
 
 
 def _folder(drawn: random.Random, run: Path) -> str:
-    how = drawn.choice("file fifo loop gone new old both link empty old-only tensorboard config-only".split())
+    how = drawn.choice(
+        [
+            "file",
+            "fifo",
+            "loop",
+            "gone",
+            "new",
+            "old",
+            "both",
+            "link",
+            "empty",
+            "old-only",
+            "tensorboard",
+            "config-only",
+        ]
+    )
     beside = {name: run.with_name(f"run.{name}") for name in ("new", "old")}
     if how in ("file", "fifo", "loop", "gone"):
         shutil.rmtree(run)
@@ -314,8 +403,14 @@ def _folder(drawn: random.Random, run: Path) -> str:
         elif how == "loop":
             run.symlink_to("run")
     elif how in ("new", "both"):
-        drawn.choice([lambda: beside["new"].mkdir(), lambda: beside["new"].write_text("mine"),
-                      lambda: os.mkfifo(beside["new"]), lambda: shutil.copytree(run, beside["new"])])()  # fmt: skip
+        drawn.choice(
+            [
+                lambda: beside["new"].mkdir(),
+                lambda: beside["new"].write_text("mine"),
+                lambda: os.mkfifo(beside["new"]),
+                lambda: shutil.copytree(run, beside["new"]),
+            ]
+        )()
     elif how == "old-only":
         run.rename(beside["old"])
     elif how == "link":
@@ -327,8 +422,13 @@ def _folder(drawn: random.Random, run: Path) -> str:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif how == "tensorboard":
         shutil.rmtree(run / "tensorboard")
-        drawn.choice([lambda: (run / "tensorboard").write_text(""), lambda: os.mkfifo(run / "tensorboard"),
-                      lambda: (run / "tensorboard").symlink_to("/")])()  # fmt: skip
+        drawn.choice(
+            [
+                lambda: (run / "tensorboard").write_text(""),
+                lambda: os.mkfifo(run / "tensorboard"),
+                lambda: (run / "tensorboard").symlink_to("/"),
+            ]
+        )()
     if how in ("old", "both"):
         shutil.copytree(run, beside["old"])
     return f"run itself: {how}"
@@ -344,7 +444,13 @@ def _lock(drawn: random.Random, run: Path) -> str:
     elif how == "loop":
         lock.symlink_to(".running")
     else:
-        texts = {"garbage": "x", "empty": "", "elsewhere": "7 elsewhere", "init": f"1 {platform.node()}",
-                 "gone": f"{2**22 + 1} {platform.node()}", "huge": f"{10**30} {platform.node()}"}  # fmt: skip
+        texts = {
+            "garbage": "x",
+            "empty": "",
+            "elsewhere": "7 elsewhere",
+            "init": f"1 {platform.node()}",
+            "gone": f"{2**22 + 1} {platform.node()}",
+            "huge": f"{10**30} {platform.node()}",
+        }
         lock.write_bytes(texts.get(how, "\0\udcff").encode(errors="surrogateescape"))
     return f"lock: {how}"

@@ -12,12 +12,70 @@ import numpy as np
 from PIL import Image
 
 NAMES = [
-    "dark", "bright", "ü", "猫", "🐈", "a b", " leading", "trailing ", "$x$", "$\\frac{1}{$", "[/x]", "[bold]", "[red]x",
-    "None", "null", "nan", "true", "0", "-1", "1e5", "a" * 200, "é" * 120, "<script>alert(1)</script>", "&amp;", "%s",
-    "{0}", "{{ x }}", "'", '"', "\\", "a\nb", "a\tb", "\x1b[31m", "*", "~", "-x", "--help", "#", ":", "a:b", "a,b",
-    "\u202e", "\ufeffbom", "e\u0301", "\udcff", "con", ".jpg", "a.png", "train", "test", "val", "__pycache__", "_x",
-    "$", "$$", "^_", "\\alpha", "\r", "\x7f", "\u2028", "\u0627\u0644", "A", "a",
-]  # fmt: skip
+    "dark",
+    "bright",
+    "ü",
+    "猫",
+    "🐈",
+    "a b",
+    " leading",
+    "trailing ",
+    "$x$",
+    "$\\frac{1}{$",
+    "[/x]",
+    "[bold]",
+    "[red]x",
+    "None",
+    "null",
+    "nan",
+    "true",
+    "0",
+    "-1",
+    "1e5",
+    "a" * 200,
+    "é" * 120,
+    "<script>alert(1)</script>",
+    "&amp;",
+    "%s",
+    "{0}",
+    "{{ x }}",
+    "'",
+    '"',
+    "\\",
+    "a\nb",
+    "a\tb",
+    "\x1b[31m",
+    "*",
+    "~",
+    "-x",
+    "--help",
+    "#",
+    ":",
+    "a:b",
+    "a,b",
+    "\u202e",
+    "\ufeffbom",
+    "e\u0301",
+    "\udcff",
+    "con",
+    ".jpg",
+    "a.png",
+    "train",
+    "test",
+    "val",
+    "__pycache__",
+    "_x",
+    "$",
+    "$$",
+    "^_",
+    "\\alpha",
+    "\r",
+    "\x7f",
+    "\u2028",
+    "\u0627\u0644",
+    "A",
+    "a",
+]
 SOUND = ("grey", "colour", "large", "wide", "jpeg", "bmp", "tiff", "webp")
 Draw = Callable[[Path, np.random.Generator], None]
 
@@ -63,7 +121,7 @@ DRAWINGS: dict[str, Draw] = {
     ),
     "NaN tiff": lambda path, numbers: _save(np.full((16, 16), np.nan, np.float32), path.with_suffix(".tif")),
     "palette": lambda path, numbers: _save(_noise(numbers, 16, 16, 3), path, "P"),
-    "palette with transparency": lambda path, numbers: _save(_noise(numbers, 16, 16, 3), path, "P", transparency=b"\0\1"),
+    "palette, transparent": lambda path, numbers: _save(_noise(numbers, 16, 16, 3), path, "P", transparency=b"\0\1"),
     "cmyk": lambda path, numbers: _save(_noise(numbers, 16, 16, 3), path.with_suffix(".jpg"), "CMYK"),
     "alpha": lambda path, numbers: _save(_noise(numbers, 16, 16, 4), path),
     "grey and alpha": lambda path, numbers: _save(_noise(numbers, 16, 16, 4), path, "LA"),
@@ -77,7 +135,7 @@ DRAWINGS: dict[str, Draw] = {
     "text": lambda path, _: path.write_text("not an image\n") and None,
     "gif named png": lambda path, numbers: _save(_noise(numbers, 16, 16), path, format="GIF"),
     "svg": lambda path, _: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>") and None,
-    "postscript": lambda path, _: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n") and None,
+    "postscript": lambda path, _: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") and None,
     "folder": lambda path, _: path.mkdir(),
     "dangling": lambda path, _: path.symlink_to("nowhere.png"),
     "loop": lambda path, _: path.symlink_to(path.name),
@@ -89,10 +147,26 @@ DRAWINGS: dict[str, Draw] = {
         _noise(numbers, 16, 16, 3), path.with_suffix(".jpg"), exif=b"Exif\0\0" + b"\xff" * 100
     ),
     "profile": lambda path, numbers: _save(_noise(numbers, 16, 16, 3), path, icc_profile=b"\xff" * 100),
-}  # fmt: skip
-LAYOUTS = ("flat", "flat", "train and test", "train and val", "train", "all three", "test only", "empty test",
-           "other classes in test", "fewer in test", "one class", "no class", "files beside", "empty class", "nested",
-           "few", "one each")  # fmt: skip
+}
+LAYOUTS = (
+    "flat",
+    "flat",
+    "train and test",
+    "train and val",
+    "train",
+    "all three",
+    "test only",
+    "empty test",
+    "other classes in test",
+    "fewer in test",
+    "one class",
+    "no class",
+    "files beside",
+    "empty class",
+    "nested",
+    "few",
+    "one each",
+)
 
 
 def write(number: int, root: Path) -> str:
@@ -105,9 +179,16 @@ def write(number: int, root: Path) -> str:
     kinds = [drawn.choice([*DRAWINGS]) for _ in range(drawn.choice([0, 1, 1, 2]))] if drawn.random() < 0.7 else []
     layout = drawn.choice(LAYOUTS) if drawn.random() < 0.4 else "flat"
     count = {"few": 2, "one each": 1}.get(layout, 6)
-    parts = {"train and test": ["train", "test"], "train and val": ["train", "val"], "train": ["train"],
-             "all three": ["train", "test", "val"], "test only": ["test"], "empty test": ["train"],
-             "other classes in test": ["train", "test"], "fewer in test": ["train", "test"]}.get(layout, [""])  # fmt: skip
+    parts = {
+        "train and test": ["train", "test"],
+        "train and val": ["train", "val"],
+        "train": ["train"],
+        "all three": ["train", "test", "val"],
+        "test only": ["test"],
+        "empty test": ["train"],
+        "other classes in test": ["train", "test"],
+        "fewer in test": ["train", "test"],
+    }.get(layout, [""])
     root.mkdir()
     for part in parts:
         used = names[: 1 if layout == "one class" else 0 if layout == "no class" else None]
@@ -141,7 +222,11 @@ WORDS = "train --data image_folder --data.root images --data.size 16 --model.hid
 def words(number: int) -> list[str]:
     """Return the command that trains on folder number so-and-so."""
     drawn = random.Random(f"words {number}")
-    more = [f"--validation_fraction {drawn.choice([0.1, 0.3])}", "--workers 1" if drawn.random() < 0.1 else "",
-            drawn.choice(["", "", "--model lenet"]), "--output run"]  # fmt: skip
+    more = [
+        f"--validation_fraction {drawn.choice([0.1, 0.3])}",
+        "--workers 1" if drawn.random() < 0.1 else "",
+        drawn.choice(["", "", "--model lenet"]),
+        "--output run",
+    ]
     text = " ".join([WORDS, *more])
     return (text.replace("--model.hidden [8]", "") if "lenet" in text else text).split()

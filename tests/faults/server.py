@@ -5,6 +5,7 @@ Reads one trial per line of stdin, as JSON, and answers each with one line; `tri
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -52,10 +53,8 @@ def _try(trial: Mapping[str, Any], place: Path) -> dict[str, Any]:
     if process == 0:
         _run(trial, place)
     status, late = _wait(process, trial, started)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)  # workers that it left
-    except ProcessLookupError:
-        pass
     answer = {name: (place / name).read_bytes().decode(errors="backslashreplace") for name in ("out", "err", "notes")}
     seconds = time.monotonic() - started
     return {**answer, "code": os.waitstatus_to_exitcode(status), "seconds": seconds, "late": late}
@@ -85,7 +84,7 @@ def _run(trial: Mapping[str, Any], place: Path) -> NoReturn:
         files += [os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("out", "err", "notes")]
         for number, file in enumerate(files[:3]):
             os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in enumerate("rww"))
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
         os.chdir(trial["folder"])
         os.environ.update(trial.get("environment", {}))
         sys.path[:] = ["", *(path for path in sys.path if path), *trial.get("path", ())]
@@ -104,7 +103,8 @@ def _run(trial: Mapping[str, Any], place: Path) -> NoReturn:
             code = 1
         for stream in (sys.stdout, sys.stderr):
             try:
-                stream.flush()
+                if stream is not None:
+                    stream.flush()
             except Exception:
                 traceback.print_exc()
                 code = 120  # as Python's own

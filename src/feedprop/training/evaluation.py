@@ -111,7 +111,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the model on all batches; `gather` collects outputs and targets from all processes."""
     options: dict[str, Any] = {"num_classes": classes, "validate_args": False, "sync_on_compute": False}
-    mean, loss = MeanMetric(sync_on_compute=False).to(device), MeanMetric(sync_on_compute=False).to(device)
+    mean, loss = (MeanMetric(nan_strategy="disable", sync_on_compute=False).to(device) for _ in range(2))
     metrics = MetricCollection(
         {
             "accuracy": MulticlassAccuracy(average="micro", **options),

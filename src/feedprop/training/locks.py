@@ -10,7 +10,6 @@ from pathlib import Path
 
 from feedprop.errors import FeedpropError
 
-
 _PROCESS = re.compile(r"[0-9]{1,9}")
 
 

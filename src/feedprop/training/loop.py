@@ -45,8 +45,8 @@ def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> 
     parts = assemble(config)
     for part in ("train", "validation", "test"):
         check_all(parts.data[part], workers=settings.workers)
-    _claim(folder, accelerator)
     try:
+        _claim(folder, accelerator)
         run = prepare(config, folder, parts, accelerator)
         saver = Saver(settings, processes=accelerator.num_processes)
         run.progress.say(run.introduction())

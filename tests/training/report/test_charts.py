@@ -21,3 +21,18 @@ def test_a_single_epoch_is_a_point():
 def test_boundaries_follow_the_model():
     drawn = charts.boundaries(nn.Linear(2, 12), torch.rand(30, 2), torch.arange(30) % 12, classes=12)
     assert drawn.startswith("<img")
+
+
+def test_boundaries_of_spikes_over_time():
+    class Spikes(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs).expand(5, -1, -1)
+
+    drawn = charts.boundaries(Spikes(2, 3), torch.rand(30, 2), torch.arange(30) % 3, classes=3)
+    assert drawn.startswith("<img")
+
+
+def test_names_of_classes_may_hold_any_character():
+    names = ["$x$", "$\\frac{1}{$", "\u732b", "\x1b[31m", "a" * 300]
+    drawn = charts.confusion(torch.eye(5, dtype=torch.long).tolist(), names)
+    assert "$x$" in drawn

@@ -83,10 +83,10 @@ def read_image(path: str) -> Image.Image:
     """
     if not os.path.isfile(path):
         raise OSError("it is not a file")  # a pipe would never end
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), open(path, "rb") as file:
         warnings.simplefilter("ignore")  # what it says of sizes and palettes
         try:
-            image: Image.Image = Image.open(path, formats=_FORMATS)
+            image: Image.Image = Image.open(file, formats=_FORMATS)
             image.load()
         except Image.DecompressionBombError as error:
             raise OSError("it has too many pixels") from error
