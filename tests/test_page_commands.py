@@ -26,7 +26,7 @@ NOT_RUN = {
 }
 MENTIONED = {  # by name, in sentences
     *("feedprop train", "feedprop evaluate", "feedprop prune", "feedprop explain RUN", "accelerate launch"),
-    *("feedprop train --resume RUN", "feedprop evaluate RUN --trust"),
+    *("feedprop train --resume RUN", "feedprop evaluate RUN --trust", "feedprop completion zsh"),
 }
 RUN = {"feedprop", "accelerate"}
 LOOKED_UP = {"make", "pip", ".venv/bin/pytest", "python"}
@@ -85,6 +85,17 @@ def write_data(root: Path) -> None:
                 Image.new("RGB", (12, 10), (20 * number,) * 3).save(root / part / name / f"{number}.png")
 
 
+def write_tables(folder: Path) -> None:
+    """Write a table for each task."""
+    rng = np.random.default_rng(0)
+    for name, targets in {"flowers": ["kind"], "houses": ["price"], "scenes": ["sea", "sky", "people"]}.items():
+        lines = [",".join(["size", "colour", *targets])]
+        for row in range(40):
+            found = [["rose", "lily"][row % 2]] if name == "flowers" else rng.integers(0, 2, len(targets)).tolist()
+            lines.append(",".join(map(str, [f"{rng.random():.2f}", ["red", "blue"][row % 3 % 2], *found])))
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+
+
 class Pictures(torch.utils.data.Dataset):
     """What CIFAR10 and CIFAR100 look like; their files carry check sums."""
 
@@ -99,8 +110,9 @@ class Pictures(torch.utils.data.Dataset):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with made-up data and the modules that commands name; runs draw nothing."""
+    """A folder with made-up data and the modules that commands name."""
     write_data(tmp_path / "data")
+    write_tables(tmp_path)
     own = [block.text for block in blocks(ROOT / "docs/how-to-write-your-own-parts.md", "python")]
     network = "class MyNetwork(MLP):\n    def __init__(self, inputs, classes, width: int = 8):\n"
     network += "        super().__init__(inputs, classes, hidden=[width])\n"
@@ -110,8 +122,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     imports += "from feedprop.training.models.dense import MLP\n"
     (tmp_path / "my_module.py").write_text("\n\n".join([imports, network, *classes]))
-    monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
-    monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
     for name in ("CIFAR10", "CIFAR100"):
         monkeypatch.setattr(f"torchvision.datasets.{name}", Pictures)
     monkeypatch.setenv("FEEDPROP_DATA", str(tmp_path / "data"))
@@ -226,6 +236,7 @@ def test_options_in_sentences_exist(capsys: pytest.CaptureFixture[str]) -> None:
         ["evaluate", "--help"],
         ["prune", "--help"],
         ["explain", "--help"],
+        ["report", "--help"],
     ):
         assert main(words) == 0
         known |= set(re.findall(r"--[a-z_]+", capsys.readouterr().out))

@@ -19,6 +19,11 @@ LONGEST = 1000  # characters of an error; what is in the middle of a longer one 
 
 # command -> (module, function that takes the words after the command, summary)
 COMMANDS = {
+    "init": (
+        "feedprop.training.command_line.init",
+        "init_command",
+        "write a configuration file with every option, its default and what it is for",
+    ),
     "train": (
         "feedprop.training.command_line.train",
         "train_command",
@@ -39,10 +44,25 @@ COMMANDS = {
         "prune_command",
         "prune a trained model, and draw its accuracy over sparsity",
     ),
+    "report": (
+        "feedprop.training.command_line.report",
+        "report_command",
+        "draw the report of a run again, or of two runs beside each other",
+    ),
     "explain": (
         "feedprop.training.command_line.explain",
         "explain_command",
         "show what the answers of a trained model to images were made of",
+    ),
+    "doctor": (
+        "feedprop.training.command_line.doctor",
+        "doctor_command",
+        "say which versions, devices and extras there are",
+    ),
+    "completion": (
+        "feedprop.training.command_line.completion",
+        "completion_command",
+        "print what lets a shell complete commands and options",
     ),
 }
 

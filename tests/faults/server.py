@@ -19,14 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import matplotlib.figure  # noqa: F401  imported before the first fork, as are all of these
-import sklearn.datasets  # noqa: F401
+import sklearn.datasets  # noqa: F401  imported before the first fork, as are all of these
 import torch
 import torchvision  # noqa: F401
 
 from feedprop.cli import main
 from feedprop.training.command_line import evaluate, explain, prune, train  # noqa: F401
-from feedprop.training.report import charts
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.truncate"}
 PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen")
@@ -88,8 +86,6 @@ def _run(trial: Mapping[str, Any], place: Path) -> NoReturn:
         os.chdir(trial["folder"])
         os.environ.update(trial.get("environment", {}))
         sys.path[:] = ["", *(path for path in sys.path if path), *trial.get("path", ())]
-        if not trial.get("drawn"):
-            charts._svg, charts._png = (lambda figure: "<svg></svg>"), (lambda figure: "<img>")
         exec(trial.get("before", ""), {})
         for name, more in trial.get("limits", {}).items():
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -66,12 +66,12 @@ def test_odd_images(trials: Trials, tmp_path: Path) -> None:
         place = tmp_path / str(number)
         place.mkdir()
         what = pictures.write(number, place / "images")
-        outcome = trials(pictures.words(number), place, drawn=True)
+        outcome = trials(pictures.words(number), place)
         outcomes = [("train", outcome)]
         if outcome.code == 0:
             trained += 1
             for words in ("evaluate run", "explain run", "prune run --samples 8"):
-                outcomes += [(words, trials(words.split(), place, drawn=True))]
+                outcomes += [(words, trials(words.split(), place))]
         faults += [(found, f"{words}, {what}") for words, outcome in outcomes if (found := fault(outcome)) is not None]
         shutil.rmtree(place)
     assert not faults, report(faults, of=total)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from faults.trials import Outcome, Trials, draws
+from feedprop.training.checkpoints import EXPLAINED, OWN_FILES, TENSORBOARD
 
 SHORT = [
     "train",
@@ -29,8 +30,7 @@ SHORT = [
 ]
 KILLED = [*SHORT, "[4]", "--checkpoint_every", "2", "--output", "run"]
 OLD = [*SHORT, "[3]", "--output", "run"]
-FILES = {"best.safetensors", "config.yaml", "last.safetensors", "layers.jsonl", "metrics.jsonl", "report.html",
-         "results.json", "tensorboard"}  # fmt: skip
+FILES = {*OWN_FILES, TENSORBOARD} - {EXPLAINED}
 
 
 def weights(run: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -115,7 +115,7 @@ class Trials:
             words: after `feedprop`.
             folder: where it runs.
             **options: `before`, code that its process runs first; `environment`; `limits` of resource, those of memory
-                counted from what is in use; `drawn`, with all charts; `signal` and `after` so many seconds; `at` and
+                counted from what is in use; `signal` and `after` so many seconds; `at` and
                 `fault`, "kill", "full" or "full from there on", the operation on files under `root` that goes wrong.
         """
         limits = {"RLIMIT_AS": MEMORY, **options.pop("limits", {})}

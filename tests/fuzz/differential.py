@@ -81,8 +81,14 @@ def _or_zeros(leaf: Tensor) -> Tensor:
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:
     return len(one) == len(other) and all(
-        a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+        a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        for a, b in zip(one, other, strict=True)
     )
+
+
+def _largest(*tensors: Tensor) -> float:
+    """Return the largest absolute value, at least 1; NaN if any is."""
+    return float(torch.cat([torch.ones(1), *(tensor.abs().flatten() for tensor in tensors)]).max())
 
 
 def _composite(step: float) -> rules.Composite:
@@ -145,7 +151,7 @@ def _check(program: Program) -> str:
     if not _same(list(again.feedback.values()), list(plain.feedback.values())) or not _same(again.values, plain.values):
         raise ViolationError("detach", program, f"plain {plain.feedback}\nafter detach {again.feedback}")
     _check_other_composite(program, plain)
-    largest = max([1.0, *(float(g.abs().max()) for g in (*plain.feedback.values(), plain.at_input) if g.numel())])
+    largest = _largest(*plain.feedback.values(), plain.at_input)
     if program.latent or not largest < STEEPEST:
         return "values alone"
     expected = {name: weights[name].abs() * gradient for name, gradient in plain.feedback.items()}
@@ -196,7 +202,7 @@ def _check_other_composite(program: Program, plain: _Run) -> None:
             continue
         except Exception as error:
             raise ViolationError("crash", other, f"{composite}: {type(error).__name__}: {error}") from error
-        largest = max([1.0, *(float(g.abs().max()) for g in found.feedback.values() if g.numel())])
+        largest = _largest(*found.feedback.values())
         if not largest < STEEPEST:
             return
         for parameter, feedback in found.feedback.items():

@@ -41,6 +41,17 @@ def _spectral(x: Tensor, w: Tensor) -> Tensor:
     return torch.fft.irfft(mixed, n=x.shape[-1])
 
 
+def _written(view: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Autograd makes the nodes of the view anew once it is written to."""
+
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        found = view(torch.complex(x, x.flip(1)) * w)
+        found[0] = 0.4
+        return torch.view_as_real(found.resolve_conj()).sum(-1) if found.is_complex() else found
+
+    return function
+
+
 LINEAR: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]]] = {
     "Fourier neural operator": (_spectral, (5, 3, 8), (3, 2, 4)),
     "matrix": (lambda x, w: torch.fft.irfft(torch.fft.rfft(x) @ w, 4), (5, 4), (3, 3)),
@@ -49,6 +60,12 @@ LINEAR: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...]]
     "real part": (lambda x, w: (torch.complex(x, x.flip(1)) * w).real, (5, 4), (4,)),
     "imaginary part": (lambda x, w: (torch.complex(x, x.flip(1)) @ w).imag, (5, 4), (4, 2)),
     "as real": (lambda x, w: torch.view_as_real(torch.complex(x, x.flip(1)) * w).sum(-1), (5, 4), (4,)),
+    "real part, written": (_written(lambda z: z.real), (5, 4), (4,)),
+    "imaginary part, written": (_written(lambda z: z[1:].imag.T), (5, 4), (4,)),
+    "as real, written": (_written(torch.view_as_real), (5, 4), (4,)),
+    "conjugate, written": (_written(lambda z: z.conj()), (5, 4), (4,)),
+    "imaginary part of the conjugate, written": (_written(lambda z: z.conj().imag), (5, 4), (4,)),
+    "as complex, written": (_written(lambda z: torch.view_as_complex(torch.view_as_real(z) * 2.0)), (5, 4), (4,)),
     "magnitude": (lambda x, w: (torch.complex(x, x.flip(1)) * w).abs(), (5, 4), (4,)),
     "state space": (lambda x, w: (w.exp() * torch.complex(x, x.flip(1))).real, (5, 4), (4,)),
 }

@@ -57,6 +57,16 @@ def number():
     return 3
 
 
+def odd_names():
+    """Class names that are no text, and some that mean something to those who draw and print them."""
+    names = (None, 3, "a$b_{", "[/x]", "<script>alert(1)</script>")
+    return _source(torch.randn(50, 4), torch.arange(50) % 5, classes=names)
+
+
+def one_class():
+    return _source(torch.randn(50, 4), torch.zeros(50, dtype=torch.long), classes=("only",))
+
+
 class Generated(Dataset):
     """Samples that are made one at a time, not held in one tensor."""
 

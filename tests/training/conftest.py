@@ -41,9 +41,7 @@ class Answer:
 
 @pytest.fixture
 def command(capsys, tmp_path, monkeypatch) -> Callable[..., Answer]:
-    """Run the command in an empty folder, without drawing; the session's run tests the drawings."""
-    monkeypatch.setattr("feedprop.training.report.charts._svg", lambda figure: "<svg></svg>")
-    monkeypatch.setattr("feedprop.training.report.charts._png", lambda figure: "<img>")
+    """Run the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY / "tests" / "support"))
 

@@ -115,9 +115,10 @@ def test_a_run_is_replaced_only_when_asked(command, tmp_path):
     before = (tmp_path / "run/results.json").read_text()
     assert "is not empty; name another --output or add --overwrite" in command(*words, 1).sentence
     assert (tmp_path / "run/results.json").read_text() == before
-    assert command(*words, 1, "--overwrite").code == 0
-    assert json.loads((tmp_path / "run/results.json").read_text())["best_epoch"] == 1
+    assert command(*words, 3, "--overwrite").code == 0
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 3
     assert (tmp_path / "run/notes.txt").read_text() == "mine"
+    assert len([*(tmp_path / "run/tensorboard").iterdir()]) == 1  # what the replaced run logged is gone
 
 
 def test_output_that_is_a_file_or_cannot_be_written(command, tmp_path):

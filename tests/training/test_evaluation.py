@@ -11,6 +11,9 @@ from torch import nn
 from feedprop.errors import FeedpropError
 from feedprop.rewards import ChoiceReward, GivenReward, SigmoidReward, SoftmaxReward
 from feedprop.training.evaluation import Objective, evaluate
+from feedprop.training.tasks import Classification
+
+TASK = Classification(("a", "b"))
 
 
 def test_classes_are_read_out_by_spike_count():
@@ -28,33 +31,33 @@ def test_classes_are_read_out_by_spike_count():
         seen.append(tuple(pair[0].shape))
         return tuple(part[:2] for part in pair)
 
-    objective = Objective(GivenReward(), "reward", -1)
+    objective = Objective(GivenReward(), "reward", -1, TASK)
     objective.module.forward = lambda outputs, targets: outputs.sum() * 0 + outputs.shape[1]
     found = evaluate(
-        Network(), [(torch.zeros(3, 2), torch.tensor([1, 0, 0]))], objective=objective, classes=2,
+        Network(), [(torch.zeros(3, 2), torch.tensor([1, 0, 0]))], objective=objective,
         device=torch.device("cpu"), gather=gather,
     )  # fmt: skip
     assert seen == [(3, 4, 2)]
-    assert found.accuracy == 1.0
+    assert found.score == found.figures["accuracy"] == 1.0
     assert found.objective == -2
-    assert found.confusion == [[1, 0], [0, 1]]
+    assert found.figures["confusion"] == [[1, 0], [0, 1]]
 
 
 def test_the_loss_beside_a_reward_by_hand():
     outputs, targets = torch.tensor([[0.0, 0.0], [1000.0, 0.0]]), torch.tensor([1, 0])
-    softmax, sigmoid = Objective(SoftmaxReward(), "reward", -1), Objective(SigmoidReward(), "reward", -1)
+    softmax, sigmoid = Objective(SoftmaxReward(), "reward", -1, TASK), Objective(SigmoidReward(), "reward", -1, TASK)
     assert softmax.loss == "cross_entropy"
     assert softmax.compute_loss(outputs, targets) == pytest.approx(math.log(2) / 2)
     assert sigmoid.loss == "binary_cross_entropy"
     assert sigmoid.compute_loss(outputs, targets) == pytest.approx(3 * math.log(2) / 4)
     assert softmax.compute_loss(torch.stack([outputs / 2, outputs / 2]), targets) == pytest.approx(math.log(2) / 2)
-    assert Objective(nn.CrossEntropyLoss(), "loss", 1).loss is None
+    assert Objective(nn.CrossEntropyLoss(), "loss", 1, TASK).loss is None
 
 
 def test_a_choice_is_told_yes_or_no_and_explores_in_training_only():
     torch.manual_seed(0)
     outputs, targets = torch.zeros(500, 2, requires_grad=True), torch.zeros(500, dtype=torch.long)
-    objective = Objective(ChoiceReward(), "reward", -1)
+    objective = Objective(ChoiceReward(), "reward", -1, TASK)
     objective(outputs, targets).backward()
     assert outputs.grad is not None
     tried = outputs.grad != 0
@@ -68,13 +71,13 @@ def test_a_choice_is_told_yes_or_no_and_explores_in_training_only():
 
 def test_labels_are_not_taken_for_scores_where_there_are_as_many_samples_as_classes():
     with pytest.raises(FeedpropError, match="the loss SoftMarginLoss does not fit outputs of shape"):
-        Objective(nn.SoftMarginLoss(), "loss", 1).check(torch.zeros(2, 2), torch.tensor([0, 1]))
+        Objective(nn.SoftMarginLoss(), "loss", 1, TASK).check(torch.zeros(2, 2), torch.tensor([0, 1]))
 
 
 def test_outputs_that_are_nan_have_no_accuracy():
     model = nn.Linear(2, 2)
     model.weight.data.fill_(float("nan"))
     batches = [(torch.ones(3, 2), torch.tensor([0, 1, 0]))]
-    objective = Objective(nn.CrossEntropyLoss(), "loss", 1)
+    objective = Objective(nn.CrossEntropyLoss(), "loss", 1, TASK)
     with pytest.raises(FeedpropError, match="outputs of the model are NaN"):
-        evaluate(model, batches, objective=objective, classes=2, device=torch.device("cpu"))
+        evaluate(model, batches, objective=objective, device=torch.device("cpu"))

@@ -15,6 +15,8 @@ from .conftest import BLOBS
 WRITTEN = {
     "config.yaml",
     "metrics.jsonl",
+    "metrics.csv",
+    "samples.json",
     "layers.jsonl",
     "results.json",
     "report.html",

@@ -10,7 +10,7 @@ from .conftest import BLOBS
 def test_a_terminal_gets_a_live_bar(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with Progress(epochs=3, name="reward") as progress:
+    with Progress(epochs=3, name="reward", score="accuracy") as progress:
         assert progress.live
         progress.start(2, steps=5)
         progress.step(0.25, 0.5)

@@ -12,6 +12,7 @@ from torch import nn
 import feedprop
 from feedprop.training.evaluation import Evaluation
 from feedprop.training.symptoms import Symptoms
+from feedprop.training.tasks import Classification
 
 
 def _warnings(answer):
@@ -85,12 +86,15 @@ def test_parameters_that_are_0_are_kept_in_the_run_too(command, tmp_path):
     assert json.loads((tmp_path / "run/results.json").read_text())["warnings"] == [sentence]
 
 
-def _after_epoch(confusion, *, right, step, steps=1000, classes="ab"):
-    symptoms = Symptoms(nn.Linear(2, 2), classes=classes, steps=steps, method="lfp")
+TASK = Classification(("a", "b"))
+
+
+def _after_epoch(confusion, *, right, step, steps=1000):
+    symptoms = Symptoms(nn.Linear(2, 2), task=TASK, steps=steps, method="lfp")
     targets = torch.arange(100) % 2
     answers = torch.where(torch.arange(100) < right, targets, 1 - targets)
     symptoms.observe(nn.functional.one_hot(answers, 2).float(), targets)
-    return symptoms.after_epoch(Evaluation(0.0, 0.5, 0.5, confusion), step=step)
+    return symptoms.after_epoch(Evaluation(0.0, 0.5, {"confusion": confusion}), step=step)
 
 
 def test_thresholds_by_hand():
@@ -112,7 +116,7 @@ def test_what_a_layer_lacks_is_said():
     """A hidden layer falls silent, so that only the last bias gets feedback; a step moves little else."""
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     nn.init.constant_(model[0].bias, -100.0)
-    symptoms = Symptoms(model, classes="ab", steps=100, method="backprop")
+    symptoms = Symptoms(model, task=TASK, steps=100, method="backprop")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with feedprop.record(model) as log:
         symptoms.remarks = log.remarks
@@ -120,6 +124,6 @@ def test_what_a_layer_lacks_is_said():
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(torch.rand(4, 2)), torch.tensor([0, 1, 0, 0])).backward()
             symptoms.step(optimizer.step)
-        (sentence,) = symptoms.after_epoch(Evaluation(0.0, 0.5, 0.5, [[5, 0], [5, 0]]), step=100)
+        (sentence,) = symptoms.after_epoch(Evaluation(0.0, 0.5, {"confusion": [[5, 0], [5, 0]]}), step=100)
     assert "0 received no gradient for 50 steps: no credit comes to its outputs; look for what is silent" in sentence
-    assert symptoms.after_epoch(Evaluation(0.0, 0.5, 0.5, [[5, 0], [5, 0]]), step=100) == []
+    assert symptoms.after_epoch(Evaluation(0.0, 0.5, {"confusion": [[5, 0], [5, 0]]}), step=100) == []

@@ -22,7 +22,13 @@ from feedprop.operations.registry import HANDLERS
 
 _OURS = ("feedprop", "torch")  # torch's autograd functions run models: checkpoints, DDP, FSDP, compiled regions
 _COMPILED = "torch._functorch"  # the module of the functions of compiled regions, which contain the rules
-_OF_VIEWS = ("AsStridedBackward0", "CopySlices")  # nodes that autograd makes for views of tensors that were written to
+_OF_VIEWS = frozenset(  # nodes that autograd makes for views of tensors that were written to
+    f"{name}Backward0"
+    for name in """
+    AsStrided View UnsafeView Reshape ReshapeAlias Alias Expand Squeeze Unsqueeze Transpose T Permute Movedim Select
+    Slice Diagonal Unfold Narrow ViewAsReal ViewAsComplex Conj NegView
+    """.split()  # noqa: SIM905
+) | {"CopySlices"}
 _MOST = 100_000  # number of objects that are searched for tensors
 
 

@@ -25,6 +25,7 @@ from feedprop.training.data.tensors import SequenceData, three_channels
 from feedprop.training.evaluation import Objective
 from feedprop.training.models.shapes import check_fit
 from feedprop.training.models.spiking import firing_neurons
+from feedprop.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,28 @@ class Parts:
     notes: tuple[str, ...] = ()  # what was done to the data that nobody asked for
 
 
-def assemble(config: Config, *, normalisation: Normalisation | None = None) -> Parts:
-    """Load the data, make the model and the objective, and check on two samples that they fit."""
+def assemble(
+    config: Config, *, normalisation: Normalisation | None = None, scale: Normalisation | None = None
+) -> Parts:
+    """Load the data, make the model and the objective, and check on two samples that they fit.
+
+    Args:
+        config: of the run.
+        normalisation: of the inputs that the model was trained with; measured unless given.
+        scale: of the targets of regression, likewise.
+    """
     data = load(
         config.components["data"],
         seed=config.settings.seed,
         validation_fraction=config.settings.validation_fraction,
         normalisation=Normalisation() if config.spiking else normalisation,
+        scale=scale,
     )
     inputs, targets = next(iter(loader(data.train, batch_size=2)))
     timed = isinstance(data.train, SequenceData)
     model = make_model(config, shape=tuple(inputs.shape[1 + timed :]), classes=len(data.classes), timed=timed)
-    objective = make_objective(config)
-    fit: dict[str, Any] = {
-        "samples": len(targets),
-        "classes": len(data.classes),
-        "name": config.components["model"].name,
-    }
+    objective = make_objective(config, data.task)
+    fit: dict[str, Any] = {"samples": len(targets), "task": data.task, "name": config.components["model"].name}
     notes = (*imported_from_here(config.components.values()), *data.notes)
     try:
         outputs = check_fit(model, inputs, **fit)
@@ -89,7 +95,12 @@ def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: b
     return model
 
 
-# rewards that cannot train a classifier on labelled data, and why
+# task -> the reward that its targets are for; classes have many
+FITTING: Mapping[str, type] = {"regression": rewards.RegressionReward, "multi_label": rewards.SigmoidReward}
+TARGETS: Mapping[str, str] = {
+    "classification": "classes", "regression": "numbers", "multi_label": "several labels at once",
+}  # fmt: skip
+# rewards that cannot train a model on labelled data, and why
 REFUSED: Mapping[type, str] = {
     rewards.CorrectnessReward: (
         "strengthens only classes that win already, so one class ends up winning everywhere (experiments/"
@@ -103,20 +114,27 @@ REFUSED: Mapping[type, str] = {
         "takes rewards from outside, which a data set with labels does not have; use --reward ChoiceReward to train by "
         "whether an answer is right, or GivenReward in a loop of your own"
     ),
-    rewards.RegressionReward: (
-        "takes numbers as targets, and the command trains classifiers; use --reward SoftmaxReward, or RegressionReward "
-        "in a loop of your own"
-    ),
 }
 
 
-def make_objective(config: Config) -> Objective:
-    """Make the reward or loss; refuse a reward that cannot train a classifier."""
+def make_objective(config: Config, task: Task) -> Objective:
+    """Make the reward or loss; refuse a reward that cannot train a model for the task."""
     kind = "reward" if config.settings.method == "lfp" else "loss"
     module = config.components[kind].make()
     if type(module) in REFUSED:
         raise FeedpropError(f"--reward {type(module).__name__} {REFUSED[type(module)]}")
-    return Objective(module, kind, -1 if kind == "reward" else 1)
+    if kind == "reward":
+        fitting = FITTING.get(task.name)
+        numbers = isinstance(module, rewards.RegressionReward)
+        if (fitting is None and numbers) or (
+            fitting is not None and type(module).__module__.startswith("feedprop.") and not isinstance(module, fitting)
+        ):
+            instead = (fitting or rewards.SoftmaxReward).__name__
+            raise FeedpropError(
+                f"--reward {type(module).__name__} does not fit {config.components['data'].name}, whose targets are "
+                f"{TARGETS[task.name]}; use --reward {instead}"
+            )
+    return Objective(module, kind, -1 if kind == "reward" else 1, task)
 
 
 def make_optimizer(config: Config, model: nn.Module) -> Optimizer:

@@ -23,12 +23,14 @@ from feedprop.training.state import checksum, unpack
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
 LAYERS = "layers.jsonl"
+SAMPLES = "samples.json"  # what the report shows of single test samples
+TABLE = "metrics.csv"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"
 TENSORBOARD = "tensorboard"
 EXPLAINED = "explained.html"  # of feedprop explain
 STATES = f"state-{9 * '[0-9]'}.safetensors"  # the whole state of a run after so many steps
-OWN_FILES = (CONFIG, METRICS, LAYERS, RESULTS, REPORT, EXPLAINED, BEST, LAST)
+OWN_FILES = (CONFIG, METRICS, TABLE, LAYERS, SAMPLES, RESULTS, REPORT, EXPLAINED, BEST, LAST)
 PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
 

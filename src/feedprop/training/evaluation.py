@@ -1,4 +1,4 @@
-"""Reward or loss, accuracy, F1 and confusion matrix of a model on a split; and how sparse the model is."""
+"""Reward or loss of a model on a split, and the figures of the task."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from feedprop.errors import FeedpropError
 from feedprop.rewards import ChoiceReward, SigmoidReward
+from feedprop.training.tasks import Classification, MultiLabel, Task
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,13 @@ class Objective:
         module: (outputs, targets) -> scalar
         name: reward or loss
         sign: -1 if the module returns the negative of what the name says
+        task: what the targets are
     """
 
     module: nn.Module
     name: str
     sign: int
+    task: Task
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if isinstance(self.module, ChoiceReward):
@@ -54,19 +55,26 @@ class Objective:
         """The name of what is shown beside a reward, which is a signal and not an objective; None for a loss."""
         if self.name == "loss":
             return None
-        return "binary_cross_entropy" if isinstance(self.module, SigmoidReward) else "cross_entropy"
+        return self._shown.loss
+
+    @property
+    def _shown(self) -> Task:
+        """The task with the loss beside the reward: a sigmoid for each class has the one of several labels."""
+        sigmoids = isinstance(self.module, SigmoidReward) and isinstance(self.task, Classification)
+        return MultiLabel(self.task.outputs) if sigmoids else self.task
 
     def compute_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of this name; of spikes over time, that of their numbers."""
         answers = scores(outputs.detach()).float()
-        if self.loss == "binary_cross_entropy":
-            onehot = nn.functional.one_hot(targets, answers.shape[1]).to(answers)
-            return nn.functional.binary_cross_entropy_with_logits(answers, onehot)
-        return nn.functional.cross_entropy(answers, targets)
+        shown = self._shown
+        if shown is not self.task:
+            targets = nn.functional.one_hot(targets, answers.shape[1])
+        return shown.compute_loss(answers, targets)
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Refuse an objective that cannot be computed from these outputs and targets."""
-        if outputs.shape[-2] == outputs.shape[-1]:  # one sample more, or labels would fit as if they were scores
+        if outputs.ndim > 1 and outputs.shape[-2] == outputs.shape[-1]:
+            # one sample more, or labels would fit as if they were scores
             outputs = torch.cat([outputs, outputs.narrow(-2, 0, 1)], -2)
             targets = torch.cat([targets, targets[:1]])
         shapes = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
@@ -86,18 +94,23 @@ class Objective:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one model on one split."""
+    """Figures of one model on one split.
+
+    Args:
+        objective: mean reward or loss.
+        score: the figure that chooses the best model; the higher, the better.
+        figures: of the task, as JSON has them; the score is among them.
+        losses: beside a reward, by name.
+    """
 
     objective: float
-    accuracy: float
-    f1: float
-    confusion: list[list[int]]
+    score: float
+    figures: dict[str, Any]
     losses: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self, name: str) -> dict[str, Any]:
         """Return the figures, the objective under its name."""
-        figures = {"accuracy": self.accuracy, "f1": self.f1, "confusion": self.confusion}
-        return {name: self.objective, **self.losses, **figures}
+        return {name: self.objective, **self.losses, **self.figures}
 
 
 def evaluate(
@@ -105,20 +118,12 @@ def evaluate(
     batches: Any,
     *,
     objective: Objective,
-    classes: int,
     device: torch.device,
     gather: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] = lambda pair: pair,
 ) -> Evaluation:
     """Evaluate the model on all batches; `gather` collects outputs and targets from all processes."""
-    options: dict[str, Any] = {"num_classes": classes, "validate_args": False, "sync_on_compute": False}
     mean, loss = (MeanMetric(nan_strategy="disable", sync_on_compute=False).to(device) for _ in range(2))
-    metrics = MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(average="micro", **options),
-            "f1": MulticlassF1Score(average="macro", **options),
-            "confusion": MulticlassConfusionMatrix(**options),
-        }
-    ).to(device)
+    metrics = objective.task.metrics().to(device)
     training, bad = model.training, torch.zeros((), dtype=torch.bool, device=device)
     model.eval()
     try:
@@ -135,11 +140,10 @@ def evaluate(
     finally:
         model.train(training)
     if bad:
-        raise FeedpropError("outputs of the model are NaN in evaluation, so it has no accuracy")
-    figures = metrics.compute()
-    confusion = figures["confusion"].long().tolist()
+        raise FeedpropError(f"outputs of the model are NaN in evaluation, so it has no {objective.task.score}")
+    figures = objective.task.figures(metrics.compute())
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
-    return Evaluation(float(mean.compute()), float(figures["accuracy"]), float(figures["f1"]), confusion, losses)
+    return Evaluation(float(mean.compute()), figures[objective.task.score], figures, losses)
 
 
 def batch_first(outputs: Tensor) -> Tensor:

@@ -6,11 +6,9 @@ import base64
 import inspect
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
@@ -20,7 +18,8 @@ from feedprop.errors import FeedpropError
 from feedprop.inspection.deletion import Deletion, baselines, deletion
 from feedprop.inspection.heatmaps import heatmap
 from feedprop.rules import Composite, presets
-from feedprop.training.evaluation import scores
+from feedprop.training.evaluation import Objective, scores
+from feedprop.training.report.page import render
 
 PARTS = 14  # squares along the longer side of an image, which are deleted one after the other
 SIDE = 140  # of a picture on the page, in pixels
@@ -44,13 +43,36 @@ class Explained:
                 f"feedprop explain draws images, and this data has inputs of shape {tuple(inputs.shape[1:])}; call "
                 f"feedprop.relevance for other data"
             )
-        self.model, self.inputs = model, inputs
+        self.model, self.inputs, self.composite = model, inputs, composite
         with torch.no_grad():
             self.outputs = scores(model(inputs))
         self.answers = self.outputs.argmax(1)
         self.relevance = feedprop.relevance(
             model, inputs, self._answer, composite, only_inputs=True, merge_batch_norm=True
         ).inputs.sum(1)
+
+    def pushed(self, model: nn.Module, labels: Tensor, objective: Objective) -> Tensor:
+        """Return what each pixel was rewarded for by the objective of training, (batch, height, width).
+
+        Args:
+            model: in any state of training, in evaluation mode.
+            labels: (batch,).
+            objective: a reward, or a loss, whose credit is minus its gradient.
+        """
+        with torch.no_grad():
+            outputs = model(self.inputs)
+        outputs.requires_grad_()
+        objective(outputs, labels).backward()  # type: ignore[no-untyped-call]  # torch's own
+        credit = -torch.as_tensor(outputs.grad)
+        found = feedprop.relevance(
+            model,
+            self.inputs,
+            lambda outputs: (outputs * credit).sum(1),
+            self.composite,
+            only_inputs=True,
+            merge_batch_norm=True,
+        )
+        return torch.as_tensor(found.inputs).sum(1)
 
     def _answer(self, outputs: Tensor) -> Tensor:
         return scores(outputs).gather(1, self.answers[:, None])[:, 0]
@@ -65,10 +87,27 @@ class Explained:
             for name, share in found.items()
         }
 
-    def page(self, *, title: str, labels: Tensor, classes: Sequence[str], facts: Mapping[str, Any]) -> str:
-        """Return the page: each image beside its heatmap, with label and answer."""
+    def page(
+        self,
+        *,
+        title: str,
+        labels: Tensor,
+        classes: Sequence[str],
+        facts: Mapping[str, Any],
+        pushed: tuple[Tensor, Tensor] | None = None,
+    ) -> str:
+        """Return the page: each image beside its heatmap, with label and answer.
+
+        Args:
+            title: of the run.
+            labels: of the images.
+            classes: their names.
+            facts: shown in a table.
+            pushed: what `pushed` returns before and after training, drawn on one scale for each image.
+        """
         rows = [
             {
+                "pushed": drawn,
                 "image": _embedded(_shown(image)),
                 "heatmap": _embedded(colours),
                 "label": classes[int(label)],
@@ -76,14 +115,20 @@ class Explained:
                 "output": f"{float(outputs[answer]):.3g}",
                 "right": bool(label == answer),
             }
-            for image, colours, label, answer, outputs in zip(
+            for image, colours, label, answer, outputs, drawn in zip(
                 *(self.inputs, heatmap(self.relevance, colours="seismic"), labels, self.answers, self.outputs),
+                [()] * len(labels) if pushed is None else _both(*pushed),
                 strict=True,
             )
         ]
-        template = files("feedprop.training.report").joinpath("explanation.html").read_text(encoding="utf-8")
-        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        return environment.from_string(template).render(title=title, rows=rows, facts=facts)
+        return render("explanation.html", title=title, rows=rows, facts=facts)
+
+
+def _both(before: Tensor, after: Tensor) -> list[tuple[Markup, Markup]]:
+    """Return both heatmaps of each image, on one scale: what is no longer rewarded turns white."""
+    largest = torch.maximum(before.abs().amax((1, 2)), after.abs().amax((1, 2)))
+    drawn = (heatmap(part, colours="seismic", largest=largest) for part in (before, after))
+    return [(_embedded(one), _embedded(other)) for one, other in zip(*drawn, strict=True)]
 
 
 def preset(name: str) -> Composite:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training.assembly import assemble
-from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, TENSORBOARD, RunFolder
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, TENSORBOARD, RunFolder, finite
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.checks import check_all
@@ -27,12 +28,15 @@ from feedprop.training.evaluation import Evaluation, scores
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
 from feedprop.training.report.page import write_report
+from feedprop.training.report.samples import collect
 from feedprop.training.report.spiking_section import measure
 from feedprop.training.resumption import Saver, begin_pass, restore
 from feedprop.training.run import Run, prepare, recorded
+from feedprop.training.sparsity_curves import by_magnitude
 from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
+Made = TypeVar("Made")
 
 
 def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> RunFolder:
@@ -97,13 +101,15 @@ def _epochs(run: Run, saver: Saver) -> None:
         with run.progress, recorded(run), saver.listening():
             for epoch in range(run.first_epoch, run.config.settings.epochs + 1):
                 row, validation = _epoch(run, epoch, saver)
-                better = validation.accuracy > run.best
+                better = validation.score > run.best
                 if better:
-                    run.best, run.best_epoch = validation.accuracy, epoch
+                    run.best, run.best_epoch = validation.score, epoch
                 if run.main:
-                    log = log or _open(run)
-                    _write(run, row, log, better=better)
+                    _write(run, row, better=better)
                 run.folder.settle(main=run.main)
+                if run.main:
+                    log = log or _open(run)  # in the folder's own place, since the writer finds its file by its path
+                    _log(log, row)
                 run.kept = epoch
                 saver.write(run, epoch=epoch + 1)
                 run.progress.finish(row, best=better)
@@ -121,13 +127,13 @@ def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluati
     train = _pass(run, epoch, saver)
     rate = run.optimizer.param_groups[0]["lr"]
     validation = run.evaluate("validation")
-    run.schedule.after_epoch(error=1 - validation.accuracy)
+    run.schedule.after_epoch(error=1 - validation.score)
     row = {
         "epoch": epoch,
         "step": run.step,
         "learning_rate": rate,
         "train": train,
-        "validation": {name: validation.objective, **validation.losses, "accuracy": validation.accuracy},
+        "validation": {name: validation.objective, **validation.losses, run.task.score: validation.score},
         "seconds": time.monotonic() - started,
     }
     if run.update_sparsity is not None:
@@ -142,9 +148,9 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
     """Take a step for each batch of training data and return the mean figures."""
     device, objective = run.accelerator.device, run.parts.objective
     mean, loss = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
-    accuracy = MulticlassAccuracy(len(run.parts.data.classes), average="micro", validate_args=False).to(device)
+    score = run.task.running().to(device)
     guard, shown = NaNGuard(run.step, device), 0.0
-    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "accuracy": accuracy}
+    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "score": score}
     run.model.train()
     batches, done = begin_pass(run, metrics)
     run.progress.start(epoch, len(run.loaders["train"]), done=done)
@@ -161,12 +167,12 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
         mean.update(objective.sign * value.detach(), weight=len(targets))
         if objective.loss is not None:
             loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
-        accuracy.update(scores(outputs.detach()), targets)
+        score.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
             guard.check()
             shown = time.monotonic()
             run.progress.step(
-                objective.sign * float(value.detach()), float(accuracy.compute()) if run.progress.live else None
+                objective.sign * float(value.detach()), float(score.compute()) if run.progress.live else None
             )
         else:
             run.progress.step(None, None)
@@ -174,7 +180,7 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             saver.after_step(run, epoch=epoch, batches=done, metrics=metrics)
     guard.check()
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
-    return {objective.name: float(mean.compute()), **losses, "accuracy": float(accuracy.compute())}
+    return {objective.name: float(mean.compute()), **losses, run.task.score: float(score.compute())}
 
 
 def _update(run: Run) -> None:
@@ -193,19 +199,20 @@ def _update(run: Run) -> None:
 
 
 def _open(run: Run) -> SummaryWriter:
-    run.begin()
     again = run.first_epoch > 1 or None  # a run that goes on replaces what it logged after that epoch
     return SummaryWriter(str(run.folder.path / TENSORBOARD), purge_step=again and run.step)
 
 
-def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -> None:
-    normalisation = run.parts.data.normalisation
+def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
+    run.begin()
+    normalisation, scale = run.parts.data.normalisation, getattr(run.task, "scale", None)
     metadata = {
         "epoch": row["epoch"],
-        "validation_accuracy": row["validation"]["accuracy"],
+        f"validation_{run.task.score}": row["validation"][run.task.score],
         "mean": normalisation.mean,
         "deviation": normalisation.deviation,
         "classes": run.parts.data.classes,
+        **({"target_mean": scale.mean, "target_deviation": scale.deviation} if scale else {}),
         "working_directory": os.getcwd(),  # where evaluate finds data and modules that are named relative to it
     }
     if better:
@@ -213,6 +220,10 @@ def _write(run: Run, row: dict[str, Any], log: SummaryWriter, *, better: bool) -
     run.folder.save(LAST, run.parts.model, metadata=metadata)
     run.folder.write_rows(run.rows)
     run.folder.write(LAYERS, run.log.lines())
+
+
+def _log(log: SummaryWriter, row: dict[str, Any]) -> None:
+    """Write the figures of an epoch for TensorBoard."""
     for part in ("train", "validation"):
         for key, value in row[part].items():
             log.add_scalar(f"{key}/{part}", value, row["step"])
@@ -230,34 +241,46 @@ def _finish(run: Run, *, command: str, started: float) -> None:
         feedprop.detach(run.parts.model)
     if not run.main:
         return
-    name = run.parts.objective.name
+    name, device = run.parts.objective.name, run.accelerator.device
     results: dict[str, Any] = {
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
         "test": test.as_dict(name),
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
+        "task": run.task.name,
         "classes": run.parts.data.classes,
+        "sizes": {part: len(run.parts.data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]
         "warnings": run.warnings + run.symptoms.said,
         "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
     }
-    if firing_neurons(run.parts.model):
-        results["spiking"] = measure(run.parts.model, run.parts.data, run.accelerator.device)
-    run.folder.write_json(RESULTS, results)
-    write_report(
-        run.folder,
-        run.config,
-        rows=run.rows,
-        layers=run.log.rows(),
-        results=results,
-        model=run.parts.model,
-        data=run.parts.data,
+    model, data, size = run.parts.model, run.parts.data, run.config.settings.batch_size
+    without = "the report goes without"
+    if firing_neurons(model):
+        results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
+    results["sparsity"] = _extra(
+        run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
     )
+    run.folder.write_json(RESULTS, results)
+    samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
+    run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
+    again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
+    drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
     run.folder.remove_states()
     run.progress.say(
-        f"best epoch {run.best_epoch}: validation accuracy {results['validation']['accuracy']:.4f}, "
-        f"test accuracy {test.accuracy:.4f}\nreport: {run.folder.path / 'report.html'}"
+        f"best epoch {run.best_epoch}: validation {run.task.score} {results['validation'][run.task.score]:.4f}, "
+        f"test {run.task.score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}")
     )
+
+
+def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made | None:
+    """Return what only the report needs; if that fails, warn and return None, because the training is done."""
+    try:
+        return make()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        run.progress.say(f"warning: cannot {what}: {reason}; {remedy}")
+        return None
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:

@@ -11,16 +11,17 @@ from rich.progress import Progress as Bar
 
 
 class Progress:
-    """Shows reward or loss, and accuracy.
+    """Shows reward or loss, and the score.
 
     Args:
         epochs: number of epochs
         name: reward or loss
+        score: the figure that chooses the best model
         quiet: print nothing; for all processes but the first
     """
 
-    def __init__(self, *, epochs: int, name: str, quiet: bool = False) -> None:
-        self.epochs, self.name = epochs, name
+    def __init__(self, *, epochs: int, name: str, score: str, quiet: bool = False) -> None:
+        self.epochs, self.name, self.score = epochs, name, score
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal and not quiet
         self._bar = Bar(
@@ -51,22 +52,24 @@ class Progress:
             self._task, total=steps, completed=done, epoch=f"{epoch:>{len(str(self.epochs))}}/{self.epochs}", figures=""
         )
 
-    def step(self, objective: float | None, accuracy: float | None) -> None:
+    def step(self, objective: float | None, score: float | None) -> None:
         """Count a step, and show the figures if there are any."""
-        if objective is None or accuracy is None:
+        if objective is None or score is None:
             self._bar.update(self._task, advance=1)
         else:
-            figures = f"{self.name} {objective:+.4f}  accuracy {accuracy:.4f}"
+            figures = f"{self.name} {objective:+.4f}  {self.score} {score:.4f}"
             self._bar.update(self._task, advance=1, figures=figures)
 
     def finish(self, row: dict[str, Any], *, best: bool) -> None:
         """Print an epoch's line."""
         train, validation = row["train"], row["validation"]
-        losses = "".join(f"{key.replace('_', ' ')} {train[key]:.4f}  " for key in train if key.endswith("entropy"))
+        losses = "".join(
+            f"{key.replace('_', ' ')} {train[key]:.4f}  " for key in train if key not in (self.name, self.score)
+        )
         self.say(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
-            f"{losses}accuracy {train['accuracy']:.4f}  "
-            f"validation {validation['accuracy']:.4f}  {self.name} {train[self.name]:+.4f}  "
+            f"{losses}{self.score} {train[self.score]:.4f}  "
+            f"validation {validation[self.score]:.4f}  {self.name} {train[self.name]:+.4f}  "
             f"lr {row['learning_rate']:.2g}  "
             f"{row['seconds']:.1f} s{'  best' if best else ''}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.progress import Progress
 from feedprop.training.schedule import Schedule, make_schedule
 from feedprop.training.symptoms import Symptoms
+from feedprop.training.tasks import Task
 from feedprop.training.update_sparsity import UpdateSparsity
 from feedprop.training.weight_sizes import magnitudes
 
@@ -49,7 +51,7 @@ class Run:
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     log: feedprop.Log = field(default_factory=feedprop.Log)  # of the layers
-    best: float = -1.0  # validation accuracy so far
+    best: float = -math.inf  # score on validation data so far
     best_epoch: int = 0
     kept: int = 0  # epochs whose checkpoints and figures are written
     saved_step: int = 0  # the step that the run can go on from
@@ -57,6 +59,11 @@ class Run:
     order: torch.Tensor | None = None  # the generator's state when the present epoch began
     resumed: Any = None  # the state that a resumed run begins its first epoch with
     update_sparsity: UpdateSparsity | None = None  # of spiking networks
+
+    @property
+    def task(self) -> Task:
+        """What the targets are."""
+        return self.parts.data.task
 
     @property
     def main(self) -> bool:
@@ -69,7 +76,6 @@ class Run:
             self.model,
             self.loaders[split],
             objective=self.parts.objective,
-            classes=len(self.parts.data.classes),
             device=self.accelerator.device,
             gather=self.accelerator.gather_for_metrics,
         )
@@ -113,7 +119,12 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         steps=steps,
         epochs=settings.epochs,
     )
-    progress = Progress(epochs=settings.epochs, name=parts.objective.name, quiet=not accelerator.is_main_process)
+    progress = Progress(
+        epochs=settings.epochs,
+        name=parts.objective.name,
+        score=parts.data.task.score,
+        quiet=not accelerator.is_main_process,
+    )
     for note in parts.notes:
         progress.say(f"note: {note}")
     for remark in remarks:
@@ -122,7 +133,7 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
     named = dict(zip(loaders, batches, strict=True))
     return Run(
         config, folder, parts, accelerator, model, prepared, schedule, named, progress,
-        symptoms=Symptoms(parts.model, classes=parts.data.classes, steps=total, method=settings.method),
+        symptoms=Symptoms(parts.model, task=parts.data.task, steps=total, method=settings.method),
         warnings=remarks,
         magnitudes=magnitudes(parts.model),
         generator=loaders["train"].generator,

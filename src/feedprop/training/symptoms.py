@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.training.evaluation import Evaluation, scores
+from feedprop.training.tasks import Classification, Task
 
 EVERY = 10  # one of so many steps of the optimizer is measured
 PATIENCE, LONGEST = 100, 1000  # steps before which a network may be at chance; in between, 30 % of the run, since
@@ -26,17 +27,17 @@ class Symptoms:
     """Watches the steps of a run; at the end of an epoch, says what keeps the run from learning.
 
     A run has a symptom if after 100 to 1000 steps its accuracy over a whole epoch of training is within three standard
-    deviations of that of always answering the most frequent class, or if all validation data are taken for one class.
+    deviations of that of always answering the most frequent class, or if all validation data get the same answer.
 
     Args:
         model: the network itself
-        classes: name of each class
+        task: what the targets are
         steps: how many steps the run takes
         method: lfp or backprop
     """
 
-    def __init__(self, model: nn.Module, *, classes: Sequence[str], steps: int, method: str) -> None:
-        self.classes, self.steps = classes, steps
+    def __init__(self, model: nn.Module, *, task: Task, steps: int, method: str) -> None:
+        self.task, self.steps = task, steps
         self.signal = "feedback" if method == "lfp" else "gradient"
         self.weights = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.requires_grad]
         self.said: list[str] = []
@@ -62,8 +63,10 @@ class Symptoms:
 
     @torch.no_grad()
     def observe(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count the answers of a batch; nothing waits for the device."""
-        self.targets = self.targets + nn.functional.one_hot(targets, len(self.classes)).sum(0)
+        """Count the answers of a batch, if they are classes; nothing waits for the device."""
+        if not isinstance(self.task, Classification):
+            return
+        self.targets = self.targets + nn.functional.one_hot(targets, len(self.task.outputs)).sum(0)
         self.right = self.right + (scores(outputs).argmax(1) == targets).sum()
 
     @torch.no_grad()
@@ -92,12 +95,8 @@ class Symptoms:
         return [sentence] if sentence else []
 
     def _collapse(self, validation: Evaluation, step: int) -> str | None:
-        answered = [label for label, column in enumerate(zip(*validation.confusion, strict=True)) if any(column)]
-        true = sum(any(row) for row in validation.confusion)
-        if len(answered) != 1 or true < 2:
-            return None
-        name = self.classes[answered[0]]
-        return f"after {step} steps, all validation data are taken for class {name}; {self._remedy()}"
+        sentence = self.task.failure(validation.figures)
+        return f"after {step} steps, {sentence}; {self._remedy()}" if sentence else None
 
     def _chance(self, step: int) -> str | None:
         counts = torch.as_tensor(self.targets)

@@ -13,8 +13,11 @@ from torch import nn
 
 import feedprop
 from feedprop.inspection.heatmaps import heatmap
+from feedprop.rewards import SoftmaxReward
 from feedprop.rules import presets
+from feedprop.training.evaluation import Objective
 from feedprop.training.explanation import Explained
+from feedprop.training.tasks import Classification
 
 
 @pytest.fixture
@@ -27,8 +30,8 @@ def test_explain_writes_a_page_and_says_how_good_it_is(command, digits):
     answer = command("explain", digits, "--number", 5, "--evaluate", "--device", "cpu")
     assert answer.code == 0, answer.err
     page = (digits / "explained.html").read_text()
-    assert page.count("<figure>") == 5
-    assert page.count('src="data:image/png;base64,') == 10
+    assert page.count("<figcaption>") == 5
+    assert page.count('src="data:image/png;base64,') == 20  # image, answer, rewards before and after training
     assert "<th>rules</th><td>epsilon_plus</td>" in page
     areas = {
         line[:23].strip(): float(line.split()[-3]) for line in answer.out.splitlines() if re.search(r"\d\.\d{3}", line)
@@ -44,6 +47,28 @@ def test_explain_refuses_what_it_cannot_draw(command, run, digits):
     assert "--composite must be one of training, published, conserving," in sentence
     assert sentence.endswith("but is epsilon_plas\n")
     assert "is not a run of feedprop train" in command("explain", "nowhere").sentence
+
+
+def test_the_rewards_before_training_need_its_weights(command, digits, monkeypatch):
+    """Where the seed no longer gives the weights that training noted, the page has none of them."""
+    monkeypatch.setattr("feedprop.training.command_line.explain.set_seed", lambda seed: torch.manual_seed(seed + 1))
+    assert command("explain", digits, "--number", 5, "--device", "cpu").code == 0
+    assert (digits / "explained.html").read_text().count('src="data:image/png;base64,') == 10
+
+
+def test_what_was_rewarded_by_hand():
+    """A linear model: pixel i of the only channel is rewarded by x_i times the sum over classes of w_ki (y_k - p_k)."""
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(3, 1, 2, 2)
+    labels = torch.tensor([0, 1, 1])
+    task = Classification(("a", "b"))
+    credit = nn.functional.one_hot(labels, 2) - model(images).softmax(1).detach()
+    expected = images.flatten(1) * (credit @ model[1].weight.detach()) / 3
+    found = Explained(model, images, presets.conserving())
+    for objective in (
+        Objective(SoftmaxReward(), "reward", -1, task),
+        Objective(nn.CrossEntropyLoss(), "loss", 1, task),
+    ):
+        torch.testing.assert_close(found.pushed(model, labels, objective).flatten(1), expected)
 
 
 class Coloured(nn.Module):

@@ -8,6 +8,7 @@ from torch import nn
 
 from feedprop.training.models.dense import MLP, VGG, LeNet
 from feedprop.training.models.shapes import check_fit
+from feedprop.training.tasks import Classification
 
 
 def _shapes(model):
@@ -36,5 +37,7 @@ def test_mlp():
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 17, 40), (1, 16, 16)])
 @pytest.mark.parametrize("make", [MLP, LeNet, VGG])
 def test_any_image_that_is_large_enough_fits(make, shape):
-    outputs = check_fit(make(shape, 7), torch.randn(2, *shape), samples=2, classes=7, name="model")
+    outputs = check_fit(
+        make(shape, 7), torch.randn(2, *shape), samples=2, task=Classification(tuple("abcdefg")), name="model"
+    )
     assert outputs.shape == (2, 7)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
+import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+
+from feedprop.training.report.page import write_report
 
 
 class _Reader(HTMLParser):
@@ -39,10 +45,9 @@ def reader(page):
 
 
 def test_the_report_loads_nothing_from_elsewhere(page, reader):
-    assert "http" not in page
+    assert not re.search("https?:", page)
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
-    assert "script" not in reader.tags
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in reader.loads)
 
 
@@ -59,6 +64,7 @@ def test_the_report_shows_the_figures(run, reader):
         "Weights without feedback",
         "Sizes of weights",
         "Confusion on test data",
+        "Accuracy over sparsity",
     ]:
         assert word in text
     assert "Decision boundaries" in text
@@ -67,8 +73,8 @@ def test_the_report_shows_the_figures(run, reader):
 
 
 def test_every_picture_is_drawn(reader):
-    assert reader.tags.count("svg") == 9
-    assert reader.tags.count("img") == 1
+    assert reader.tags.count("svg") == 11
+    assert reader.tags.count("img") == 0  # of points in the plane
 
 
 def test_names_from_outside_are_escaped(command, tmp_path):
@@ -78,3 +84,198 @@ def test_names_from_outside_are_escaped(command, tmp_path):
     page = (tmp_path / "<b>run&/report.html").read_text()
     assert "<b>run" not in page
     assert "&lt;b&gt;run&amp;" in page
+
+
+def test_only_the_script_of_the_page_may_run(page):
+    (script,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert page.count("<script") == 1
+
+
+NAMES = ("None", "3", "a$b_{", "[/x]", "<script>alert(1)</script>")
+
+
+def test_class_names_of_any_kind_are_text(command, tmp_path):
+    words = ["--data", "samples.odd_names", "--model.hidden", "[4]", "--epochs", 1, "--output", "[/run]$"]
+    answer = command("train", *words)
+    assert (answer.code, answer.err) == (0, "")
+    assert "warning" not in answer.out
+    page = (tmp_path / "[/run]$/report.html").read_text()
+    assert page.count("<script") == 1
+    reader = _Reader()
+    reader.feed(page)
+    assert all(name in reader.text for name in NAMES)
+    answer = command("evaluate", "[/run]$", "--trust")
+    assert answer.code == 0, answer.err
+    assert all(name[:8] in answer.out for name in NAMES)
+
+
+def test_a_single_class(command, tmp_path):
+    answer = command("train", "--data", "samples.one_class", "--model.hidden", "[4]", "--epochs", 1, "--output", "run")
+    assert answer.code == 0, answer.err
+    assert "warning: cannot" not in answer.out
+    assert "Confusion on test data" in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_report_that_cannot_be_drawn_leaves_the_run_complete(command, tmp_path, monkeypatch):
+    def fail(folder):
+        raise RuntimeError("no\nink")
+
+    words = ["--data", "blobs", "--data.points", 50, "--epochs", 1, "--output", "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("feedprop.training.loop.write_report", fail)
+        answer = command("train", *words)
+    assert answer.code == 0
+    said = " ".join(answer.out.split())
+    assert "warning: cannot draw the report: no ink; the run is complete, and feedprop report run draws" in said
+    assert "report.html" not in said
+    assert "test accuracy" in said
+    assert not (tmp_path / "run/report.html").exists()
+    assert command("report", "run").out == "report: run/report.html\n"
+
+
+def test_figures_that_cannot_be_measured_leave_the_run_complete(command, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise ZeroDivisionError
+
+    for name in ("collect", "by_magnitude"):
+        monkeypatch.setattr(f"feedprop.training.loop.{name}", fail)
+    answer = command("train", "--data", "blobs", "--data.points", 50, "--epochs", 1, "--output", "run")
+    assert answer.code == 0
+    assert answer.out.count(": ZeroDivisionError; the report goes without") == 2
+    assert json.loads((tmp_path / "run/results.json").read_text())["sparsity"] is None
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Confusion on test data" in page
+    assert "Accuracy over sparsity" not in page
+
+
+def test_the_report_is_drawn_again_from_the_files_alone(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / run.name)
+    (copy / "report.html").unlink()
+    for name in ("best.safetensors", "last.safetensors"):
+        (copy / name).unlink()
+    (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("blobs", "samples.nothing_here"))
+    write_report(copy)
+    before, after = ((folder / "report.html").read_text() for folder in (run, copy))
+    assert after.replace("samples.nothing_here", "blobs").replace("nothing_here", "blobs") == before
+
+
+def _stopped(run, folder, *, epochs):
+    copy = shutil.copytree(run, folder)
+    for name in ("report.html", "results.json", "samples.json", "metrics.csv"):
+        (copy / name).unlink()
+    rows = (copy / "metrics.jsonl").read_text().splitlines()[:epochs]
+    (copy / "metrics.jsonl").write_text("".join(row + "\n" for row in rows))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("epochs", "state", "svgs"),
+    [
+        (0, "No epoch of this run was finished yet.", 0),
+        (1, "This run has not ended: 1 of 3 epochs are done", 0),
+        (2, "This run has not ended: 2 of 3 epochs are done", 4),
+    ],
+)
+def test_a_run_that_was_stopped_has_a_report(run, tmp_path, epochs, state, svgs):
+    folder = _stopped(run, tmp_path / "run", epochs=epochs)
+    page = write_report(folder).read_text()
+    reader = _Reader()
+    reader.feed(page)
+    assert state in reader.text
+    assert reader.tags.count("svg") == svgs + 3  # of the layers
+    assert ("The only epoch" in page) == (epochs == 1)
+    assert "test accuracy" not in page
+    assert len((folder / "metrics.csv").read_text().splitlines()) == epochs + 1
+
+
+def test_metrics_are_a_table(run):
+    heading, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert heading.startswith("epoch,step,learning_rate,train.reward,train.cross_entropy,train.accuracy,validation.")
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert rows[0].split(",")[:4] == [str(value) for value in ("1", first["step"], first["learning_rate"],
+                                                                first["train"]["reward"])]  # fmt: skip
+    assert len(rows) == 3
+
+
+def test_another_run_is_drawn_beside(command, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "mine")
+    words = ["--data", "blobs", "--data.points", 200, "--method", "backprop", "--model.hidden", "[8]", "--epochs", 2]
+    assert command("train", *words, "--output", "other").code == 0
+    assert command("report", copy, "--beside", "other").code == 0
+    page = (copy / "report.html").read_text()
+    (data,) = re.findall(r'aria-label="mine, train, mine, validation, other, train[^>]* data-chart="(.*?)"', page)
+    lines = json.loads(data.replace("&#34;", '"'))["lines"]
+    assert [(line["name"], len(line["points"])) for line in lines] == [
+        *(("mine, train", 3), ("mine, validation", 3), ("other, train", 2), ("other, validation", 2)),
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "other/metrics.jsonl").read_text().splitlines()]
+    assert [point[1] for point in lines[3]["points"]] == pytest.approx(
+        [row["validation"]["accuracy"] for row in rows], rel=1e-5
+    )
+    assert "Side by side" in page
+    assert "<th>method</th><td>lfp</td><td>backprop</td>" in page
+    assert "hidden" not in page.partition("Side by side")[2].partition("</table>")[0]  # which is the same
+    assert "mine, magnitude, other, magnitude over weights that are 0" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("results.json", "{", "results.json is not what feedprop train wrote: it is not JSON"),
+        ("results.json", "[1]", "it holds list where keys and values belong"),
+        (
+            "results.json",
+            '{"classes": ["a"]}',
+            "does not write: KeyError 'best_epoch'",
+        ),
+        ("metrics.jsonl", '{"epoch": 1}', "does not write: KeyError"),
+        ("layers.jsonl", "{}", "is not what Log.save() writes"),
+    ],
+)
+def test_damaged_files_are_named(command, run, tmp_path, name, content, expected):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / name).write_text(content)
+    assert expected in command("report", "copy").sentence
+
+
+def test_no_code_of_a_received_run_is_imported(command, run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("name: mlp", "name: trap.Network"))
+    results = json.loads((copy / "results.json").read_text())
+    results["warnings"] = ["<img src=x onerror=alert(1)>"]
+    (copy / "results.json").write_text(json.dumps(results))
+    assert command("report", "copy").code == 0
+    page = (copy / "report.html").read_text()
+    assert "trap.Network" in page
+    assert "<img src=x" not in page
+
+
+def test_what_is_not_a_run_is_refused(command, run, tmp_path):
+    assert "nowhere is not a run of feedprop train: it contains no config.yaml" in command("report", "nowhere").sentence
+    assert "feedprop report needs run" in command("report").sentence
+    assert "nowhere is not a run" in command("report", run, "--beside", "nowhere").sentence
+
+
+def test_images_are_shown_with_their_answers(command, tmp_path):
+    assert command("train", "--epochs", 1, "--output", "run").code == 0
+    samples = json.loads((tmp_path / "run/samples.json").read_text())["images"]
+    assert (len(samples["first"]), len(samples["mistakes"]), samples["searched"]) == (12, 12, 359)
+    assert all(row["label"] != row["answer"] for row in samples["mistakes"])
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 24
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["sparsity"]["accuracies"][0] == pytest.approx(results["validation"]["accuracy"])
+    assert len((tmp_path / "run/samples.json").read_bytes()) < 10_000
+
+
+def test_pictures_take_their_colours_from_the_stylesheet(page):
+    """So that they follow the reader's light or dark colours."""
+    assert "prefers-color-scheme: dark" in page
+    drawings = re.findall("<svg.*?</svg>", page, re.DOTALL)
+    assert not [drawing for drawing in drawings if re.search(r"#[0-9a-fA-F]{3,6}\b|rgb\(", unescape(drawing))]
+    used, known = (set(re.findall(pattern, page)) for pattern in (r"var\((--[\w-]+)\)", r"(--[\w-]+):"))
+    assert used <= known

@@ -11,7 +11,9 @@ from feedprop.training.data.splits import Splits
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.data.tensors import TensorData
 from feedprop.training.models.spiking import lif_mlp
+from feedprop.training.report.samples import collect
 from feedprop.training.report.spiking_section import measure, pictures
+from feedprop.training.tasks import Classification
 
 from ..conftest import SERIES
 
@@ -56,9 +58,10 @@ def test_the_report_of_a_network_of_snntorch(series, tmp_path):
 
 def test_an_image_is_seen_once_by_the_dense_network():
     images = TensorData(torch.rand(3, 1, 4, 4), torch.arange(3))
-    data = Splits(images, images, images, ("a", "b", "c"), Normalisation((), ()))
+    data = Splits(images, images, images, Classification(("a", "b", "c")), Normalisation((), ()))
     network = lif_mlp((1, 4, 4), 3, hidden=(5,), steps=7)
     found = measure(network, data, torch.device("cpu"))
     assert [row["dense"] for row in found["layers"] if "dense" in row] == [16 * 5, 5 * 3]
-    titles = [title for title, _, drawn in pictures([{"epoch": 1, "updates": EVEN}], network, data) if drawn]
+    sample = collect(network, data, torch.device("cpu"))["spikes"]
+    titles = [title for title, _, drawn in pictures([{"epoch": 1, "updates": EVEN}], sample, data.classes) if drawn]
     assert titles == ["Update sparsity", "Spikes of one sample", "Membranes of the output neurons"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -16,6 +17,7 @@ from feedprop.training.command_line.components import KINDS, Component, resolve,
 from feedprop.training.command_line.config import Config, Settings, read_config
 from feedprop.training.command_line.defaults import DEFAULT_MODEL, default_options
 from feedprop.training.command_line.parser import OneSentenceParser, add_component
+from feedprop.training.tasks import Classification
 
 DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backprop for comparison.
 
@@ -60,13 +62,36 @@ def read_words(argv: Sequence[str], *, flags: Sequence[str] = ()) -> tuple[list[
     return arguments, options
 
 
-def configure(arguments: Sequence[str], given: Options, *, command: str = "train") -> Config:
-    """Return the configuration that the options, the files they name and the defaults add up to."""
+@dataclass(frozen=True)
+class Prepared:
+    """A parser for what was given.
+
+    Args:
+        parser: with the options of the settings and of each component
+        options: those given, and the defaults of the command
+        settled: those given, on the command line and in files
+        kinds: of the components that the method needs
+    """
+
+    parser: OneSentenceParser
+    options: Options
+    settled: Options
+    kinds: Sequence[str]
+
+
+def prepare(given: Options, *, command: str = "train", whole: bool = False) -> Prepared:
+    """Return the parser for options, of which those in files are read.
+
+    Args:
+        given: by the words of the command.
+        command: its name.
+        whole: whether the help has all options, also of components that were not named.
+    """
     layers = [*map(read_config, given.pop("config", ())), given]
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
     method = settled.get("method", Settings.method)
     defaults = default_options(
-        settled.get("model.name", DEFAULT_MODEL), method=method, reward=settled.get("reward.name")
+        settled.get("model.name", DEFAULT_MODEL), method=method, reward=settled.get("reward.name"), task=_task(settled)
     )
     kinds = [kind for kind in KINDS if f"{kind}.name" in defaults]
     foreign = [kind for kind in KINDS if kind not in kinds]
@@ -85,13 +110,20 @@ def configure(arguments: Sequence[str], given: Options, *, command: str = "train
         parser.add_argument("--resume", metavar="[RUN]", help="go on with a run that was stopped")
         parser.add_argument("--trust", action="store_true", help="with --resume, let the run import code of any folder")
     for kind in kinds:
-        add_component(parser, kind, options[f"{kind}.name"], named=f"{kind}.name" in settled)
+        add_component(parser, kind, options[f"{kind}.name"], named=whole or f"{kind}.name" in settled)
     same = {kind for kind in kinds if _same(kind, options[f"{kind}.name"], defaults[f"{kind}.name"])}
     parser.set_defaults({key: value for key, value in defaults.items() if _kind(key) in same})
-    values = parser.read(arguments, {key: value for key, value in options.items() if _kind(key) not in foreign})
+    kept = {key: value for key, value in options.items() if _kind(key) not in foreign}
+    return Prepared(parser, kept, settled, kinds)
+
+
+def configure(arguments: Sequence[str], given: Options, *, command: str = "train") -> Config:
+    """Return the configuration that the options, the files they name and the defaults add up to."""
+    prepared = prepare(given, command=command)
+    values, settled = prepared.parser.read(arguments, prepared.options), prepared.settled
     for key in ("config", "resume", "trust"):
         values.pop(key, None)
-    parts = {kind: values.pop(kind) for kind in kinds}
+    parts = {kind: values.pop(kind) for kind in prepared.kinds}
     for name in _cycled(parts):
         if f"optimizer.{name}" in settled:
             raise FeedpropError(
@@ -101,6 +133,13 @@ def configure(arguments: Sequence[str], given: Options, *, command: str = "train
         del parts["optimizer"][name]  # config.yaml says what is used
     components = {kind: Component(kind, part.pop("name"), part) for kind, part in parts.items()}
     return Config(Settings(**values), components)
+
+
+def _task(settled: Options) -> str:
+    """Return what the targets of the data are, as far as its options and its function say."""
+    name = settled.get("data.name")
+    given = settled.get("data.task", getattr(resolve("data", name), "task", None) if isinstance(name, str) else None)
+    return given if isinstance(given, str) else Classification.name
 
 
 def _cycled(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:

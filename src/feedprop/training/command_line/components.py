@@ -45,11 +45,12 @@ KINDS: Mapping[str, Kind] = {
     "data": Kind(
         "data set",
         {
-            **{name: f"{_TOYS}.{name}" for name in ("digits", "blobs", "circles", "swirls")},
+            **{name: f"{_TOYS}.{name}" for name in ("digits", "diabetes", "blobs", "circles", "swirls")},
             "mnist": f"{_TORCHVISION}.MNIST",
             "fashion_mnist": f"{_TORCHVISION}.FashionMNIST",
             "cifar10": f"{_TORCHVISION}.CIFAR10",
             "cifar100": f"{_TORCHVISION}.CIFAR100",
+            "table": "feedprop.training.data.tables.table",
             "image_folder": "feedprop.training.data.images.image_folder",
             "time_series": "feedprop.training.data.time_series.time_series",
         },

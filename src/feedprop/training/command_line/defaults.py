@@ -9,6 +9,7 @@ from feedprop import rewards
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import resolve
 from feedprop.training.models.spiking import EPSILON
+from feedprop.training.tasks import Classification
 
 DEFAULT_MODEL = "mlp"
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
@@ -18,6 +19,17 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
         "reward.name": "feedprop.rewards.SoftmaxReward",
     },
     "backprop": {"loss.name": "torch.nn.CrossEntropyLoss"},
+}
+# where targets are no classes
+TASKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "regression": {
+        "lfp": {"reward.name": "feedprop.rewards.RegressionReward", "optimizer.lr": 0.01},
+        "backprop": {"loss.name": "torch.nn.MSELoss", "optimizer.lr": 0.01},
+    },
+    "multi_label": {
+        "lfp": {"reward.name": "feedprop.rewards.SigmoidReward"},
+        "backprop": {"loss.name": "torch.nn.BCEWithLogitsLoss"},
+    },
 }
 SGD: Mapping[str, Any] = {"optimizer.name": "torch.optim.SGD", "optimizer.lr": 0.1, "optimizer.momentum": 0.9}
 SPIKING: Mapping[str, Any] = {"optimizer.name": "torch.optim.Adam", "optimizer.lr": 2e-3}
@@ -43,8 +55,17 @@ REWARDS: Mapping[Callable[..., Any], Mapping[str, Any]] = {
 }
 
 
-def default_options(model: str, *, method: str, reward: str | None = None) -> dict[str, Any]:
-    """Return the name of each component that the method needs, and the options that differ from its own defaults."""
+def default_options(
+    model: str, *, method: str, reward: str | None = None, task: str = Classification.name
+) -> dict[str, Any]:
+    """Return the name of each component that the method needs, and the options that differ from its own defaults.
+
+    Args:
+        model: its name.
+        method: lfp or backprop.
+        reward: its name, if one was given.
+        task: what the targets of the data are.
+    """
     if method not in [*OBJECTIVES]:
         raise FeedpropError(f"--method must be {' or '.join(OBJECTIVES)}, but is {method}")
     options = {
@@ -52,6 +73,7 @@ def default_options(model: str, *, method: str, reward: str | None = None) -> di
         "model.name": model,
         **OBJECTIVES[method],
         **SGD,
+        **TASKS.get(task, {}).get(method, {}),
         "scheduler.name": "torch.optim.lr_scheduler.OneCycleLR",
     }
     epsilon = EPSILON.get(resolve("model", model))

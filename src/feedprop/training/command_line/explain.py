@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from accelerate.utils import set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from feedprop.errors import FeedpropError
+from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import EXPLAINED, RunFolder
 from feedprop.training.command_line.stored import Request, parse_run, restored
 from feedprop.training.data.splits import loader
 from feedprop.training.devices import make_accelerator
 from feedprop.training.explanation import Explained, preset
+from feedprop.training.models.spiking import firing_neurons
+from feedprop.training.report.stored_run import StoredRun
+from feedprop.training.weight_sizes import magnitudes
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,22 @@ def explain_command(argv: Sequence[str]) -> None:
     device = make_accelerator(request.device).device
     inputs, labels = next(iter(loader(parts.data[request.split], batch_size=request.number)))
     found = Explained(parts.model.to(device).eval(), inputs.to(device), composite)
+    labels = labels.to(device)
+    start = _at_start(request)
+    pushed = None
+    if start is not None:
+        models = (start.to(device).eval(), found.model)
+        parts.objective.module.to(device)
+        before, after = (found.pushed(model, labels, parts.objective) for model in models)
+        pushed = before, after
     facts = {"run": request.run, "model": request.checkpoint, "data": request.split, "rules": request.composite}
     folder = RunFolder(request.run)
     folder.write(
-        EXPLAINED, found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts)
+        EXPLAINED,
+        found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts, pushed=pushed),
     )
-    console = Console(highlight=False)
-    console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True, markup=False)
+    console = Console(highlight=False, markup=False)  # names may have brackets
+    console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True)
     if request.evaluate:
         table = Table(title="area between the deletion curves, in units of the output", box=box.SIMPLE)
         table.add_column("")
@@ -61,6 +76,17 @@ def explain_command(argv: Sequence[str]) -> None:
             area = curves.area
             table.add_row(name, *(f"{float(value):.3f}" for value in (area.mean(), area.min(), area.max())))
         console.print(table)
+
+
+def _at_start(request: Request) -> nn.Module | None:
+    """Return the model as training began with it; None if it cannot be made again, or has neurons that fire.
+
+    Its weights follow from the seed. Their sizes are compared with those that training noted.
+    """
+    set_seed(request.config.settings.seed)
+    model = assemble(request.config).model
+    noted = (StoredRun.read(request.run).results.get("weights") or {}).get("start")
+    return model if magnitudes(model) == noted and not firing_neurons(model) else None
 
 
 def _parse(argv: Sequence[str]) -> Request:

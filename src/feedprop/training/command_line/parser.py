@@ -23,6 +23,14 @@ _OBSCURE = frozenset(
 _SHORT: Mapping[str, tuple[str, ...]] = {"optimizer": ("lr", "momentum", "weight_decay"), "scheduler": ()}
 
 
+class HelpPrinted(SystemExit):
+    """Ends a command that was asked for its help."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
 class OneSentenceParser(ArgumentParser):
     """Parser whose errors are one sentence and whose help lists options, not every subclass that torch knows."""
 
@@ -30,7 +38,7 @@ class OneSentenceParser(ArgumentParser):
         """Check and convert the values of positional arguments and of options such as {"model.dropout": "0.5"}."""
         if "help" in options:
             self.print_help()
-            self.exit()
+            raise HelpPrinted(self)
         positional = [action.dest for action in self._actions if not action.option_strings]
         if len(arguments) > len(positional):
             raise FeedpropError(

@@ -156,7 +156,7 @@ def _title(request: PruneRequest) -> str:
 
 
 def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names may have brackets
     table = Table(
         title_justify="left", title="validation accuracy with this share of the weights set to 0", box=box.SIMPLE
     )
@@ -164,7 +164,7 @@ def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> 
     for heading in (["run"] if beside else []) + ["importance"]:
         table.add_column(heading, no_wrap=True)
     for amount in AMOUNTS:
-        table.add_column(f"{100 * amount:g} %", justify="right")
+        table.add_column(f"{100 * amount:g} %", justify="right", min_width=6)
     for (run, importance), values in curves.items():
         table.add_row(*([Text(run)] if beside else []), importance, *(f"{value:.4f}" for value in values))
     console.print(table, crop=False, overflow="ignore", no_wrap=True)

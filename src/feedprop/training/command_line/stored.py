@@ -78,16 +78,16 @@ def _trained_in(folder: RunFolder, name: str) -> str:
     return found if isinstance(found, str) and "\0" not in found else "."
 
 
-def _normalisation(folder: RunFolder, name: str, metadata: Mapping[str, Any]) -> Normalisation:
-    """Return how the inputs of a checkpoint's model were normalised."""
-    mean, deviation = metadata.get("mean"), metadata.get("deviation")
+def _normalisation(folder: RunFolder, name: str, metadata: Mapping[str, Any], of: str = "") -> Normalisation:
+    """Return how the inputs of a checkpoint's model were normalised, or with "target_" its targets."""
+    mean, deviation = metadata.get(f"{of}mean"), metadata.get(f"{of}deviation")
     for values in (mean, deviation):
         if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-            raise FeedpropError(f"{folder.path / name} does not say how inputs are normalised: mean and deviation")
+            raise FeedpropError(f"{folder.path / name} does not say how data is normalised: {of}mean and {of}deviation")
     assert isinstance(mean, list)
     assert isinstance(deviation, list)
     if len(mean) != len(deviation) or not all(map(math.isfinite, [*mean, *deviation])) or 0 in deviation:
-        raise FeedpropError(f"{folder.path / name} is damaged: inputs cannot be normalised by {mean} and {deviation}")
+        raise FeedpropError(f"{folder.path / name} is damaged: data cannot be normalised by {mean} and {deviation}")
     return Normalisation(tuple(mean), tuple(deviation))
 
 
@@ -112,6 +112,7 @@ def restored(run: str, config: Config, checkpoint: str) -> Parts:
     """Return the parts of a run, with the model as the checkpoint has it."""
     folder, name = RunFolder(run), f"{checkpoint}.safetensors"
     metadata = folder.metadata(name)
-    parts = assemble(config, normalisation=_normalisation(folder, name, metadata))
+    scale = _normalisation(folder, name, metadata, of="target_") if "target_mean" in metadata else None
+    parts = assemble(config, normalisation=_normalisation(folder, name, metadata), scale=scale)
     folder.restore(name, parts.model)
     return parts

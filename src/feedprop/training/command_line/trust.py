@@ -25,7 +25,7 @@ _MADE = {  # what a component must be, for kinds whose components may be anythin
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler",),
 }
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-_PLACES = ("data.root",)  # text that names files
+_PLACES = ("data.root", "data.path", "data.test")  # text that names files
 
 
 def check(options: Mapping[str, Any], *, file: str) -> None:

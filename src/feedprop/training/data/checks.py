@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,31 +12,20 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from feedprop.errors import FeedpropError
 from feedprop.training.data.tensors import Batch, TensorData
+from feedprop.training.tasks import Task
 
 
-def usable(data: Dataset[Any], part: str, *, classes: Sequence[str], name: str) -> Dataset[Any]:
+def usable(data: Dataset[Any], part: str, *, task: Task, name: str) -> Dataset[Any]:
     """Check data in memory now; wrap other data so that each sample is checked when it is read."""
     if not hasattr(data, "__len__") or len(data) == 0:
         raise FeedpropError(f"the {part} data of {name} is empty")
     if not isinstance(data, TensorData):
-        return CheckedData(data, part, len(classes))
-    _check_labels(data, part, classes=classes, name=name)
-    _check_finite(data, part)
-    return data
-
-
-def _check_labels(data: TensorData, part: str, *, classes: Sequence[str], name: str) -> None:
-    targets = data.targets[data.indices]
+        return CheckedData(data, part, task)
     if len(data.inputs) != len(data.targets):
         raise FeedpropError(f"{name} has {len(data.inputs)} inputs but {len(data.targets)} labels")
-    if targets.is_floating_point() or targets.ndim != 1:
-        raise FeedpropError(f"the {part} labels of {name} must be whole numbers, one per sample")
-    bad = (targets < 0) | (targets >= len(classes))
-    if bad.any():
-        raise FeedpropError(
-            f"the {part} labels of {name} are out of range: found {int(targets[bad][0])}, but there are "
-            f"{len(classes)} classes, 0 to {len(classes) - 1}"
-        )
+    task.check_targets(data.targets[data.indices], part=part, name=name)
+    _check_finite(data, part)
+    return data
 
 
 def _check_finite(data: TensorData, part: str) -> None:
@@ -52,8 +40,8 @@ def _check_finite(data: TensorData, part: str) -> None:
 class CheckedData(Dataset[Batch]):
     """Samples that are read one at a time, each checked when it is read."""
 
-    def __init__(self, data: Dataset[Any], part: str, classes: int) -> None:
-        self.data, self.part, self.classes = data, part, classes
+    def __init__(self, data: Dataset[Any], part: str, task: Task) -> None:
+        self.data, self.part, self.task = data, part, task
         self.shape: tuple[int, ...] | None = None  # of the first sample that was read
 
     def __len__(self) -> int:
@@ -76,12 +64,7 @@ class CheckedData(Dataset[Batch]):
             )
         if not inputs.isfinite().all():
             raise FeedpropError(f"sample {index} of the {self.part} data holds NaN or infinity; training cannot begin")
-        if not 0 <= int(target) < self.classes:
-            raise FeedpropError(
-                f"the label {int(target)} of sample {index} of the {self.part} data is out of range: the classes are 0 "
-                f"to {self.classes - 1}"
-            )
-        return inputs, torch.as_tensor(target)
+        return inputs, self.task.check_target(target, part=self.part, index=index)
 
 
 def check_all(data: Dataset[Any], *, workers: int = 0) -> None:

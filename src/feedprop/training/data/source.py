@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 
 from feedprop.errors import FeedpropError
 from feedprop.training.data.tensors import TensorData
+from feedprop.training.tasks import Classification
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class Source:
     Args:
         train: for learning and for choosing the best model
         test: for the final test alone
-        classes: name of each class, in the order of the labels
+        classes: name of each class, in the order of the labels; of each output, if the targets are no classes
         normalise: whether to bring each channel to mean 0 and standard deviation 1
         notes: what was done to the data that nobody asked for, one sentence each
+        task: classification, regression or multi_label; targets of the last two are float32 (outputs,) per sample
     """
 
     train: Dataset[Any]
@@ -29,6 +31,7 @@ class Source:
     classes: tuple[str, ...]
     normalise: bool = True
     notes: tuple[str, ...] = ()
+    task: str = Classification.name
 
 
 def split_off(data: Dataset[Any], *, fraction: float, seed: int, name: str) -> tuple[Dataset[Any], Dataset[Any]]:

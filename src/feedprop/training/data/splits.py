@@ -15,8 +15,9 @@ from feedprop.training.command_line.components import Component
 from feedprop.training.data.checks import usable
 from feedprop.training.data.images import torchvision_source
 from feedprop.training.data.source import Source, split_off
-from feedprop.training.data.standardisation import Normalisation, NormalisedData, measure
+from feedprop.training.data.standardisation import Normalisation, NormalisedData, measure, measure_targets
 from feedprop.training.data.tensors import TensorData
+from feedprop.training.tasks import TASKS, Regression, Task
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,14 @@ class Splits:
     train: Dataset[Any]
     validation: Dataset[Any]
     test: Dataset[Any]
-    classes: tuple[str, ...]
+    task: Task
     normalisation: Normalisation
     notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class, or of each output if the targets are no classes."""
+        return self.task.outputs
 
     def __getitem__(self, split: str) -> Dataset[Any]:
         found: Dataset[Any] = getattr(self, split)
@@ -36,7 +42,12 @@ class Splits:
 
 
 def load(
-    component: Component, *, seed: int, validation_fraction: float, normalisation: Normalisation | None = None
+    component: Component,
+    *,
+    seed: int,
+    validation_fraction: float,
+    normalisation: Normalisation | None = None,
+    scale: Normalisation | None = None,
 ) -> Splits:
     """Load a data set, split validation data off its training data, and normalise all parts.
 
@@ -45,21 +56,25 @@ def load(
         seed: of the split, and of generated data
         validation_fraction: share of the training data
         normalisation: the one that the model was trained with; measured on the training data unless given
+        scale: of the targets of regression, likewise
     """
     source = _source(component, seed)
     train, validation = split_off(source.train, fraction=validation_fraction, seed=seed, name=component.name)
     if normalisation is None:
         normalisation = measure(train) if source.normalise else Normalisation()
+    task = TASKS[source.task](source.classes)
+    if isinstance(task, Regression):
+        task = Regression(source.classes, measure_targets(train) if scale is None else scale)
     parts = {"training": train, "validation": validation, "test": source.test}
     bases: dict[int, Tensor] = {}
     for name, part in parts.items():
         if isinstance(part, TensorData):
             key = id(part.inputs)
             bases.setdefault(key, normalisation(part.inputs))
-            parts[name] = type(part)(bases[key], part.targets, part.indices)
+            parts[name] = type(part)(bases[key], task.scaled(part.targets), part.indices)
         else:
-            parts[name] = NormalisedData(part, normalisation)
-    return Splits(parts["training"], parts["validation"], parts["test"], source.classes, normalisation, source.notes)
+            parts[name] = NormalisedData(part, normalisation, task.scaled)
+    return Splits(parts["training"], parts["validation"], parts["test"], task, normalisation, source.notes)
 
 
 def loader(
@@ -95,8 +110,12 @@ def _source(component: Component, seed: int) -> Source:
             f"--data {component.name} must be a torch Dataset class with train=True/False or split='train'/'test', or "
             f"return a feedprop.training.data.source.Source, but returned a {type(source).__name__}"
         )
+    if source.task not in TASKS:
+        raise FeedpropError(f"--data {component.name}: the task must be {', '.join(TASKS)}, but is {source.task}")
+    task = TASKS[source.task](tuple(map(str, source.classes)))  # names may be numbers, or None
     return replace(
         source,
-        train=usable(source.train, "training", classes=source.classes, name=component.name),
-        test=usable(source.test, "test", classes=source.classes, name=component.name),
+        classes=task.outputs,
+        train=usable(source.train, "training", task=task, name=component.name),
+        test=usable(source.test, "test", task=task, name=component.name),
     )

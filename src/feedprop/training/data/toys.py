@@ -1,4 +1,4 @@
-"""Data that needs no files: scikit-learn's digits and the toy sets blobs, circles and swirls."""
+"""Data that needs no files: scikit-learn's digits and diabetes, and the toy sets blobs, circles and swirls."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ def digits() -> Source:
     data = TensorData(inputs, torch.from_numpy(bunch.target).long())
     train, test = split_off(data, fraction=0.2, seed=0, name="digits")
     return Source(train, test, classes=tuple("0123456789"))
+
+
+def diabetes() -> Source:
+    """442 patients, 10 measurements each, and how far their diabetes has advanced after a year, part of scikit-learn.
+
+    A fifth of them is the test set.
+    """
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes(scaled=False)
+    targets = torch.from_numpy(bunch.target).float()[:, None]
+    train, test = split_off(
+        TensorData(torch.from_numpy(bunch.data).float(), targets), fraction=0.2, seed=0, name="diabetes"
+    )
+    return Source(train, test, classes=("progression",), task="regression")
+
+
+diabetes.task = "regression"  # type: ignore[attr-defined]  # chooses the default reward
 
 
 def blobs(*, points: int = 1000, deviation: float = 0.2, seed: int = 0) -> Source:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
+from feedprop.training.tasks import Task
 
 
 def image_shape(model: str, inputs: Sequence[int], *, smallest: int, instead: str = "mlp") -> tuple[int, int, int]:
@@ -25,12 +26,13 @@ def check_widths(*widths: int) -> None:
         raise FeedpropError(f"every layer needs at least one neuron, but the widths are {list(widths)}")
 
 
-def check_fit(model: nn.Module, inputs: Tensor, *, samples: int, classes: int, name: str) -> Tensor:
-    """Run the model on a few inputs as in evaluation and return its outputs; refuse what is not one score per class.
+def check_fit(model: nn.Module, inputs: Tensor, *, samples: int, task: Task, name: str) -> Tensor:
+    """Run the model on a few inputs as in evaluation and return its outputs; refuse what does not fit the task.
 
-    Outputs are (samples, classes), or spikes over time, (T, samples, classes). Lazy layers take their sizes from this
+    Outputs are (samples, outputs), or spikes over time, (T, samples, classes). Lazy layers take their sizes from this
     call.
     """
+    classes = len(task.outputs)
     shape = tuple(inputs.shape[1:])
     training = model.training
     try:
@@ -46,12 +48,12 @@ def check_fit(model: nn.Module, inputs: Tensor, *, samples: int, classes: int, n
     if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3) or outputs.shape[-2] != samples:
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise FeedpropError(
-            f"the model {name} must return one score per class, shape {(samples, classes)} for {samples} inputs, or "
+            f"the model {name} must return one {task.each}, shape {(samples, classes)} for {samples} inputs, or "
             f"spikes over time, (steps, {samples}, {classes}), but returned {found}"
         )
     if outputs.shape[-1] != classes:
         raise FeedpropError(
-            f"the model {name} has {outputs.shape[-1]} outputs, but the data has {classes} classes, labels 0 to "
-            f"{classes - 1}; give the model {classes} outputs"
+            f"the model {name} has {outputs.shape[-1]} outputs, but the data has {task.expected}; give the "
+            f"model {classes} outputs"
         )
     return outputs

@@ -1,79 +1,41 @@
-"""The pictures of the report, as SVG or PNG inside the page."""
+"""The pictures of the report, as SVG inside the page; all take plain numbers, such as files hold."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-import torch
-from cycler import cycler
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
-from matplotlib.figure import Figure
-from torch import Tensor, nn
+from markupsafe import Markup
 
-from feedprop.spiking import plots
-from feedprop.spiking.dynamics import Number
-from feedprop.training.evaluation import scores
+from feedprop.training.report import svg
+from feedprop.training.report.svg import Line, Plot, Value
 
-INK, MUTED, LINE = "#1c2530", "#6b7683", "#dde2e8"
-COLOURS = ("#0b6e6e", "#d9772b", "#5b5fc7", "#b83a5e", "#5f8f2f", "#8a6d3b", "#3a7fb8", "#9a4fb0", "#777777", "#c2a500")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.parse_math": False,  # names of classes may hold any character
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
+FEW = 20  # classes whose numbers are written into the confusion matrix
+MOST = 200  # classes with a confusion matrix at all
 
 
 def curves(
-    epochs: Sequence[int], lines: Mapping[str, Sequence[float]], *, mark: int | None = None, percent: bool = False
-) -> str:
+    epochs: Sequence[int], lines: Mapping[str, Sequence[Value]], *, mark: int | None = None, percent: bool = False
+) -> Markup:
     """Draw one line per name over the epochs; `mark` is the epoch of the best model."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 2.7), layout="constrained")
-        axes = figure.subplots()
-        for (name, values), colour in zip(lines.items(), COLOURS, strict=False):
-            marker = "o" if len(epochs) == 1 else None
-            axes.plot(epochs, values, color=colour, linewidth=1.8, label=name, marker=marker)
-        if mark is not None:
-            axes.axvline(mark, color=MUTED, linewidth=0.9, linestyle=(0, (2, 3)))
-            axes.annotate(
-                "best",
-                (mark, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                color=MUTED,
-                fontsize=9,
-            )
-        if len(lines) > 1:
-            axes.legend(loc="best")
-        _epoch_axis(axes, epochs)
-        if percent:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        return _svg(figure)
+    drawn = [Line(name, epochs, values, svg.colour(place)) for place, (name, values) in enumerate(lines.items())]
+    return svg.line_chart(drawn, Plot("epoch", percent, marks=[] if mark is None else [(mark, "best")]))
+
+
+def sparsity_lines(lines: Mapping[tuple[str, str], Sequence[Value]]) -> list[Line]:
+    """Return lines of accuracy over sparsity, of (run, importance): colours differ by importance, dashes by run."""
+    runs = list(dict.fromkeys(run for run, _ in lines))
+    importances = list(dict.fromkeys(importance for _, importance in lines))
+    return [
+        Line(
+            importance if len(runs) == 1 else f"{run}, {importance}",
+            range(len(values)),
+            values,
+            svg.colour(importances.index(importance)),
+            dashed=runs.index(run) > 0,
+        )
+        for (run, importance), values in lines.items()
+    ]
 
 
 def accuracy_over_sparsity(
@@ -86,51 +48,43 @@ def accuracy_over_sparsity(
         lines: (run, importance) -> accuracies; importances differ by colour, runs by dashes
         title: of the picture
     """
-    runs = list(dict.fromkeys(run for run, _ in lines))
-    importances = list(dict.fromkeys(importance for _, importance in lines))
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        axes = figure.subplots()
-        for (run, importance), values in lines.items():
-            colour, dash = COLOURS[importances.index(importance)], ("-", "--")[runs.index(run)]
-            marker = "o^s"[importances.index(importance) % 3]
-            label = importance if len(runs) == 1 else f"{run}, {importance}"
-            axes.plot(values, dash, color=colour, linewidth=1.8, marker=marker, markersize=4, label=label)
-        axes.set_xticks(range(len(amounts)), [f"{100 * amount:g} %" for amount in amounts])
-        axes.set_xlabel("weights that are 0")
-        axes.set_ylabel("accuracy")
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.legend(loc="lower left")
-        file = io.BytesIO()
-        _save(figure, file, format="svg", metadata={"Date": None, "Creator": None})
-        return file.getvalue()
+    return svg.alone(sparsity_lines(lines), replace(_over_sparsity(amounts), height=300.0), title=title)
+
+
+def sparsity(
+    amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[Value]], *, percent: bool = True
+) -> Markup:
+    """Draw the same inside the page; `percent` if the figure is a share."""
+    return svg.line_chart(sparsity_lines(lines), _over_sparsity(amounts, percent=percent))
+
+
+def scatter(true: Sequence[float], predicted: Sequence[float]) -> Markup:
+    """Draw predicted over true values, and the line where both are the same."""
+    values = [*true, *predicted]
+    room = 0.04 * (max(values) - min(values)) or abs(values[0]) / 10 or 0.5
+    span = min(values) - room, max(values) + room
+    frame = svg.axes(span, span, x_label="true", y_label="predicted", height=340, top=6)
+    places = [(frame.x(value), frame.y(value)) for value in span]
+    line = Markup('<path class="mark" d="M{:.1f},{:.1f}L{:.1f},{:.1f}"/>').format(*places[0], *places[1])
+    dots = [
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" style="fill:var(--c0)" fill-opacity=".6"/>').format(
+            frame.x(x), frame.y(y)
+        )
+        for x, y in zip(true, predicted, strict=True)
+    ]
+    return svg.svg([*frame.elements, line, *dots], label="predicted over true values", height=340)
 
 
 def layers(
-    steps: Sequence[float], lines: Mapping[str, Sequence[float]], *, percent: bool = False, logarithmic: bool = False
-) -> str:
+    steps: Sequence[float], lines: Mapping[str, Sequence[Value]], *, percent: bool = False, logarithmic: bool = False
+) -> Markup:
     """Draw one line per layer over the steps, from dark to light."""
-    shades = LinearSegmentedColormap.from_list("layers", ["#0a3d3d", COLOURS[0], "#4fb3a5", "#e0b040", COLOURS[1]])
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
-        axes = figure.subplots()
-        for place, (name, values) in enumerate(lines.items()):
-            colour = shades(place / max(len(lines) - 1, 1))
-            axes.plot(steps, values, color=colour, linewidth=1.5, label=name, marker="o" if len(steps) == 1 else None)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, handlelength=1.2)
-        axes.set_xlabel("step")
-        if logarithmic:
-            axes.set_yscale("log")
-            axes.minorticks_off()
-        if percent:
-            axes.set_ylim(-0.02, 1.02)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        return _svg(figure)
+    drawn = [Line(name, steps, values, svg.shade(n, len(lines))) for n, (name, values) in enumerate(lines.items())]
+    bounds = (-0.02, 1.02) if percent else (None, None)
+    return svg.line_chart(drawn, Plot("step", percent, logarithmic, bounds=bounds))
 
 
-def sizes(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> str:
+def sizes(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Markup:
     """Draw histograms over logarithmic bins, as shares, without the empty ends.
 
     Args:
@@ -138,108 +92,141 @@ def sizes(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> str:
         counts: name -> how many are in each bin.
     """
     used = [bin for bin in range(len(edges) - 1) if any(row[bin] for row in counts.values())]
+    if not used:
+        return Markup("")
     first, last = used[0], used[-1] + 1
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
-        axes = figure.subplots()
-        for (name, row), colour in zip(counts.items(), (MUTED, COLOURS[0]), strict=True):
-            shares = [count / sum(row) for count in row[first:last]]
-            axes.stairs(shares, edges[first : last + 1], fill=True, color=colour, alpha=0.25)
-            axes.stairs(shares, edges[first : last + 1], color=colour, linewidth=1.5, label=name)
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        axes.legend(loc="upper left")
-        axes.set_xlabel("|w|")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        return _svg(figure)
+    middles = [(edges[bin] * edges[bin + 1]) ** 0.5 for bin in range(first, last)]
+    drawn = [
+        Line(name, middles, [count / (sum(row) or 1) for count in row[first:last]], svg.colour(place), place == 0)
+        for place, (name, row) in enumerate(counts.items())
+    ]
+    return svg.line_chart(drawn, Plot("|w|", percent=True, logarithmic_x=True, bounds=(0, None)))
 
 
-def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Draw the confusion matrix: one row per true class, shaded by shares of the row."""
-    counts = np.array(matrix, dtype=float)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shades = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#9fd0cd", COLOURS[0]])
-    with rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-        axes = figure.subplots()
-        axes.imshow(shares, cmap=shades, vmin=0, vmax=1, aspect="auto")
-        few = len(classes) <= 20
-        if few:
-            for (row, column), count in np.ndenumerate(counts):
-                colour = "white" if shares[row, column] > 0.6 else INK if count else "#c3cad2"
-                axes.text(column, row, f"{count:g}", ha="center", va="center", fontsize=8.5, color=colour)
-            axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0)
-            axes.set_yticks(range(len(classes)), classes)
-        axes.spines[:].set_visible(False)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        return _svg(figure) if few else _png(figure)
+def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[object]) -> Markup:
+    """Draw the confusion matrix: one row per true class, shaded by shares of the row; nothing for too many classes."""
+    count = len(matrix)
+    if not 0 < count <= MOST:
+        return Markup("")
+    few = count <= FEW
+    names = [svg.shortened(name) for name in classes]
+    longest = svg.LETTER * max(map(len, names)) if few else 0
+    left = 32 + longest
+    width = svg.WIDTH - left - 4
+    upright = longest <= width / count - 6
+    tall = min(width, max(26 * count, 180)) if few else 340
+    height = tall + 30 + (14 if upright else longest + 6)
+    across, down = width / count, tall / count
+    elements, shades = [], dict[int, list[str]]()
+    for row, values in enumerate(matrix):
+        total = sum(values) or 1
+        for column, value in enumerate(values):
+            x, y, share = left + column * across, 4 + row * down, value / total
+            if value:
+                level = max(1, round(20 * share))
+                shades.setdefault(level, []).append(f"M{x:.1f},{y:.1f}h{across:.2f}v{down:.2f}h-{across:.2f}z")
+            if few:
+                kind = "on" if share > 0.6 else "ink" if value else "faint"
+                elements.append(svg.text(x + across / 2, y + down / 2 + 4, value, kind=kind))
+    cells = [
+        Markup('<path style="fill:var(--accent)" fill-opacity="{:.2f}" d="{}"/>').format(level / 20, "".join(paths))
+        for level, paths in sorted(shades.items())
+    ]
+    frame = Markup('<rect class="grid" x="{:.1f}" y="4" width="{:.1f}" height="{:.1f}"/>').format(left, width, tall)
+    if few:
+        for place, name in enumerate(names):
+            middle = left + (place + 0.5) * across
+            elements.append(svg.text(left - 6, 4 + (place + 0.5) * down + 4, name, anchor="end"))
+            elements.append(
+                svg.text(middle, tall + 18, name)
+                if upright
+                else svg.text(middle + 4, tall + 10, name, anchor="end", turned=True)
+            )
+    elements.append(svg.text(left + width / 2, height - 3, "predicted"))
+    elements.append(svg.text(12, 4 + tall / 2, "true", turned=True))
+    return svg.svg([frame, *cells, *elements], label="confusion matrix", height=height)
 
 
-def boundaries(model: nn.Module, inputs: Tensor, targets: Tensor, *, classes: int, resolution: int = 240) -> str:
-    """Draw the predictions of a model of two inputs over the plane, and the test data."""
-    low, high = inputs.min(dim=0).values, inputs.max(dim=0).values
-    margin = 0.08 * (high - low)
-    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
-    rows, columns = torch.linspace(bottom, top, resolution), torch.linspace(left, right, resolution)
-    grid = torch.cartesian_prod(columns, rows)  # (resolution * resolution, 2)
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        predicted = scores(model.eval()(grid.to(device))).argmax(dim=1).view(resolution, resolution).T.cpu().numpy()
-    colours = ListedColormap([COLOURS[label % len(COLOURS)] for label in range(classes)])
-    with rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-        axes = figure.subplots()
-        options: dict[str, Any] = {"cmap": colours, "vmin": -0.5, "vmax": classes - 0.5}
-        axes.imshow(predicted, origin="lower", extent=(left, right, bottom, top), alpha=0.22, aspect="auto", **options)
-        some = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:2000]
-        points, labels = inputs[some].cpu().numpy(), targets[some].cpu().numpy()
-        axes.scatter(points[:, 0], points[:, 1], c=labels, s=5, linewidths=0, alpha=0.8, **options)
-        axes.set_xlabel("first input")
-        axes.set_ylabel("second input")
-        return _png(figure)
+def boundaries(
+    grid: Sequence[Sequence[int]], extent: Sequence[float], points: Sequence[Sequence[float]], classes: Sequence[object]
+) -> Markup:
+    """Draw the predictions of a model of two inputs over the plane, and the test data.
+
+    Args:
+        grid: predicted classes, rows from below
+        extent: left, right, bottom and top of the grid
+        points: first input, second input and class of samples
+        classes: their names
+    """
+    left, right, bottom, top = extent
+    frame = svg.axes((left, right), (bottom, top), x_label="first input", y_label="second input", height=380, top=6)
+    across = (frame.x.end - frame.x.start) / len(grid[0])
+    down = (frame.y.start - frame.y.end) / len(grid)
+    areas: dict[int, list[str]] = {}
+    for row, labels in enumerate(grid):
+        begin = 0
+        for column in range(1, len(labels) + 1):
+            if column == len(labels) or labels[column] != labels[begin]:
+                x, y, width = (
+                    frame.x.start + begin * across,
+                    frame.y.start - (row + 1) * down,
+                    (column - begin) * across,
+                )
+                area = f"M{x:.1f},{y:.1f}h{width:.1f}v{down + 0.5:.2f}h-{width:.1f}z"  # rows overlap, without seams
+                areas.setdefault(labels[begin], []).append(area)
+                begin = column
+    drawn = [
+        Markup('<path style="fill:{}" d="{}"/>').format(svg.colour(label), "".join(paths))
+        for label, paths in sorted(areas.items())
+    ]
+    dots = [
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" style="fill:{}"/>').format(
+            frame.x(x), frame.y(y), svg.colour(int(label))
+        )
+        for x, y, label in points
+        if left <= x <= right and bottom <= y <= top
+    ]
+    named = Markup("").join(
+        Markup('<li><i style="border-color:{}"></i>{}</li>').format(svg.colour(place), svg.shortened(name))
+        for place, name in enumerate(classes[: svg.COLOURS])
+    )
+    legend = Markup('<ul class="legend">{}</ul>').format(named)
+    behind = Markup('<g opacity=".25">{}</g>').format(Markup("").join(drawn))
+    return legend + svg.svg([behind, *frame.elements, *dots], label="decision boundaries", height=380)
 
 
-def raster(layers: Mapping[str, Tensor]) -> str:
-    """Draw the spikes (T, 1, ...) of one sample, one panel per layer."""
-    with rc_context({**_STYLE, "axes.grid": False}):
-        return _png(plots.raster(layers, colour=COLOURS[0], size=(5.2, 1.0 + 1.3 * len(layers))))
+def raster(panels: Sequence[tuple[str, int, Sequence[Sequence[int]]]], *, steps: int) -> Markup:
+    """Draw the spikes of one sample, one panel per layer of (name, neurons, pairs of step and neuron)."""
+    room, pitch = 110.0, 130.0
+    frame = svg.Scale(-0.5, steps - 0.5, 46, svg.WIDTH - 8)
+    elements = []
+    for place, (name, neurons, spikes) in enumerate(panels):
+        top = 18 + place * pitch
+        rows = svg.Scale(-0.5, neurons - 0.5, top + room, top)
+        stroke = max(0.4, min(6.0, 0.7 * room / neurons))
+        wide = max(0.8, min(4.0, 0.3 * (frame.end - frame.start) / steps))
+        path = "".join(f"M{frame(step) - wide / 2:.1f},{rows(neuron):.1f}h{wide:.1f}" for step, neuron in spikes)
+        elements.append(svg.text(46, top - 5, name, anchor="start", kind="ink"))
+        elements.append(
+            Markup('<rect class="grid" x="46" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+                top, frame.end - 46, room
+            )
+        )
+        elements += [svg.text(40, rows(tick) + 4, svg.number(tick), anchor="end") for tick in (0, neurons - 1)]
+        elements.append(Markup('<path style="stroke:var(--c0);stroke-width:{:.2f}" d="{}"/>').format(stroke, path))
+    height = 18 + len(panels) * pitch + 22
+    for tick in svg.ticks(0, max(steps - 1, 1), whole=True):
+        elements.append(svg.text(frame(tick), height - 24, svg.number(tick)))
+    elements.append(svg.text((46 + frame.end) / 2, height - 8, "step"))
+    return svg.svg(elements, label="spikes of each layer over the steps", height=height)
 
 
-def membranes(values: Tensor, threshold: Number, names: Sequence[str]) -> str:
-    """Draw the membranes (T, 1, neurons) of the first neurons for one sample."""
-    level = threshold if isinstance(threshold, float) else float(threshold.max())
-    with rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
-        return _svg(plots.membrane(values, threshold=level, most=len(COLOURS), names=names, size=(5.2, 3.2)))
+def membranes(values: Mapping[str, Sequence[Value]], threshold: float) -> Markup:
+    """Draw the membranes of neurons, by name, for one sample over the steps."""
+    drawn = [Line(name, range(len(row)), row, svg.colour(place)) for place, (name, row) in enumerate(values.items())]
+    return svg.line_chart(drawn, Plot("step", level=(threshold, "threshold")))
 
 
-def _epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
-    axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # MaxNLocator's parameter
-    if len(epochs) > 1:
-        axes.set_xlim(epochs[0], epochs[-1])
-
-
-def _save(figure: Figure, file: Any, **options: Any) -> None:
-    """Save a figure, whatever characters and lengths the names of classes have."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # browsers have the characters
-        warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        figure.savefig(file, **options)
-
-
-def _svg(figure: Figure) -> str:
-    """Return the figure as an <svg> element, without what only a separate file needs."""
-    file = io.StringIO()
-    _save(figure, file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', text, count=1)
-
-
-def _png(figure: Figure) -> str:
-    """Return the figure as an <img> element that contains its data."""
-    file = io.BytesIO()
-    _save(figure, file, format="png", dpi=170, transparent=True)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+def _over_sparsity(amounts: Sequence[float], *, percent: bool = True) -> Plot:
+    names = [svg.percentage(amount) for amount in amounts]
+    return Plot("weights that are 0", percent=percent, bounds=(0 if percent else None, None), names_x=names)

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from feedprop.training.report import charts
 from feedprop.training.weight_sizes import edges
 
@@ -16,12 +18,12 @@ POINTS = 60  # in a line at most; each is the median of the steps around it
 Rows = Sequence[Mapping[str, Any]]
 
 
-def pictures(rows: Rows, weights: Mapping[str, Sequence[int]], *, signal: str) -> list[tuple[str, str, str]]:
+def pictures(rows: Rows, weights: Mapping[str, Sequence[int]] | None, *, signal: str) -> list[tuple[str, str, Markup]]:
     """Return title, remark and picture.
 
     Args:
         rows: of the log, see `feedprop.Log`.
-        weights: how many weights are in each bin at the "start" and at the "end".
+        weights: how many weights are in each bin at the "start" and at the "end", once a run has ended.
         signal: feedback or gradient.
     """
     found = []
@@ -53,7 +55,7 @@ def pictures(rows: Rows, weights: Mapping[str, Sequence[int]], *, signal: str) -
         steps, lines = _lines(rows, figure)
         if steps:
             found.append((title, remark, charts.layers(steps, lines, **options)))
-    if sum(weights["start"]):
+    if weights and sum(weights["start"]):
         found.append(
             (
                 "Sizes of weights",

@@ -1,196 +1,220 @@
-"""report.html: a run on one page that opens anywhere."""
+"""report.html: a run on one page that opens anywhere, drawn from the files of its folder."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from torch import nn
 
-from feedprop.training.checkpoints import REPORT, RunFolder
-from feedprop.training.command_line.config import Config
-from feedprop.training.data.splits import Splits
-from feedprop.training.data.tensors import SequenceData, TensorData
-from feedprop.training.report import charts, layers_section
-from feedprop.training.report import spiking_section as spiking_report
+from feedprop.errors import FeedpropError
+from feedprop.training.checkpoints import REPORT, TABLE, RunFolder
+from feedprop.training.report import (
+    charts,
+    curves_section,
+    layers_section,
+    samples_section,
+    spiking_section,
+    targets_section,
+)
+from feedprop.training.report.figures import as_csv, count, duration, percent, plain
+from feedprop.training.report.stored_run import StoredRun
 
-Rows = Sequence[Mapping[str, Any]]
-SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while accuracy climbs."
+Picture = tuple[str, str, Markup]  # title, remark, drawing
+METHODS = {"lfp": "Layer-wise Feedback Propagation", "backprop": "Backpropagation"}
+_DAMAGED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 
 
-def write_report(
-    folder: RunFolder,
-    config: Config,
-    *,
-    rows: Rows,
-    layers: Rows,
-    results: Mapping[str, Any],
-    model: nn.Module,
-    data: Splits,
-) -> None:
-    """Write the report.
+def write_report(folder: str | Path, *, beside: str | Path | None = None) -> Path:
+    """Draw the report of a run from the files in its folder, and write it there with a table of the figures.
+
+    Nothing that the files name is imported, and what they hold is text on the page.
 
     Args:
-        folder: where to.
-        config: of the run.
-        rows: one for each epoch.
-        layers: of the log of the layers.
-        results: as in results.json.
-        model: the best one.
-        data: all splits.
+        folder: of the run, which may have been stopped or be going on.
+        beside: the folder of another run, whose curves are drawn beside.
+
+    Returns:
+        the file.
+
+    Raises:
+        FeedpropError: a folder is no run, or a file in it is damaged.
     """
-    template = files("feedprop.training.report").joinpath("page.html").read_text(encoding="utf-8")
+    run = StoredRun.read(folder)
+    other = None if beside is None else StoredRun.read(beside)
+    try:
+        page, table = render_run(run, other), as_csv(run.rows)
+    except _DAMAGED as error:
+        raise FeedpropError(
+            f"{folder}{'' if beside is None else f' or {beside}'} holds figures that feedprop train does not write: "
+            f"{type(error).__name__} {' '.join(str(error).split())}"
+        ) from error
+    RunFolder(folder).write(REPORT, page)
+    RunFolder(folder).write(TABLE, table)
+    return Path(folder) / REPORT
+
+
+def render(template: str, **content: Any) -> str:
+    """Return a page made of a template of this folder, which has the stylesheet and the script of all pages.
+
+    Args:
+        template: name of its file.
+        content: what it shows; text is escaped.
+    """
+    script = _file("hover.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(
-        title=config.title,
-        method={"lfp": "Layer-wise Feedback Propagation", "backprop": "Backpropagation"}[config.settings.method],
-        headlines=_headlines(rows, results),
-        pictures=_pictures(rows, results, model, data),
+    return environment.from_string(_file(template)).render(
+        style=Markup(_file("style.css")), script=Markup(script), digest=digest, **content
+    )
+
+
+def render_run(run: StoredRun, other: StoredRun | None = None) -> str:
+    """Return the page of a run, with another one laid beside."""
+    results = run.results
+    spiking = results.get("spiking") or {}
+    return render(
+        "page.html",
+        title=run.title,
+        method=METHODS.get(run.method, run.method),
+        sizes=results.get("sizes"),
+        state=_state(run),
+        headlines=_headlines(run),
+        beside=None if other is None else curves_section.beside(run, other),
+        pictures=_shown(_pictures(run, other)),
+        only_epoch=curves_section.only_epoch(run) if other is None else [],
+        images=samples_section.images(run.samples, run.classes),
         layers=_shown(
             layers_section.pictures(
-                layers, results["weights"], signal="feedback" if config.settings.method == "lfp" else "gradient"
+                run.layers, results.get("weights"), signal="feedback" if run.method == "lfp" else "gradient"
             )
         ),
-        remarks=results["remarks"],
-        warnings=results["warnings"],
-        settings=_settings(config),
-        components=_components(config),
-        environment=_environment(results["environment"]),
-        sizes={part: len(data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]  # sized
-        per_class=_per_class(results),
-        samples=spiking_report.SAMPLES,
-        timed=isinstance(data.test, SequenceData),
-        activity=[_activity(row) for row in results.get("spiking", {"layers": []})["layers"]],
+        remarks=run.remarks,
+        warnings=run.warnings,
+        settings=[(key, plain(value)) for key, value in run.settings().items()],
+        components=[
+            (kind, name, ", ".join(f"{key}={plain(value)}" for key, value in arguments.items()))
+            for kind, name, arguments in run.components()
+        ],
+        environment=[
+            (key, duration(value) if key == "seconds" else str(value))
+            for key, value in (results.get("environment") or {}).items()
+        ],
+        per_class=_per_class(run),
+        errors=targets_section.errors(run),
+        per_label=targets_section.per_label(run),
+        samples=spiking_section.SAMPLES,
+        timed=bool(spiking.get("timed")),
+        activity=[_activity(row) for row in spiking.get("layers", ())],
     )
-    folder.write(REPORT, page)
 
 
-def _headlines(rows: Rows, results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _state(run: StoredRun) -> str:
+    """Say how far a run is that has not ended."""
+    if run.ended:
+        return ""
+    done, epochs = len(run.rows), run.options.get("epochs")
+    if not done:
+        return "No epoch of this run was finished yet."
+    return f"This run has not ended: {done} of {epochs} epochs are done, and the test data was not used."
+
+
+def _headlines(run: StoredRun) -> list[tuple[str, str, str]]:
     """Return value, name and remark of the main figures."""
-    best, epochs = results["best_epoch"], len(rows)
-    headlines = [
-        (_percent(results["test"]["accuracy"]), "test accuracy", "best model, tested once"),
-        (_percent(results["validation"]["accuracy"]), "validation accuracy", f"chosen at epoch {best} of {epochs}"),
-        (_duration(results["environment"]["seconds"]), "wall time", results["environment"]["device"].partition(" ")[0]),
-    ]
-    return headlines + (_spiking_headlines(results["spiking"], rows[-1]["updates"]) if "spiking" in results else [])
+    found = []
+    if run.ended:
+        best, facts = run.results["best_epoch"], run.results["environment"]
+        key = curves_section.main_figure(run)
+        for split, remark in (
+            ("test", "best model, tested once"),
+            ("validation", f"chosen at epoch {best} of {len(run.rows)}"),
+        ):
+            if key is not None and key in run.results[split]:
+                found.append((curves_section.shown(key, run.results[split][key]), f"{split} {_words(key)}", remark))
+        found.append((duration(facts["seconds"]), "wall time", str(facts["device"]).partition(" ")[0]))
+    elif run.rows:
+        key = curves_section.main_figure(run)
+        if key is not None:
+            last = run.rows[-1]
+            found.append(
+                (
+                    curves_section.shown(key, last["validation"][key]),
+                    f"validation {_words(key)}",
+                    f"after epoch {last['epoch']} of {run.options.get('epochs')}",
+                )
+            )
+        found.append((duration(sum(row["seconds"] for row in run.rows)), "wall time", "of the epochs so far"))
+    return found + _spiking_headlines(run)
 
 
-def _spiking_headlines(spiking: Mapping[str, Any], updates: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    operations, dense = spiking["operations"], spiking["dense"]
+def _spiking_headlines(run: StoredRun) -> list[tuple[str, str, str]]:
+    spiking = run.results.get("spiking")
+    if not spiking:
+        return []
+    operations, dense, updates = spiking["operations"], spiking["dense"], run.rows[-1]["updates"]
+    firing = f"a neuron fires in {percent(spiking['rate'])} of the steps"
+    idle = f"{percent(updates['without_feedback'])} had no feedback"
+    times = f"multiply-accumulates, {dense / max(operations, 1):.2g} times as many"
     return [
         (
-            _count(spiking["spikes"]),
+            count(spiking["spikes"]),
             "spikes per inference",
-            f"a neuron fires in {_percent(spiking['rate'])} of the steps",
+            firing,
         ),
-        (_count(operations), "synaptic operations", "additions per inference"),
+        (count(operations), "synaptic operations", "additions per inference"),
+        (count(dense), "dense network's operations", times),
         (
-            _count(dense),
-            "dense network's operations",
-            f"multiply-accumulates, {dense / max(operations, 1):.2g} times as many",
-        ),
-        (
-            _percent(updates["negligible"]),
+            percent(updates["negligible"]),
             "negligible updates",
-            f"{_percent(updates['without_feedback'])} had no feedback",
+            idle,
         ),
     ]
 
 
-def _pictures(rows: Rows, results: Mapping[str, Any], model: nn.Module, data: Splits) -> list[dict[str, Any]]:
-    """Return title, remark and picture of every chart."""
-    epochs, best = [row["epoch"] for row in rows], results["best_epoch"]
-    name = "reward" if "reward" in rows[0]["train"] else "loss"
-
-    def of(key: str) -> dict[str, list[float]]:
-        return {part: [row[part][key] for row in rows] for part in ("train", "validation")}
-
-    rate = [row["learning_rate"] for row in rows]
-    pictures = [
-        ("Accuracy", "", charts.curves(epochs, of("accuracy"), mark=best, percent=True)),
-        *((_title(key), "", charts.curves(epochs, of(key), mark=best)) for key in rows[0]["train"] if "entropy" in key),
-        (f"Mean {name}", SIGNAL if name == "reward" else "", charts.curves(epochs, of(name), mark=best)),
-        ("Learning rate", "At the end of each epoch.", charts.curves(epochs, {"learning rate": rate})),
-        (
-            "Confusion on test data",
-            "Rows are true classes, columns predictions.",
-            charts.confusion(results["test"]["confusion"], results["classes"]),
-        ),
-    ]
-    if "spiking" in results:
-        pictures += spiking_report.pictures(rows, model, data)
-    if isinstance(data.test, TensorData) and tuple(data.test.inputs.shape[1:]) == (2,):
-        inputs, targets = (part[data.test.indices] for part in (data.test.inputs, data.test.targets))
-        drawn = charts.boundaries(model, inputs, targets, classes=len(data.classes))
-        pictures.append(("Decision boundaries", "Areas show predictions, points show test data.", drawn))
-    return _shown(pictures)
+def _pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
+    found = curves_section.pictures(run, other)
+    confusion = run.results.get("test", {}).get("confusion")
+    if confusion:
+        remark = "Rows are true classes, columns predictions."
+        found.append(("Confusion on test data", remark, charts.confusion(confusion, run.classes)))
+    found += targets_section.pictures(run)
+    found += curves_section.sparsity(run, other)
+    found += spiking_section.pictures(run.rows, run.samples.get("spikes"), run.classes)
+    return found + samples_section.pictures(run.samples, run.classes)
 
 
-def _shown(pictures: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    return [{"title": title, "remark": remark, "picture": Markup(drawn)} for title, remark, drawn in pictures]
+def _shown(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    return [{"title": title, "remark": remark, "picture": drawn} for title, remark, drawn in pictures if drawn]
 
 
-def _title(key: str) -> str:
-    return key.replace("_", " ").capitalize()
+def _words(key: str) -> str:
+    return {"r2": "R²", "f1": "F1"}.get(key, key.replace("_", " "))
 
 
 def _activity(row: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
     """Return layer, kind, spikes, rate, synaptic and dense operations as text."""
-    spikes = (_count(row["spikes"]), _percent(row["rate"])) if "rate" in row else ("", "")
-    operations = (_count(row["operations"]), _count(row["dense"])) if "dense" in row else ("", "")
-    return (row["layer"], row["kind"], *spikes, *operations)
+    spikes = (count(row["spikes"]), percent(row["rate"])) if "rate" in row else ("", "")
+    operations = (count(row["operations"]), count(row["dense"])) if "dense" in row else ("", "")
+    return (str(row["layer"]), str(row["kind"]), *spikes, *operations)
 
 
-def _per_class(results: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+def _per_class(run: StoredRun) -> list[tuple[str, int, float]]:
     """Return name, number of test samples and accuracy of each class, the worst first."""
+    confusion = run.results.get("test", {}).get("confusion")
+    if not confusion:
+        return []
     rows = [
-        (name, sum(row), row[label] / sum(row) if sum(row) else 0.0)
-        for label, (name, row) in enumerate(zip(results["classes"], results["test"]["confusion"], strict=True))
+        (name, sum(row), row[label] / sum(row))
+        for label, (name, row) in enumerate(zip(run.classes, confusion, strict=True))
+        if sum(row)
     ]
     return sorted(rows, key=lambda row: row[2])[:20]
 
 
-def _settings(config: Config) -> list[tuple[str, str]]:
-    return [(key, _text(value)) for key, value in config.as_dict().items() if key not in config.components]
-
-
-def _components(config: Config) -> list[tuple[str, str, str]]:
-    """Return kind, name and arguments of each component as text."""
-    return [
-        (
-            kind,
-            part.name,
-            ", ".join(f"{key}={_text(value)}" for key, value in part.arguments.items() if value is not None),
-        )
-        for kind, part in config.components.items()
-    ]
-
-
-def _environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, _duration(value) if key == "seconds" else str(value)) for key, value in facts.items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-
-def _count(number: float) -> str:
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+def _file(name: str) -> str:
+    return files("feedprop.training.report").joinpath(name).read_text(encoding="utf-8")

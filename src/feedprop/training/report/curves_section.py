@@ -1,0 +1,177 @@
+"""The report on the epochs: curves of one run, or of two beside each other, and accuracy over sparsity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from feedprop.training.report import charts, svg
+from feedprop.training.report.figures import duration, percent, plain
+from feedprop.training.report.stored_run import StoredRun
+from feedprop.training.report.svg import Line, Plot
+
+SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while accuracy climbs."
+MAIN = ("accuracy", "r2", "f1")  # what best models are chosen by
+SHARES = ("accuracy", "f1")  # figures from 0 to 1
+PARTS = ("train", "validation")
+
+Picture = tuple[str, str, Markup]
+
+
+def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
+    """Return title, remark and drawing of every figure over the epochs."""
+    runs = _named(run, other)
+    found: list[Picture] = []
+    if max(len(stored.rows) for _, stored in runs) < 2:
+        return found
+    for key in _keys([row for _, stored in runs for row in stored.rows]):
+        lines = [
+            Line(_label(name, part, other), *_curve(stored, part, key), *_look(place, part, other))
+            for place, (name, stored) in enumerate(runs)
+            for part in PARTS
+        ]
+        best = run.results.get("best_epoch")
+        marks = [(best, "best")] if best is not None and other is None else []
+        title = f"Mean {key}" if key in ("reward", "loss") else titled(key)
+        drawn = svg.line_chart(lines, Plot("epoch", _is_share(key), marks=marks))
+        found.append((title, SIGNAL if key == "reward" else "", drawn))
+    rates = [
+        Line(
+            name if other else "learning rate",
+            [row["epoch"] for row in stored.rows],
+            [row.get("learning_rate") for row in stored.rows],
+            svg.colour(place),
+        )
+        for place, (name, stored) in enumerate(runs)
+    ]
+    return [*found, ("Learning rate", "At the end of each epoch.", svg.line_chart(rates, Plot("epoch")))]
+
+
+def only_epoch(run: StoredRun) -> list[tuple[str, str, str]]:
+    """Return each figure in training and on validation data as text, if there is one epoch, which makes no curve."""
+    if len(run.rows) != 1:
+        return []
+    (row,) = run.rows
+    return [
+        (key.replace("_", " "), shown(key, row["train"].get(key)), shown(key, row["validation"].get(key)))
+        for key in _keys([row])
+    ]
+
+
+def sparsity(run: StoredRun, other: StoredRun | None) -> list[Picture]:
+    """Return the accuracy over sparsity as feedprop prune measured it, or else as training did, by magnitude alone."""
+    amounts, lines = _sparsity_of(run)
+    if not lines:
+        return []
+    if other is not None:
+        beside_amounts, beside_lines = _sparsity_of(other)
+        if beside_amounts == amounts:
+            names = [name for name, _ in _named(run, other)]
+            lines = {(names[0], key[1]): values for key, values in lines.items() if key[0] == str(run.path)} | {
+                (names[1], key[1]): values for key, values in beside_lines.items() if key[0] == str(other.path)
+            }
+    remark = "On validation data, with this share of the weights set to 0 in one shot, without training afterwards."
+    if not run.pruning:
+        remark += f" The smallest weights of all layers go first. {run.results['sparsity']['samples']:,} samples."
+    key = main_figure(run) or "accuracy"
+    return [(f"{titled(key)} over sparsity", remark, charts.sparsity(amounts, lines, percent=_is_share(key)))]
+
+
+def beside(run: StoredRun, other: StoredRun) -> dict[str, Any]:
+    """Return names, figures and different options of two runs, for a table."""
+    names = [name for name, _ in _named(run, other)]
+    figures = []
+    for split in ("test", "validation"):
+        of = [stored.results.get(split) or {} for stored in (run, other)]
+        for key in dict.fromkeys(key for figure in of for key in figure):
+            values = [figure.get(key) for figure in of]
+            if all(value is None or _is_number(value) for value in values) and any(map(_is_number, values)):
+                figures.append((f"{split} {key.replace('_', ' ')}", *(shown(key, value) for value in values)))
+    seconds = [(stored.results.get("environment") or {}).get("seconds") for stored in (run, other)]
+    if any(map(_is_number, seconds)):
+        figures.append(("wall time", *("" if value is None else duration(value) for value in seconds)))
+    options = [
+        key
+        for key in dict.fromkeys([*run.options, *other.options])
+        if key.endswith(".name") or "." not in key or (key in run.options and key in other.options)
+    ]
+    different = [
+        (key, *(plain(stored.options[key]) if key in stored.options else "" for stored in (run, other)))
+        for key in options
+        if run.options.get(key) != other.options.get(key)
+    ]
+    return {"names": names, "figures": figures, "options": different}
+
+
+def main_figure(run: StoredRun) -> str | None:
+    """Return the name of the figure that the best model is chosen by, or else of the first one."""
+    row = run.rows[-1]["validation"] if run.rows else run.results.get("validation", {})
+    numbers = [key for key, value in row.items() if _is_number(value)]
+    return next((key for key in MAIN if key in numbers), next(iter(numbers), None))
+
+
+def titled(key: str) -> str:
+    """Return the name of a figure as a title has it."""
+    return {"r2": "R²", "f1": "F1"}.get(key, key.replace("_", " ").capitalize())
+
+
+def shown(key: str, value: Any) -> str:
+    """Return a figure as text; nothing for what could not be measured."""
+    if not _is_number(value):
+        return ""
+    return percent(value) if _is_share(key) else f"{value:.4g}"
+
+
+def _named(run: StoredRun, other: StoredRun | None) -> list[tuple[str, StoredRun]]:
+    if other is None:
+        return [(run.name, run)]
+    same = run.name == other.name
+    return [(str(stored.path) if same else stored.name, stored) for stored in (run, other)]
+
+
+def _label(name: str, part: str, other: StoredRun | None) -> str:
+    return part if other is None else f"{name}, {part}"
+
+
+def _look(place: int, part: str, other: StoredRun | None) -> tuple[str, bool]:
+    """Return colour and whether dashed: of one run, colours tell the parts apart; of two, the runs."""
+    if other is None:
+        return svg.colour(PARTS.index(part)), False
+    return svg.colour(place), part == "train"
+
+
+def _keys(rows: list[Mapping[str, Any]]) -> list[str]:
+    """Return the figures of the epochs that are numbers: what runs are chosen by, losses, and the objective last."""
+    keys = dict.fromkeys(
+        key for row in rows for part in PARTS for key, value in row[part].items() if value is None or _is_number(value)
+    )
+    return sorted(keys, key=lambda key: (key in ("reward", "loss"), key not in MAIN))
+
+
+def _curve(run: StoredRun, part: str, key: str) -> tuple[list[float], list[float | None]]:
+    return [row["epoch"] for row in run.rows], [row[part].get(key) for row in run.rows]
+
+
+def _sparsity_of(run: StoredRun) -> tuple[list[float], dict[tuple[str, str], list[float]]]:
+    if run.pruning:
+        curves = run.pruning["curves"]
+        own = str(run.path) if any(curve["run"] == str(run.path) for curve in curves) else curves[0]["run"]
+        return list(run.pruning["amounts"]), {
+            (str(run.path) if curve["run"] == own else str(curve["run"]), str(curve["importance"])): curve["accuracies"]
+            for curve in curves
+        }
+    measured = run.results.get("sparsity")
+    if not measured:
+        return [], {}
+    return list(measured["amounts"]), {(str(run.path), measured["importance"]): measured["accuracies"]}
+
+
+def _is_share(key: str) -> bool:
+    return any(word in key for word in SHARES)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
