@@ -133,6 +133,8 @@ def test_the_disk_is_full_at_any_change_of_a_file(trials, tmp_path, whole, old, 
             if "is as it was" in sentence:
                 assert same(place / "run", earlier), (number, sentence)
         assert not [*place.glob("run/.[a-z]*.safetensors.*")]
+        if "draws it again" in outcome.out:
+            trials(["report", "run"], place).done()
         finish(trials, place, earlier)
         check_finished(place, folder, mine=replaces)
 
