@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from faults import configurations
 from faults.places import furnish
 from faults.trials import Outcome, Trials
+from feedprop.training.state import checksum
 
 RUN = "train --data image_folder --data.root images --data.size 8 --model.hidden [8] --epochs 2 --batch_size 8"
 STOPPED = """
@@ -334,6 +335,8 @@ def _state(drawn: random.Random, run: Path) -> str:
         elif how == "tensors":
             number = drawn.choice([*tensors])
             tensors[number] = drawn.choice([torch.zeros(0), torch.zeros(3, 3), torch.ones(1, dtype=torch.uint8)])
+        if how != "format":  # as if a run had written it so
+            metadata["checksum"] = checksum(tensors, metadata["plan"])
         save_file(tensors, path, metadata=metadata)
     return f"states: {how} {key}"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from feedprop.errors import FeedpropError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def checksum(tensors: Mapping[str, Tensor], *texts: str) -> str:
