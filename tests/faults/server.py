@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import sklearn.datasets  # noqa: F401  imported before the first fork, as are all of these
 import torch
+import torch.utils.cpp_extension  # logs a line about CUDA when it is imported
 import torchvision  # noqa: F401
 
 from feedprop.cli import main

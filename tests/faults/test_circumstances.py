@@ -95,7 +95,7 @@ def test_nobody_reads_stdout(trials: Trials, tmp_path: Path, command: list[str],
     if how == "full":
         assert "No space left on device" in outcome.sentence
     else:
-        assert outcome.err == ""
+        assert "Traceback" not in outcome.err  # argparse prints its help there if there is nowhere else
 
 
 @pytest.mark.parametrize("megabytes", [1, 8, 32, 100])
@@ -152,7 +152,7 @@ def test_words_with_nul(trials: Trials, tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [240, 255, 5000])
 def test_long_names(trials: Trials, tmp_path: Path, length: int) -> None:
     name = "a" * length
-    for words in (["evaluate", name], ["train", "--resume", name], [*BLOBS, "--output", name], ["prune", name],
+    for words in (["evaluate", name], ["train", "--resume", name], ["prune", name], [*BLOBS, "--output", name],
                   ["train", "--config", name], ["train", "--data", "image_folder", "--data.root", name]):  # fmt: skip
         outcome = trials(words, tmp_path)
         assert fault(outcome) is None, (words, outcome)
