@@ -145,6 +145,9 @@ def small(words: list[str]) -> list[str]:
     if words[0] == "train" and "--help" not in words:
         words += ["--epochs", "1"]
         words += ["--batch_size", "20"] if "--batch_size" not in words else []
+    if words[0] == "compare" and "--help" not in words:
+        words += ["--epochs", "1", "--seeds", "0", "--jobs", "1", "--data", "blobs", "--data.points", "60"]
+        words += [] if "methods.yaml" in words else ["--learning_rates", "0.1"]
     return words
 
 
@@ -235,6 +238,7 @@ def test_options_in_sentences_exist(capsys: pytest.CaptureFixture[str]) -> None:
         ["train", "--method", "backprop", "--help"],
         ["evaluate", "--help"],
         ["prune", "--help"],
+        ["compare", "--help"],
         ["explain", "--help"],
         ["report", "--help"],
     ):

@@ -29,6 +29,11 @@ COMMANDS = {
         "train_command",
         "train a network by LFP, or by backprop for comparison",
     ),
+    "compare": (
+        "feedprop.training.command_line.compare",
+        "compare_command",
+        "compare methods: rates tuned on validation data, several seeds, intervals",
+    ),
     "check": (
         "feedprop.training.command_line.train",
         "check_command",

@@ -53,6 +53,24 @@ def test_ties_and_earlier_zeros_do_not_change_the_number() -> None:
     assert sum(counts(pruning.prune(model, ones, 0.25))) == 37
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_they_are_the_first_of_a_stable_sort(dtype: torch.dtype) -> None:
+    """Scores with many ties, some infinite, and weights that are 0 already."""
+    model = nn.Linear(40, 25, bias=False).to(dtype)
+    scores = torch.randint(0, 6, (25, 40)).to(dtype)
+    scores[scores == 5] = torch.inf
+    with torch.no_grad():
+        model.weight[torch.rand(25, 40) < 0.2] = 0
+    before = model.weight.detach().clone()
+    order = scores.where(before != 0, -torch.inf).flatten().sort(stable=True).indices
+    for amount in (0.001, 0.1, 0.2, 0.35, 0.8, 0.999):
+        expected = torch.ones(1000, dtype=torch.bool)
+        expected[order[: round(1000 * amount)]] = False
+        pruning.prune(model, {"weight": scores}, amount)
+        assert torch.equal(model.weight != 0, expected.view(25, 40) & (before != 0))
+        assert torch.equal(model.weight, before * (model.weight != 0))
+
+
 def test_a_part_of_the_model() -> None:
     model = net()
     pruning.prune(model, {"0.weight": pruning.magnitude(model)["0.weight"]}, 0.5)

@@ -100,6 +100,7 @@ PRIVATE = {
     "nn.Module._forward_pre_hooks": "the same",
     "nn.Module._forward_hooks_always_called": "detach removes feedprop's hooks",
     "nn.Conv2d._conv_forward": "counting the additions of spiking convolutions",
+    "Tensor._is_view": "training by feedback alignment: outputs of layers that are views are copied",
     "FlatParameter._is_flat_param": "refusing FullyShardedDataParallel",
     "nn.Module._is_fsdp_managed_module": "the same",
     "OpOverloadPacket._qualified_op_name": "error messages: the public name of a torch.ops function",

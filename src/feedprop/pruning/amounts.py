@@ -75,16 +75,26 @@ def set_to_zero(weights: dict[str, nn.Parameter], scores: Scores, amount: float,
 
 def _prune(weights: dict[str, nn.Parameter], scores: Scores, amount: float) -> None:
     """Set a share of these weights to 0, those that are 0 first; ties in the order of the weights."""
+    count = round(amount * sum(weight.numel() for weight in weights.values()))
+    if count == 0:
+        return
     flat = [
         scores[name].where(weight != 0, -torch.inf).flatten().cpu()  # scores of all layers on one device
         for name, weight in weights.items()
     ]
-    ordered = torch.cat(flat).sort(stable=True).indices
-    pruned = torch.zeros(len(ordered), dtype=torch.bool)
-    pruned[ordered[: round(amount * len(ordered))]] = True
+    pruned = _lowest(torch.cat(flat), count)
     sizes = [len(part) for part in flat]
     for weight, part in zip(weights.values(), torch.split(pruned, sizes), strict=True):
         weight.masked_fill_(part.view(weight.shape).to(weight.device), 0)
+
+
+def _lowest(values: Tensor, count: int) -> Tensor:
+    """Return where the lowest values are, exactly so many; of equal ones the first. Quicker than a sort."""
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    limit = wide.kthvalue(count).values
+    chosen = wide < limit
+    chosen[torch.nonzero(wide == limit).flatten()[: count - int(chosen.sum())]] = True
+    return chosen
 
 
 def sparsity(model: nn.Module) -> float:

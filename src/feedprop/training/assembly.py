@@ -17,6 +17,7 @@ from feedprop import rewards
 from feedprop.errors import FeedpropError
 from feedprop.rules import Composite
 from feedprop.spiking import Neuron
+from feedprop.training import methods
 from feedprop.training.command_line.components import imported_from_here
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import Splits, load, loader
@@ -87,10 +88,11 @@ def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: b
     model = component.make(inputs=shape, classes=classes, num_classes=classes, timed=timed)
     if not isinstance(model, nn.Module):
         raise FeedpropError(f"--model {component.name} makes a {type(model).__name__}, not a torch.nn.Module")
-    if config.settings.method == "backprop" and any(isinstance(neuron, Neuron) for neuron in firing_neurons(model)):
+    if config.settings.method != "lfp" and any(isinstance(neuron, Neuron) for neuron in firing_neurons(model)):
         raise FeedpropError(
-            f"--method backprop cannot train {component.name}: its neurons fire by a step function, which has "
-            f"derivative 0; leave --method out, or name a model of snnTorch's neurons, which have a surrogate gradient"
+            f"--method {config.settings.method} cannot train {component.name}: its neurons fire by a step function, "
+            f"which has derivative 0; leave --method out, or name a model of snnTorch's neurons, which have a "
+            f"surrogate gradient"
         )
     return model
 
@@ -174,3 +176,12 @@ def attach(config: Config, model: nn.Module) -> list[str]:
         feedprop.attach(model, composite)
     remarks = (" ".join(str(warning.message).split()) for warning in caught)
     return [remark.replace("a composite with magnitude_floor=0.02", "--magnitude_floor 0.02") for remark in remarks]
+
+
+def prepare_method(config: Config, parts: Parts, device: torch.device) -> None:
+    """Let the gradients of the model, on its device, follow the settings' method, if it is neither LFP nor backprop."""
+    if config.settings.method not in methods.METHODS:
+        return
+    with torch.random.fork_rng(devices=[]):  # a loader draws a number
+        inputs, _ = next(iter(loader(parts.data.train, batch_size=2)))
+    methods.attach(config.settings.method, parts.model, inputs.to(device), seed=config.settings.seed)

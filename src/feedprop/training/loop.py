@@ -17,6 +17,7 @@ from torchmetrics.aggregation import MeanMetric
 
 import feedprop
 from feedprop.errors import FeedpropError
+from feedprop.training import methods
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, TENSORBOARD, RunFolder, finite
 from feedprop.training.command_line import trust
@@ -39,8 +40,15 @@ _SHOWN_EVERY_SECONDS = 0.2
 Made = TypeVar("Made")
 
 
-def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> RunFolder:
-    """Train as configured, or go on with the run of a folder, and return the folder with the results."""
+def train(config: Config, *, command: str, resumed: RunFolder | None = None, tested: bool = True) -> RunFolder:
+    """Train as configured, or go on with the run of a folder, and return the folder with the results.
+
+    Args:
+        config: of the run.
+        command: as it was given, for the report.
+        resumed: the folder of a run that was stopped.
+        tested: whether the best model is tested in the end; without that, there is no report.
+    """
     started = time.monotonic()
     settings = config.settings
     folder = resumed or RunFolder.choose(settings.output, title=config.title, overwrite=settings.overwrite)
@@ -58,7 +66,7 @@ def train(config: Config, *, command: str, resumed: RunFolder | None = None) -> 
             _go_on(run)
         try:
             _epochs(run, saver)
-            _finish(run, command=command, started=started)
+            _finish(run, command=command, started=started, tested=tested)
         except BaseException as error:
             _say_what_is_kept(run, error)
             raise
@@ -232,20 +240,21 @@ def _log(log: SummaryWriter, row: dict[str, Any]) -> None:
     log.flush()
 
 
-def _finish(run: Run, *, command: str, started: float) -> None:
-    """Test the best model once; write results and report."""
+def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
+    """Test the best model once, unless the test data are not to be touched; write results and report."""
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
-    test = run.evaluate("test")
+    test = run.evaluate("test") if tested else None
     if run.config.settings.method == "lfp":
         feedprop.detach(run.parts.model)
+    methods.detach(run.parts.model)
     if not run.main:
         return
     name, device = run.parts.objective.name, run.accelerator.device
     results: dict[str, Any] = {
         "best_epoch": run.best_epoch,
         "validation": run.rows[run.best_epoch - 1]["validation"],
-        "test": test.as_dict(name),
+        **({} if test is None else {"test": test.as_dict(name)}),
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
         "task": run.task.name,
@@ -256,21 +265,25 @@ def _finish(run: Run, *, command: str, started: float) -> None:
     }
     model, data, size = run.parts.model, run.parts.data, run.config.settings.batch_size
     without = "the report goes without"
-    if firing_neurons(model):
-        results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
-    results["sparsity"] = _extra(
-        run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
-    )
+    if test is not None:
+        if firing_neurons(model):
+            results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
+        results["sparsity"] = _extra(
+            run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
+        )
     run.folder.write_json(RESULTS, results)
+    score = run.task.score
+    best = f"best epoch {run.best_epoch}: validation {score} {results['validation'][score]:.4f}"
+    if test is None:
+        run.folder.remove_states()
+        run.progress.say(best)
+        return
     samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
     run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
     again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
     drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
     run.folder.remove_states()
-    run.progress.say(
-        f"best epoch {run.best_epoch}: validation {run.task.score} {results['validation'][run.task.score]:.4f}, "
-        f"test {run.task.score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}")
-    )
+    run.progress.say(f"{best}, test {score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
 
 
 def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made | None:

@@ -15,6 +15,10 @@ HINTS = (
 )
 
 
+class DivergenceError(FeedpropError):
+    """The outputs, or the reward or loss, of a run are no longer finite."""
+
+
 class NaNGuard:
     """Finds the first step with NaN or infinity without waiting for the device at every step."""
 
@@ -33,4 +37,5 @@ class NaNGuard:
         first = [step for step in self.found.tolist() if step]
         for what, step, hint in zip(WHAT, self.found.tolist(), HINTS, strict=True):
             if step and step == min(first):
-                raise FeedpropError(f"the {what} NaN or infinity at step {step}; {hint}")
+                kind = FeedpropError if what == WHAT[0] else DivergenceError
+                raise kind(f"the {what} NaN or infinity at step {step}; {hint}")

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 import feedprop
 from feedprop.errors import FeedpropError
-from feedprop.training.assembly import Parts, attach, make_optimizer
+from feedprop.training.assembly import Parts, attach, make_optimizer, prepare_method
 from feedprop.training.checkpoints import CONFIG, RunFolder
 from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import loader
@@ -101,7 +101,9 @@ class Run:
 def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accelerator) -> Run:
     """Make optimizer, loaders and schedule, and prepare them with accelerate."""
     settings = config.settings
-    optimizer: Optimizer = make_optimizer(config, parts.model.to(accelerator.device))
+    parts.model.to(accelerator.device)
+    prepare_method(config, parts, accelerator.device)
+    optimizer: Optimizer = make_optimizer(config, parts.model)
     options: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers}
     loaders = {
         "train": loader(parts.data.train, shuffle_seed=settings.seed, **options),

@@ -35,7 +35,7 @@ SENTENCES = {
     "train --reward torch.nn.CrossEntropyLoss": "is no reward",
     "train --loss torch.nn.MSELoss": "--loss belongs to --method backprop, but the method is lfp",
     "train --method backprop --reward feedprop.rewards.SoftmaxReward": "--reward belongs to --method lfp",
-    "train --method sgd": "--method must be lfp or backprop, but is sgd",
+    "train --method sgd": "sign_symmetric, last_layer, straight_through, but is sgd",
     "train --scheduler samples.identity": "makes a int, not a scheduler",
     "train --model ..": "--model '..' is no import path",
     # options

@@ -279,3 +279,31 @@ def test_pictures_take_their_colours_from_the_stylesheet(page):
     assert not [drawing for drawing in drawings if re.search(r"#[0-9a-fA-F]{3,6}\b|rgb\(", unescape(drawing))]
     used, known = (set(re.findall(pattern, page)) for pattern in (r"var\((--[\w-]+)\)", r"(--[\w-]+):"))
     assert used <= known
+
+
+def _sparsity(folder, beside=None):
+    """The lines of the picture over sparsity, and the whole part of the page."""
+    page = write_report(folder, beside=beside).read_text()
+    part = page.partition(" over sparsity</h2>")[2].partition("</figure>")[0]
+    return re.findall("<li>.*?</i>(.*?)</li>", part), part
+
+
+def test_only_what_was_measured_alike_is_drawn_over_sparsity(run, tmp_path):
+    mine, other = (shutil.copytree(run, tmp_path / name) for name in ("mine", "other"))
+    curve = {"run": "mine", "importance": "magnitude", "accuracies": [1.0, 0.5]}
+    relevance = {**curve, "importance": "relevance"}
+    pruned = {"amounts": [0.0, 0.9], "scope": "global", "checkpoint": "best", "curves": [curve, relevance]}
+    assert _sparsity(mine)[0] == []  # one line has no legend
+    assert "The smallest weights" in _sparsity(mine)[1]
+    (mine / "pruning.json").write_text(json.dumps(pruned))
+    assert _sparsity(mine)[0] == ["magnitude", "relevance"]
+    assert "The smallest weights" not in _sparsity(mine)[1]
+    assert _sparsity(mine, other)[0] == ["mine, magnitude", "other, magnitude"]  # as training measured both
+    (other / "pruning.json").write_text(json.dumps({**pruned, "scope": "layer"}))
+    assert _sparsity(mine, other)[0] == ["mine, magnitude", "other, magnitude"]
+    assert "The smallest weights" in _sparsity(mine, other)[1]
+    (other / "pruning.json").write_text(json.dumps(pruned))
+    assert len(_sparsity(mine, other)[0]) == 4
+    text = (other / "metrics.jsonl").read_text()
+    (other / "metrics.jsonl").write_text(text.replace('"accuracy"', '"r2"'))  # of other targets
+    assert _sparsity(mine, other)[0] == ["magnitude", "relevance"]

@@ -99,7 +99,7 @@ def prepare(given: Options, *, command: str = "train", whole: bool = False) -> P
         if kind in foreign:
             other = "backprop" if method == "lfp" else "lfp"
             raise FeedpropError(f"--{kind} belongs to --method {other}, but the method is {method}")
-    options = reduce(_overlay, layers, defaults)
+    options = reduce(overlay, layers, defaults)
     parser = OneSentenceParser(
         prog=f"feedprop {command}", description=DESCRIPTION, usage=f"feedprop {command} [options]"
     )
@@ -157,7 +157,7 @@ def _same(kind: str, first: str, second: str) -> bool:
     return first == second or resolve(kind, first) is resolve(kind, second)
 
 
-def _overlay(first: Options, second: Options) -> Options:
+def overlay(first: Options, second: Options) -> Options:
     """Return both; the second wins, and another component does not inherit the options of the one it replaces."""
     replaced = tuple(
         f"{kind}."

@@ -16,7 +16,15 @@ from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import KINDS, Component, nearest
 from feedprop.training.models.spiking import EPSILON
 
-Method = Literal["lfp", "backprop"]
+Method = Literal[
+    "lfp",
+    "backprop",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "sign_symmetric",
+    "last_layer",
+    "straight_through",
+]
 Precision = Literal["no", "bf16", "fp16"]
 Interval = Literal["auto", "step", "epoch"]
 
@@ -26,7 +34,8 @@ class Settings:
     """Settings of a run.
 
     Args:
-        method: lfp strengthens what was rewarded; backprop follows the gradient of a loss
+        method: lfp strengthens what was rewarded; backprop follows the gradient of a loss; the others train on a loss
+            too, see docs/how-to-compare.md
         epochs: passes over the training data
         batch_size: samples per step on each device
         seed: of initial weights, validation split, order of the samples, dropout and toy data
@@ -80,8 +89,8 @@ class Settings:
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise FeedpropError(f"--clip_norm must be above 0, but is {self.clip_norm}")
         for name in ("magnitude_floor", "relative_magnitude"):
-            if self.method == "backprop" and getattr(self, name) is not None:
-                raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method backprop")
+            if self.method != "lfp" and getattr(self, name) is not None:
+                raise FeedpropError(f"--{name} scales LFP's feedback and has no meaning with --method {self.method}")
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,11 @@ MOST_BYTES = 10 * 2**20  # of a configuration
 
 def read_config(path: str) -> dict[str, Any]:
     """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
+    return as_options(read_yaml(path), path=path)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Return the keys and values in a configuration file."""
     try:
         content = yaml.load(_read(Path(path)), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -149,9 +163,14 @@ def read_config(path: str) -> dict[str, Any]:
         raise FeedpropError(f"the configuration file {path} holds a NUL character, which no name and no value can have")
     if not isinstance(content, dict | None):
         raise FeedpropError(f"the configuration file {path} must hold keys and values, but holds {content!r}")
+    return content or {}
+
+
+def as_options(content: Mapping[str, Any], *, path: str) -> dict[str, Any]:
+    """Return the options of a configuration in a file, {"model.name": "lenet", "epochs": 3}."""
     known = {field.name for field in dataclasses.fields(Settings)} | {*KINDS}
     options: dict[str, Any] = {}
-    for key, value in (content or {}).items():
+    for key, value in content.items():
         if key not in known:
             raise FeedpropError(f"the configuration file has an unknown key {key!r}{nearest(str(key), known)}")
         if key not in KINDS:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from feedprop import rewards
 from feedprop.errors import FeedpropError
-from feedprop.training.command_line.components import resolve
+from feedprop.training.command_line.components import nearest, resolve
+from feedprop.training.command_line.config import Method
 from feedprop.training.models.spiking import EPSILON
 from feedprop.training.tasks import Classification
 
@@ -18,7 +19,7 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
         "activation.name": "default",
         "reward.name": "feedprop.rewards.SoftmaxReward",
     },
-    "backprop": {"loss.name": "torch.nn.CrossEntropyLoss"},
+    **{name: {"loss.name": "torch.nn.CrossEntropyLoss"} for name in get_args(Method) if name != "lfp"},
 }
 # where targets are no classes
 TASKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -67,13 +68,15 @@ def default_options(
         task: what the targets of the data are.
     """
     if method not in [*OBJECTIVES]:
-        raise FeedpropError(f"--method must be {' or '.join(OBJECTIVES)}, but is {method}")
+        raise FeedpropError(
+            f"--method must be one of {', '.join(OBJECTIVES)}, but is {method}{nearest(str(method), OBJECTIVES)}"
+        )
     options = {
         "data.name": "digits",
         "model.name": model,
         **OBJECTIVES[method],
         **SGD,
-        **TASKS.get(task, {}).get(method, {}),
+        **TASKS.get(task, {}).get("lfp" if method == "lfp" else "backprop", {}),
         "scheduler.name": "torch.optim.lr_scheduler.OneCycleLR",
     }
     epsilon = EPSILON.get(resolve("model", model))

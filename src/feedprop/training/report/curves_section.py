@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -63,21 +64,28 @@ def only_epoch(run: StoredRun) -> list[tuple[str, str, str]]:
 
 def sparsity(run: StoredRun, other: StoredRun | None) -> list[Picture]:
     """Return the accuracy over sparsity as feedprop prune measured it, or else as training did, by magnitude alone."""
-    amounts, lines = _sparsity_of(run)
-    if not lines:
+    mine = _by_importance(run)
+    if not mine.lines:
         return []
-    if other is not None:
-        beside_amounts, beside_lines = _sparsity_of(other)
-        if beside_amounts == amounts:
-            names = [name for name, _ in _named(run, other)]
-            lines = {(names[0], key[1]): values for key, values in lines.items() if key[0] == str(run.path)} | {
-                (names[1], key[1]): values for key, values in beside_lines.items() if key[0] == str(other.path)
-            }
+    lines = {(run.name, importance): values for importance, values in mine.lines.items()}
+    if other is None:
+        lines |= mine.others
+    elif main_figure(other) == main_figure(run):
+        for pruned in (True, False):  # only what was measured alike
+            both = [_by_importance(stored, pruned=pruned) for stored in (run, other)]
+            if all(one.lines for one in both) and both[0].setting == both[1].setting:
+                mine, names = both[0], [name for name, _ in _named(run, other)]
+                lines = {
+                    (name, importance): values
+                    for name, one in zip(names, both, strict=True)
+                    for importance, values in one.lines.items()
+                }
+                break
     remark = "On validation data, with this share of the weights set to 0 in one shot, without training afterwards."
-    if not run.pruning:
+    if mine.setting[0] == "train":
         remark += f" The smallest weights of all layers go first. {run.results['sparsity']['samples']:,} samples."
     key = main_figure(run) or "accuracy"
-    return [(f"{titled(key)} over sparsity", remark, charts.sparsity(amounts, lines, percent=_is_share(key)))]
+    return [(f"{titled(key)} over sparsity", remark, charts.sparsity(mine.amounts, lines, percent=_is_share(key)))]
 
 
 def beside(run: StoredRun, other: StoredRun) -> dict[str, Any]:
@@ -155,18 +163,35 @@ def _curve(run: StoredRun, part: str, key: str) -> tuple[list[float], list[float
     return [row["epoch"] for row in run.rows], [row[part].get(key) for row in run.rows]
 
 
-def _sparsity_of(run: StoredRun) -> tuple[list[float], dict[tuple[str, str], list[float]]]:
-    if run.pruning:
-        curves = run.pruning["curves"]
-        own = str(run.path) if any(curve["run"] == str(run.path) for curve in curves) else curves[0]["run"]
-        return list(run.pruning["amounts"]), {
-            (str(run.path) if curve["run"] == own else str(curve["run"]), str(curve["importance"])): curve["accuracies"]
-            for curve in curves
-        }
+@dataclass(frozen=True)
+class _Sparsity:
+    """Figures over sparsity: by importance; of other runs, by run and importance; and how they were measured."""
+
+    amounts: list[float]
+    lines: dict[str, list[float]]
+    others: dict[tuple[str, str], list[float]]
+    setting: tuple[Any, ...]
+
+
+def _by_importance(run: StoredRun, *, pruned: bool = True) -> _Sparsity:
+    """Return what feedprop prune measured, if it did and is asked for, or else what training did."""
+    if pruned and run.pruning:
+        own, facts = run.pruning["curves"][0]["run"], run.pruning
+        return _Sparsity(
+            list(facts["amounts"]),
+            {str(row["importance"]): row["accuracies"] for row in facts["curves"] if row["run"] == own},
+            {
+                (str(row["run"]), str(row["importance"])): row["accuracies"]
+                for row in facts["curves"]
+                if row["run"] != own
+            },
+            ("prune", facts["amounts"], facts["scope"], facts["checkpoint"]),
+        )
     measured = run.results.get("sparsity")
     if not measured:
-        return [], {}
-    return list(measured["amounts"]), {(str(run.path), measured["importance"]): measured["accuracies"]}
+        return _Sparsity([], {}, {}, ())
+    lines = {str(measured["importance"]): measured["accuracies"]}
+    return _Sparsity(list(measured["amounts"]), lines, {}, ("train", measured["amounts"], measured["scope"]))
 
 
 def _is_share(key: str) -> bool:

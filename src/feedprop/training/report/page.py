@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import REPORT, TABLE, RunFolder
+from feedprop.training.methods import TITLES
 from feedprop.training.report import (
     charts,
     curves_section,
@@ -26,7 +27,6 @@ from feedprop.training.report.figures import as_csv, count, duration, percent, p
 from feedprop.training.report.stored_run import StoredRun
 
 Picture = tuple[str, str, Markup]  # title, remark, drawing
-METHODS = {"lfp": "Layer-wise Feedback Propagation", "backprop": "Backpropagation"}
 _DAMAGED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 
 
@@ -81,7 +81,7 @@ def render_run(run: StoredRun, other: StoredRun | None = None) -> str:
     return render(
         "page.html",
         title=run.title,
-        method=METHODS.get(run.method, run.method),
+        method=TITLES.get(run.method, run.method),
         sizes=results.get("sizes"),
         state=_state(run),
         headlines=_headlines(run),
