@@ -9,7 +9,7 @@ export CUDA_VISIBLE_DEVICES ?=
 # tests on fetched data read this folder and skip where it is empty
 export FEEDPROP_DATA ?= $(CURDIR)/data
 
-.PHONY: demo test test-minimum wheel lint fuzz clean
+.PHONY: demo test test-minimum wheel lint fuzz faults clean
 
 demo: .venv/demo
 	$(BIN)/feedprop train --data digits --output runs/demo --overwrite
@@ -33,6 +33,11 @@ wheel: .venv-minimum/test
 # random programs for FEEDPROP_FUZZ_MINUTES (60); failures go to runs/fuzz/failures.txt
 fuzz: .venv/test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz.hours
+
+# the command under faults, with FEEDPROP_FAULTS (500) drawn configurations and shares of it of the rest
+faults: export FEEDPROP_FAULTS ?= 500
+faults: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -8,12 +8,14 @@ import math
 import multiprocessing
 import os
 import platform
+import shutil
 import stat
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from feedprop.errors import FeedpropError
@@ -282,3 +284,49 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     RunFolder(tmp_path).write_json("results.json", {"loss": math.nan, "rows": [[1.5, -math.inf], (2, "a")]})
     content = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert content == {"loss": None, "rows": [[1.5, None], [2, "a"]]}
+
+
+# --- damage ---
+
+
+def test_weights_that_are_not_those_that_were_written_are_refused(tmp_path):
+    folder, model = RunFolder(tmp_path), nn.Linear(2, 2)
+    folder.save("best.safetensors", model, metadata={})
+    content = bytearray((tmp_path / "best.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "best.safetensors").write_bytes(content)
+    with pytest.raises(FeedpropError, match="is damaged: its weights are not those that were written"):
+        folder.restore("best.safetensors", model)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    folder, model = RunFolder(tmp_path), nn.Linear(2, 2)
+    model.bias.data[0] = value
+    folder.save("best.safetensors", model, metadata={})
+    with pytest.raises(FeedpropError, match="holds NaN or infinity in bias"):
+        folder.restore("best.safetensors", nn.Linear(2, 2))
+
+
+def test_whole_numbers_are_not_loaded_as_weights(tmp_path):
+    save_file({key: value.int() for key, value in nn.Linear(2, 2).state_dict().items()}, tmp_path / "best.safetensors")
+    with pytest.raises(FeedpropError, match=r"is damaged: \w+ is torch.int32, not torch.float32"):
+        RunFolder(tmp_path).restore("best.safetensors", nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("changes", [{"mean": [1.0]}, {"deviation": [0.0, 1.0]}, {"mean": None}, {"mean": "x"}])
+def test_a_normalisation_that_does_not_fit_is_refused(command, run, tmp_path, changes):
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run/best.safetensors"
+    facts = {"mean": [0.0, 0.0], "deviation": [1.0, 1.0], **changes}
+    save_file(load_file(file), file, metadata={key: json.dumps(value) for key, value in facts.items()})
+    assert "normalised" in command("evaluate", "run").sentence
+
+
+def test_what_a_live_run_is_writing_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", ".best.safetensors.abc"):
+        (tmp_path / "run" / name).write_text("")
+    (tmp_path / "run/.running").write_text(f"{os.getppid()} {platform.node()}")
+    RunFolder.choose(str(tmp_path / "run"), title="", overwrite=True)
+    assert (tmp_path / "run/.best.safetensors.abc").exists()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from feedprop.errors import FeedpropError
 from feedprop.rewards import ChoiceReward, GivenReward, SigmoidReward, SoftmaxReward
 from feedprop.training.evaluation import Objective, evaluate
 from feedprop.training.tasks import Classification
@@ -66,3 +67,17 @@ def test_a_choice_is_told_yes_or_no_and_explores_in_training_only():
     with torch.no_grad():
         value = objective(right, torch.tensor([0, 0]))  # o (right - p) with p = sigmoid(2) = .8808
     assert value == pytest.approx(-(2 * (1 - 0.8808) - 2 * 0.8808) / 2, abs=1e-3)
+
+
+def test_labels_are_not_taken_for_scores_where_there_are_as_many_samples_as_classes():
+    with pytest.raises(FeedpropError, match="the loss SoftMarginLoss does not fit outputs of shape"):
+        Objective(nn.SoftMarginLoss(), "loss", 1, TASK).check(torch.zeros(2, 2), torch.tensor([0, 1]))
+
+
+def test_outputs_that_are_nan_have_no_accuracy():
+    model = nn.Linear(2, 2)
+    model.weight.data.fill_(float("nan"))
+    batches = [(torch.ones(3, 2), torch.tensor([0, 1, 0]))]
+    objective = Objective(nn.CrossEntropyLoss(), "loss", 1, TASK)
+    with pytest.raises(FeedpropError, match="outputs of the model are NaN"):
+        evaluate(model, batches, objective=objective, device=torch.device("cpu"))

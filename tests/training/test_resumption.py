@@ -190,7 +190,9 @@ def test_the_run_that_was_stopped_last_is_meant(command, tmp_path, monkeypatch):
 
 def test_what_cannot_be_resumed(command, tmp_path, monkeypatch):
     assert "is not a run of feedprop train" in command("train", "--resume", "nowhere").sentence
-    _stopped(command, monkeypatch, "--output", "stopped")
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 26)  # in the third epoch
+        assert command(*COMMON, "--model.hidden", "[8]", "--output", "stopped").code == 130
     assert "leave out --epochs" in command("train", "--resume", "stopped", "--epochs", 5).sentence
     for path in (tmp_path / "stopped").glob("state-*"):
         path.unlink()
@@ -350,3 +352,42 @@ def _same(run: Path, best: bytes) -> bool:
 def _process_is_no_more(folder: Path) -> None:
     for lock in folder.rglob(".running"):
         lock.write_text(f"{2**22 + 1} {platform.node()}")
+
+
+def test_a_run_without_a_state_begins_anew_in_its_first_epoch(command, tmp_path, monkeypatch):
+    command(*COMMON, "--model.hidden", "[8]", "--output", "whole")
+    _stopped(command, monkeypatch, "--output", "stopped")
+    for path in (tmp_path / "stopped").glob("state-*"):
+        path.unlink()
+    answer = command("train", "--resume", "stopped")
+    assert "no state was written, so the run begins anew" in answer.out
+    _assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_before_its_report_goes_on(command, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("feedprop.training.loop.write_report", killed)
+        with pytest.raises(Killed):
+            command(*COMMON, "--model.hidden", "[8]", "--output", "stopped")
+    assert (tmp_path / "stopped/results.json").exists()
+    assert command("train", "--resume", "stopped").code == 0
+    assert (tmp_path / "stopped/report.html").exists()
+    assert not [*(tmp_path / "stopped").glob("state-*")]
+
+
+def test_a_state_of_another_run_is_refused(command, tmp_path, monkeypatch):
+    _stopped(command, monkeypatch, "--output", "stopped")
+    for path in (tmp_path / "stopped").glob("state-*"):
+        path.write_bytes(pack({**unpack(path), "optimizer": 3}))
+    assert "does not belong to a run that is configured so" in command("train", "--resume", "stopped").sentence
+
+
+def test_a_state_that_changed_is_damaged(tmp_path):
+    content = bytearray(pack({"weights": torch.zeros(100)}))
+    content[-1] ^= 1
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(FeedpropError, match="its content is not what was written"):
+        unpack(tmp_path / "state")

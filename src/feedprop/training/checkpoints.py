@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
 from feedprop.training import locks
-from feedprop.training.state import unpack
+from feedprop.training.state import checksum, unpack
 
 CONFIG, METRICS, RESULTS, REPORT = "config.yaml", "metrics.jsonl", "results.json", "report.html"
 LAYERS = "layers.jsonl"
@@ -55,9 +55,9 @@ class RunFolder:
         if output is None:
             return cls(Path("runs"), title=title)
         path = Path(output)
-        if path.exists() and not path.is_dir():
+        if os.path.lexists(path) and not path.is_dir():
             raise FeedpropError(f"--output {output} is a file; name a folder")
-        _recover(path)
+        recover(path)
         if path.is_dir() and any(not entry.name.startswith(LOCK) for entry in path.iterdir()):
             if not overwrite:
                 raise FeedpropError(f"the folder {output} is not empty; name another --output or add --overwrite")
@@ -74,10 +74,10 @@ class RunFolder:
     def reopen(cls, path: str | Path) -> RunFolder:
         """Return the folder of a run that was stopped."""
         found = Path(path)
-        _recover(found)
+        recover(found)
         if not (found / CONFIG).is_file():
             raise FeedpropError(f"{path} is not a run of feedprop train: it contains no {CONFIG}")
-        if (found / RESULTS).is_file():
+        if not cls(found).unfinished:
             raise FeedpropError(f"the run {path} is finished; there is nothing to resume")
         return cls(found)
 
@@ -94,6 +94,17 @@ class RunFolder:
             except FeedpropError as error:
                 damaged.append(str(error))
         raise FeedpropError("; ".join([*damaged, f"{self.path} has no state to resume from; start the run anew"]))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something left to do: the states are removed last."""
+        return bool(self.states()) or not (self.path / RESULTS).is_file()
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether no state was written and no second epoch finished, so that nothing is lost by beginning anew."""
+        kept = [name for name in (BEST, LAST) if (self.path / name).is_file()]
+        return not self.states() and all(self.metadata(name).get("epoch") == 1 for name in kept)
 
     @property
     def name(self) -> Path:
@@ -136,7 +147,8 @@ class RunFolder:
             old = _beside(self.replaces, OLD)
             self.replaces.rename(old)
             self.path.rename(self.replaces)
-            _remove(old, rescue_to=self.replaces)
+            with contextlib.suppress(OSError):  # the next run tries again
+                _remove(old, rescue_to=self.replaces)
         self.path, self.replaces = self.replaces, None
 
     def write(self, name: str, content: bytes | str) -> None:
@@ -164,7 +176,8 @@ class RunFolder:
     def save(self, name: str, model: nn.Module, *, metadata: Mapping[str, Any]) -> None:
         """Save the model's state, with metadata that JSON can hold."""
         state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-        self.write(name, save(state, metadata={key: json.dumps(value) for key, value in metadata.items()}))
+        facts = {**metadata, "checksum": checksum(state)}
+        self.write(name, save(state, metadata={key: json.dumps(value) for key, value in facts.items()}))
 
     def save_state(self, step: int, content: bytes, *, keep: int) -> None:
         """Write the state after a step, and remove all but the last ones."""
@@ -176,18 +189,29 @@ class RunFolder:
         """The files of states, the last one first."""
         return sorted(self.path.glob(STATES), reverse=True)
 
+    def remove_states(self) -> None:
+        """Remove all states, the last one last."""
+        for path in reversed(self.states()):
+            path.unlink()
+
     def metadata(self, name: str) -> dict[str, Any]:
         """Return the metadata of a checkpoint."""
         return self._read(name)[1]
 
     def restore(self, name: str, model: nn.Module) -> None:
-        """Load a checkpoint into the model; refuse one of another architecture."""
+        """Load a checkpoint into the model; refuse one of another architecture, or with NaN or infinite weights."""
         state, _ = self._read(name)
         own = model.state_dict()
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
         if missing or unknown or shapes:
             raise FeedpropError(f"{self.path / name} belongs to another architecture: {_difference(own, state)}")
+        for key, value in own.items():
+            if value.is_floating_point() != state[key].is_floating_point():
+                raise FeedpropError(f"{self.path / name} is damaged: {key} is {state[key].dtype}, not {value.dtype}")
+        for key, _ in model.named_parameters():
+            if key in state and not state[key].isfinite().all():
+                raise FeedpropError(f"{self.path / name} holds NaN or infinity in {key}; name another --checkpoint")
         model.load_state_dict(state)
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -197,9 +221,12 @@ class RunFolder:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-                return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118  # no mapping
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise FeedpropError(f"{path} is not a checkpoint of feedprop train: {error}") from error
+        if metadata.pop("checksum", None) not in (None, checksum(state)):
+            raise FeedpropError(f"{path} is damaged: its weights are not those that were written")
+        return state, metadata
 
 
 def finite(content: Any) -> Any:
@@ -237,14 +264,19 @@ def make_numbered(base: Path, title: str) -> Path:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    whole = path.resolve()
+    try:
+        whole = path.resolve()
+    except RuntimeError:  # links that lead to each other
+        whole = path.absolute()
     return whole.with_name(whole.name + ending)
 
 
-def _recover(path: Path) -> None:
+def recover(path: Path) -> None:
     """Finish or undo what a killed run began: files written in part, a folder that was about to replace `path`."""
     old, new = _beside(path, OLD), _beside(path, NEW)
-    if old.is_dir() and not path.exists():
+    if locks.held(path / LOCK) or locks.held(old / LOCK):
+        return  # by a run that is about to do so itself
+    if old.is_dir() and not os.path.lexists(path):
         old.rename(path)
     if path.is_dir():
         if old.is_dir():
@@ -253,7 +285,7 @@ def _recover(path: Path) -> None:
             if _begun(entry.name):
                 entry.unlink(missing_ok=True)
         locks.tidy(path / LOCK)
-    if new.is_dir() and not locks.held(new / LOCK) and not locks.held(path / LOCK):
+    if new.is_dir() and not locks.held(new / LOCK):
         _remove(new, rescue_to=None)
 
 
@@ -267,11 +299,16 @@ def _begun(name: str) -> bool:
     return name.startswith(".") and _written(name[1:].rpartition(".")[0])
 
 
+def _is_lock(name: str) -> bool:
+    """Whether this is a lock, or what a process wrote while it took it."""
+    return name == LOCK or name.removeprefix(f"{LOCK}.").isdigit()
+
+
 def _remove(folder: Path, *, rescue_to: Path | None) -> None:
     """Remove a run, whose own files are known; move other files to another folder, or leave them."""
     for entry in folder.iterdir():
-        own = _written(entry.name) or _begun(entry.name) or entry.name in (TENSORBOARD, LOCK)
-        if own and entry.is_dir():
+        own = _written(entry.name) or _begun(entry.name) or entry.name == TENSORBOARD or _is_lock(entry.name)
+        if own and entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif own:
             entry.unlink()

@@ -73,6 +73,10 @@ class Objective:
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Refuse an objective that cannot be computed from these outputs and targets."""
+        if outputs.ndim > 1 and outputs.shape[-2] == outputs.shape[-1]:
+            # one sample more, or labels would fit as if they were scores
+            outputs = torch.cat([outputs, outputs.narrow(-2, 0, 1)], -2)
+            targets = torch.cat([targets, targets[:1]])
         shapes = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
         label = type(self.module).__name__
         try:
@@ -118,9 +122,9 @@ def evaluate(
     gather: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] = lambda pair: pair,
 ) -> Evaluation:
     """Evaluate the model on all batches; `gather` collects outputs and targets from all processes."""
-    mean, loss = MeanMetric(sync_on_compute=False).to(device), MeanMetric(sync_on_compute=False).to(device)
+    mean, loss = (MeanMetric(nan_strategy="disable", sync_on_compute=False).to(device) for _ in range(2))
     metrics = objective.task.metrics().to(device)
-    training = model.training
+    training, bad = model.training, torch.zeros((), dtype=torch.bool, device=device)
     model.eval()
     try:
         with torch.no_grad():
@@ -128,12 +132,15 @@ def evaluate(
                 outputs = model(inputs.to(device))
                 rows, targets = gather((batch_first(outputs), labels.to(device)))
                 outputs = batch_first(rows)  # batch_first is its own inverse
+                bad |= outputs.isnan().any()
                 mean.update(objective.sign * objective(outputs, targets), weight=len(targets))
                 metrics.update(scores(outputs), targets)
                 if objective.loss is not None:
                     loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
     finally:
         model.train(training)
+    if bad:
+        raise FeedpropError(f"outputs of the model are NaN in evaluation, so it has no {objective.task.score}")
     figures = objective.task.figures(metrics.compute())
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
     return Evaluation(float(mean.compute()), figures[objective.task.score], figures, losses)

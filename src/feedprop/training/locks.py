@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from pathlib import Path
 
 from feedprop.errors import FeedpropError
+
+_PROCESS = re.compile(r"[0-9]{1,9}")
 
 
 def take(path: Path) -> None:
@@ -46,10 +49,13 @@ def release(path: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Remove what a process that is gone left while it took the lock."""
+    """Remove what a process that is gone left: its lock, and what it wrote while it took it."""
+    owner = _owner(path)
+    if owner is not None and path.is_file() and not runs(owner):
+        path.unlink(missing_ok=True)
     for begun in path.parent.glob(f"{path.name}.*"):
         process = begun.suffix.removeprefix(".")
-        if process.isdigit() and not runs((int(process), platform.node())):
+        if _PROCESS.fullmatch(process) and not runs((int(process), platform.node())):
             begun.unlink(missing_ok=True)
 
 
@@ -60,9 +66,13 @@ def held(path: Path) -> bool:
 
 
 def _owner(path: Path) -> tuple[int, str] | None:
+    if not path.exists():
+        return None
+    if not path.is_file():
+        return 0, ""  # a pipe would never end
     with contextlib.suppress(FileNotFoundError):
         process, _, machine = path.read_text(errors="replace").partition(" ")
-        return (int(process) if process.isdigit() else 0), machine
+        return (int(process) if _PROCESS.fullmatch(process) else 0), machine
     return None
 
 

@@ -71,8 +71,8 @@ def train(
     parts = assemble(config)
     for part in ("train", "validation", "test"):
         check_all(parts.data[part], workers=settings.workers)
-    _claim(folder, accelerator)
     try:
+        _claim(folder, accelerator)
         run = prepare(config, folder, parts, accelerator)
         saver = Saver(settings, processes=accelerator.num_processes)
         run.progress.say(run.introduction())
@@ -114,6 +114,9 @@ def _claim(folder: RunFolder, accelerator: Accelerator) -> None:
 
 def _go_on(run: Run) -> None:
     """Restore the last state that can be read."""
+    if run.folder.unsaved:
+        run.progress.say("no state was written, so the run begins anew")
+        return
     state, damaged = run.folder.latest_state()
     restore(run, state)
     for sentence in damaged:
@@ -292,11 +295,10 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
             run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
         )
     run.folder.write_json(RESULTS, results)
-    for path in run.folder.states():
-        path.unlink()
     score = run.task.score
     best = f"best epoch {run.best_epoch}: validation {score} {results['validation'][score]:.4f}"
     if test is None:
+        run.folder.remove_states()
         run.progress.say(best)
         return
     samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
@@ -307,6 +309,7 @@ def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
     _extra(run, "show trackers a picture", lambda: run.trackers.show(picture, step=run.step), "they go without")
     for sentence in run.trackers.take_complaints():
         run.progress.say(f"warning: {sentence}")
+    run.folder.remove_states()
     run.progress.say(f"{best}, test {score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
 
 
@@ -323,7 +326,9 @@ def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made |
 def _say_what_is_kept(run: Run, error: BaseException) -> None:
     """Add to the error what is on disk."""
     folder = run.folder
-    if run.saved_step and not isinstance(error, FeedpropError):  # which would come again
+    if not folder.name.is_dir():
+        error.add_note(f"the folder {folder.name} is gone")
+    elif run.saved_step and folder.states() and not isinstance(error, FeedpropError):  # which would come again
         needed = " --trust" if trust.is_needed(str(folder.path / CONFIG)) else ""
         error.add_note(
             f"{folder.path} keeps what was done up to step {run.saved_step}; feedprop train --resume {folder.path}"

@@ -99,8 +99,8 @@ class Saver:
         self._written = time.monotonic()
 
 
-def _parsed(every: str) -> tuple[str, str, str]:
-    found = _EVERY.fullmatch(every.strip())
+def _parsed(every: int | str) -> tuple[str, str, str]:
+    found = _EVERY.fullmatch(str(every).strip())
     if found is None or found[1] == "0":
         raise FeedpropError(
             f"--checkpoint_every must be epoch, a number of steps such as 500, or minutes such as 10min, but is {every}"
@@ -128,8 +128,41 @@ def _state(run: Run) -> dict[str, Any]:
     }
 
 
+_KINDS: Mapping[str, Any] = {
+    "step": int, "epoch": int, "batches": int, "accumulated": int, "best_epoch": int, "best": int | float,
+    "rows": list, "layers": list, "magnitudes": list, "metrics": dict, "random": list,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _fitting(run: Run) -> Iterator[None]:
+    """Say of errors in the block that the state does not fit the run."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise FeedpropError(
+            f"the state in {run.folder.path} does not belong to a run that is configured so ({reason}); start the run "
+            f"anew"
+        ) from error
+
+
 def restore(run: Run, state: Mapping[str, Any]) -> None:
-    """Put a run, prepared as it was at first, into a state; `begin_pass` does the rest."""
+    """Put a run, prepared as it was at first, into a state; `begin_pass` does the rest.
+
+    Raises:
+        FeedpropError: the state is of another run, or of none.
+    """
+    with _fitting(run):
+        for name, kind in _KINDS.items():
+            if not isinstance(state[name], kind):
+                raise TypeError(f"its {name} is a {type(state[name]).__name__}")
+        if not 0 <= state["best_epoch"] <= len(state["rows"]):
+            raise ValueError(f"epoch {state['best_epoch']} of {len(state['rows'])} is the best")
+        _restore(run, state)
+
+
+def _restore(run: Run, state: Mapping[str, Any]) -> None:
     run.parts.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
     if run.schedule.scheduler is not None:
@@ -158,12 +191,13 @@ def begin_pass(run: Run, metrics: Mapping[str, Metric]) -> tuple[Iterator[Any], 
         return iter(run.loaders["train"]), 0
     done = state["batches"]
     loader = run.loaders["train"]
-    batches = iter(run.accelerator.skip_first_batches(loader, done) if done else loader)
-    for name, metric in metrics.items():
-        if name in state["metrics"]:
-            for value, number in state["metrics"][name].items():
-                setattr(metric, value, number.to(metric.device))
-    set_random_state(state["random"][run.accelerator.process_index])
+    with _fitting(run):
+        batches = iter(run.accelerator.skip_first_batches(loader, done) if done else loader)
+        for name, metric in metrics.items():
+            if name in state["metrics"]:
+                for value, number in state["metrics"][name].items():
+                    setattr(metric, value, number.to(metric.device))
+        set_random_state(state["random"][run.accelerator.process_index])
     return batches, done
 
 

@@ -25,16 +25,22 @@ class Schedule:
 
     def after_step(self) -> None:
         if self.scheduler is not None and self.interval == "step":
-            self.scheduler.step()
+            self._move()
 
     def after_epoch(self, error: float) -> None:
         """Move a schedule that moves per epoch; `error` is the share of misclassified validation data."""
         if self.scheduler is None or self.interval != "epoch":
             return
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(error)
+            self._move(error)
         else:
-            self.scheduler.step()
+            self._move()
+
+    def _move(self, *error: float) -> None:
+        try:
+            self.scheduler.step(*error)  # type: ignore[union-attr]  # both callers have asked
+        except (ArithmeticError, LookupError, TypeError, ValueError) as problem:
+            raise FeedpropError(f"--scheduler {self.name} cannot go on: {problem}") from problem
 
     @property
     def description(self) -> str:

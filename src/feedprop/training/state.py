@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,18 @@ from torch import Tensor
 
 from feedprop.errors import FeedpropError
 
-FORMAT = 1
+FORMAT = 2
+
+
+def checksum(tensors: Mapping[str, Tensor], *texts: str) -> str:
+    """Return a number that changes with any bit of the tensors, their names, or the texts."""
+    found = 0
+    for key in sorted(tensors):
+        content = tensors[key].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        found = zlib.crc32(content, zlib.crc32(key.encode(), found))
+    for text in texts:
+        found = zlib.crc32(text.encode(), found)
+    return f"{found:08x}"
 
 
 def pack(state: Any) -> bytes:
@@ -29,8 +41,8 @@ def pack(state: Any) -> bytes:
         FeedpropError: the state holds anything else.
     """
     tensors: dict[str, Tensor] = {}
-    plan = _plan(state, tensors)
-    return save(tensors, metadata={"format": str(FORMAT), "plan": json.dumps(plan)})
+    plan = json.dumps(_plan(state, tensors))
+    return save(tensors, metadata={"format": str(FORMAT), "plan": plan, "checksum": checksum(tensors, plan)})
 
 
 def unpack(path: Path) -> Any:
@@ -45,8 +57,10 @@ def unpack(path: Path) -> Any:
             if metadata.get("format") != str(FORMAT):
                 raise FeedpropError(f"{path} has another format; it was written by another version of feedprop")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+            if metadata["checksum"] != checksum(tensors, metadata["plan"]):
+                raise ValueError("its content is not what was written")
             return _built(json.loads(metadata["plan"]), tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise FeedpropError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 

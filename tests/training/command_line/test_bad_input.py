@@ -37,6 +37,7 @@ SENTENCES = {
     "train --method backprop --reward feedprop.rewards.SoftmaxReward": "--reward belongs to --method lfp",
     "train --method sgd": "sign_symmetric, last_layer, straight_through, but is sgd",
     "train --scheduler samples.identity": "makes a int, not a scheduler",
+    "train --model ..": "--model '..' is no import path",
     # options
     "train --foo 3": "unknown option --foo",
     "train foo": "unexpected word foo",
@@ -140,6 +141,11 @@ def test_bad_input_is_answered_with_one_sentence(command, tmp_path, words):
     [
         (None, "cannot read the configuration file"),
         ("epochs: [", "is not YAML"),
+        ("epochs: " + 5000 * "9", "is not YAML: Exceeds the limit"),
+        ("epochs: !!timestamp x", "is not YAML"),
+        ('output: "a\\0b"', "holds a NUL character"),
+        ("#" * (10 * 2**20 + 1), "a configuration has 10485760 at most"),
+        ("x" * 5000, "must hold keys and values, but holds 'xxx"),
         ("- 3", "must hold keys and values"),
         ("model: 3", "model must be a name, or a name and options, but is 3"),
         ("epoch: 3", "unknown key 'epoch'; did you mean epochs?"),
@@ -182,3 +188,13 @@ def test_a_bug_is_not_dressed_up_as_bad_input(command):
 )  # fmt: skip
 def test_what_does_not_fit_is_answered_with_one_sentence(command, words, sentence):
     assert sentence in command("train", *words.split()).sentence
+
+
+def test_a_schedule_that_cannot_move(command):
+    words = "train --data blobs --data.points 100 --epochs 1 --scheduler StepLR --scheduler.step_size 0"
+    assert "--scheduler StepLR cannot go on: integer modulo by zero" in command(*words.split()).sentence
+
+
+def test_steps_between_states_may_be_a_number_in_a_file(command, tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {name: blobs, points: 100}\nepochs: 1\ncheckpoint_every: 3\n")
+    assert command("train", "--config", "config.yaml").code == 0

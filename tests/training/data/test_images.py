@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import Component
+from feedprop.training.data.images import read_image
 from feedprop.training.data.splits import load
 
 
@@ -143,3 +147,32 @@ def test_grey_images_in_a_model_that_takes_colours(command, tmp_path, data):
 def test_a_model_that_takes_neither_says_what_is_wrong_with_three_channels(command):
     answer = command("train", "--model", "torchvision.models.squeezenet1_1")
     assert "cannot take inputs of shape (3, 8, 8)" in answer.sentence
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.png", np.uint16), ("x.tif", np.uint16)])
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path, name, kind):
+    Image.fromarray(np.array([[0, 256, 32768, 65535]], kind)).save(tmp_path / name)
+    assert np.asarray(read_image(str(tmp_path / name)))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_images_without_a_known_range_are_refused(tmp_path):
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match="whose range is unknown"):
+        read_image(str(tmp_path / "x.tif"))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(OSError, match="it is not a file"):
+        read_image(str(tmp_path / "x.png"))
+
+
+def test_no_program_is_run_for_an_image(tmp_path):
+    (tmp_path / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(OSError, match="cannot identify image file"):
+        read_image(str(tmp_path / "x.png"))
+
+
+def test_the_whole_file_system_is_no_folder_of_images():
+    with pytest.raises(FeedpropError, match="is the whole file system"):
+        _load("image_folder", root="/")

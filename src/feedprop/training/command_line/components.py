@@ -109,7 +109,7 @@ class Component:
             made = target(*args, **{**self.arguments, **missing})
         except FeedpropError:
             raise
-        except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError, ArithmeticError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise FeedpropError(f"--{self.kind} {self.name} cannot be made: {reason}") from error
         bases = _bases(KINDS[self.kind])
@@ -155,6 +155,8 @@ def imported_from_here(components: Iterable[Component]) -> tuple[str, ...]:
 def import_path(path: str, *, option: str) -> Any:
     """Return what an import path such as torchvision.models.resnet18 names."""
     module_name, _, name = path.rpartition(".")
+    if not all(path.split(".")):
+        raise FeedpropError(f"{option} {path!r} is no import path, such as torchvision.models.resnet18")
     if (owner := _class_in(module_name)) is not None and hasattr(owner, name):
         return getattr(owner, name)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Settings:
     device: str = "auto"
     precision: Precision = "no"
     workers: int = 0
-    checkpoint_every: str = "epoch"
+    checkpoint_every: int | str = "epoch"
     keep_checkpoints: int = 2
     tracker: str = "tensorboard"
     output: str | None = None
@@ -142,6 +143,9 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+MOST_BYTES = 10 * 2**20  # of a configuration
+
+
 def read_config(path: str) -> dict[str, Any]:
     """Return the options in a configuration file, {"model.name": "lenet", "epochs": 3}."""
     return as_options(read_yaml(path), path=path)
@@ -150,14 +154,16 @@ def read_config(path: str) -> dict[str, Any]:
 def read_yaml(path: str, *, what: str = "configuration file") -> dict[str, Any]:
     """Return the keys and values in a YAML file; `what` it is called in errors."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load(_read(Path(path)), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a text file"
         raise FeedpropError(f"cannot read the {what} {path}: {reason}") from error
     except RecursionError as error:
         raise FeedpropError(f"the {what} {path} is nested too deeply") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, ArithmeticError) as error:  # of numbers and dates
         raise FeedpropError(f"the {what} {path} is not YAML: {' '.join(str(error).split())}") from error
+    if _holds_nul(content):
+        raise FeedpropError(f"the {what} {path} holds a NUL character, which no name and no value can have")
     if not isinstance(content, dict | None):
         raise FeedpropError(f"the {what} {path} must hold keys and values, but holds {content!r}")
     return content or {}
@@ -179,6 +185,23 @@ def as_options(content: Mapping[str, Any], *, path: str) -> dict[str, Any]:
         else:
             raise FeedpropError(f"{path}: {key} must be a name, or a name and options, but is {value!r}")
     return options
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file, but not of a pipe, which may never end, or of what is too large."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has {size} bytes, and a configuration has {MOST_BYTES} at most")
+    return path.read_text(encoding="utf-8")
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_nul, [*value, *value.values()]))
+    if isinstance(value, list | tuple | set):
+        return any(map(_holds_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def _plain(value: Any) -> Any:

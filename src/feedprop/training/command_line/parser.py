@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 import re
+import warnings
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -49,7 +50,9 @@ class OneSentenceParser(ArgumentParser):
             if ".".join(key.split(".")[:2]) not in known:  # what follows are options of an option's own class
                 raise FeedpropError(_unknown(key, self))
             values[key] = value
-        return self.parse_object(values).as_dict()  # type: ignore[no-any-return]  # as above
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what jsonargparse says to programmers
+            return self.parse_object(values).as_dict()  # type: ignore[no-any-return]  # as above
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise FeedpropError(_sentence(str(ex or message), self.prog))

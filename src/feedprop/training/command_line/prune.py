@@ -11,6 +11,7 @@ from accelerate.utils import set_seed  # type: ignore[import-untyped]  # acceler
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from feedprop import pruning
 from feedprop.errors import FeedpropError
@@ -165,11 +166,12 @@ def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> 
     for amount in AMOUNTS:
         table.add_column(f"{100 * amount:g} %", justify="right", min_width=6)
     for (run, importance), values in curves.items():
-        table.add_row(*([run] if beside else []), importance, *(f"{value:.4f}" for value in values))
+        table.add_row(*([Text(run)] if beside else []), importance, *(f"{value:.4f}" for value in values))
     console.print(table, crop=False, overflow="ignore", no_wrap=True)
     folder = RunFolder(request.run).path
     console.print(
         f"{folder / PRUNED}: {100 * pruned['amount']:g} % by {pruned['importance']}, validation accuracy "
         f"{pruned['validation_accuracy']:.4f}\nplot: {folder / CURVES_PLOT}",
         soft_wrap=True,
+        markup=False,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 from feedprop.errors import FeedpropError
 from feedprop.training.assembly import Parts, assemble
-from feedprop.training.checkpoints import CONFIG, RunFolder
+from feedprop.training.checkpoints import CONFIG, RunFolder, recover
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.arguments import Options, configure, read_words
 from feedprop.training.command_line.components import search_in
@@ -57,15 +59,36 @@ def add_trust(parser: OneSentenceParser) -> None:
 
 def read_run(run: str, checkpoint: str, data: Options, *, trusted: bool) -> Config:
     """Return the configuration of a run, with other data if any is given."""
+    if not os.path.lexists(run):
+        recover(Path(run))  # a run that was being replaced when its process was killed
     file = Path(run) / CONFIG
     if not file.is_file():
         raise FeedpropError(f"{run} is not a run of feedprop train: it contains no {CONFIG}")
     if not trusted:
         trust.check(read_config(str(file)), file=str(file))
     name = f"{checkpoint}.safetensors"
-    trained_in = RunFolder(run).metadata(name).get("working_directory", ".") if (Path(run) / name).is_file() else "."
+    trained_in = _trained_in(RunFolder(run), name)
     search_in(*((trained_in, ".") if trusted else ()))
     return as_trained(configure([], {"config": [str(file)], **data}), trained_in, given=data)
+
+
+def _trained_in(folder: RunFolder, name: str) -> str:
+    """Return the working directory in which a checkpoint was written; the present one if it does not say."""
+    found = folder.metadata(name).get("working_directory") if (folder.path / name).is_file() else None
+    return found if isinstance(found, str) and "\0" not in found else "."
+
+
+def _normalisation(folder: RunFolder, name: str, metadata: Mapping[str, Any], of: str = "") -> Normalisation:
+    """Return how the inputs of a checkpoint's model were normalised, or with "target_" its targets."""
+    mean, deviation = metadata.get(f"{of}mean"), metadata.get(f"{of}deviation")
+    for values in (mean, deviation):
+        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+            raise FeedpropError(f"{folder.path / name} does not say how data is normalised: {of}mean and {of}deviation")
+    assert isinstance(mean, list)
+    assert isinstance(deviation, list)
+    if len(mean) != len(deviation) or not all(map(math.isfinite, [*mean, *deviation])) or 0 in deviation:
+        raise FeedpropError(f"{folder.path / name} is damaged: data cannot be normalised by {mean} and {deviation}")
+    return Normalisation(tuple(mean), tuple(deviation))
 
 
 def as_trained(config: Config, folder: str, *, given: Options) -> Config:
@@ -89,16 +112,7 @@ def restored(run: str, config: Config, checkpoint: str) -> Parts:
     """Return the parts of a run, with the model as the checkpoint has it."""
     folder, name = RunFolder(run), f"{checkpoint}.safetensors"
     metadata = folder.metadata(name)
-    scale = (
-        Normalisation(tuple(metadata["target_mean"]), tuple(metadata["target_deviation"]))
-        if "target_mean" in metadata
-        else None
-    )
-    normalisation = Normalisation(tuple(metadata["mean"]), tuple(metadata["deviation"]))
-    parts = assemble(config, normalisation=normalisation, scale=scale)
+    scale = _normalisation(folder, name, metadata, of="target_") if "target_mean" in metadata else None
+    parts = assemble(config, normalisation=_normalisation(folder, name, metadata), scale=scale)
     folder.restore(name, parts.model)
     return parts
-
-
-def _normalisation(metadata: Mapping[str, Any], of: str = "") -> Normalisation:
-    return Normalisation(tuple(metadata[f"{of}mean"]), tuple(metadata[f"{of}deviation"]))

@@ -12,7 +12,7 @@ import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
 from feedprop.training.assembly import assemble, attach
-from feedprop.training.checkpoints import CONFIG, RESULTS, RunFolder
+from feedprop.training.checkpoints import CONFIG, RunFolder
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.arguments import OPTIONAL, configure, parse_train, read_words
 from feedprop.training.command_line.components import search_in
@@ -63,7 +63,7 @@ def _last_unfinished() -> Path:
     found = [
         (folder.states()[0].stat().st_mtime, path)
         for path in Path("runs").glob("*")
-        if (folder := RunFolder(path)).states() and not (path / RESULTS).exists()
+        if (folder := RunFolder(path)).states()
     ]
     if not found:
         raise FeedpropError("--resume: there is no run in runs/ that was stopped; name its folder")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision import transforms  # type: ignore[import-untyped]  # torchvision ships no types
@@ -19,6 +22,8 @@ from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import Component
 from feedprop.training.data.source import Source, split_off
 from feedprop.training.data.tensors import TensorData
+
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # none that runs another program
 
 
 def torchvision_source(component: Component) -> Source:
@@ -43,6 +48,8 @@ def image_folder(root: str, *, size: int = 64) -> Source:
     base = Path(root)
     if not base.is_dir():
         raise FeedpropError(f"--data.root: there is no folder {root}")
+    if base.resolve() == Path(base.resolve().anchor):
+        raise FeedpropError(f"--data.root {root} is the whole file system; name a folder of images")
     if size < 1:
         raise FeedpropError(f"--data.size must be at least 1, but is {size}")
     transform = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), _three_channels])
@@ -59,12 +66,40 @@ def image_folder(root: str, *, size: int = 64) -> Source:
     if not tests:
         rest, chosen = split_off(train, fraction=0.2, seed=0, name=str(base))
         held_out = f"{base} has no folder test or val, so a fifth of its images, drawn at random, is the test set"
-        return Source(rest, chosen, classes=tuple(train.classes), notes=(resized, held_out))
+        return Source(rest, chosen, classes=_readable(train.classes), notes=(resized, held_out))
     test = _folder(tests[0], transform)
     if train.classes != test.classes:
         raise FeedpropError(f"{base}: the folders in train and {tests[0].name} differ, but each is a class")
     unused = [f"{base / 'val'} is not used: validation data is drawn from train"] if len(tests) > 1 else []
-    return Source(train, test, classes=tuple(train.classes), notes=(resized, *unused))
+    return Source(train, test, classes=_readable(train.classes), notes=(resized, *unused))
+
+
+def read_image(path: str) -> Image.Image:
+    """Return an image in colours of 8 bits.
+
+    Raises:
+        OSError: it is none, or too large.
+        ValueError: its pixels have no known range.
+    """
+    if not os.path.isfile(path):
+        raise OSError("it is not a file")  # a pipe would never end
+    with warnings.catch_warnings(), open(path, "rb") as file:
+        warnings.simplefilter("ignore")  # what it says of sizes and palettes
+        try:
+            image: Image.Image = Image.open(file, formats=_FORMATS)
+            image.load()
+        except Image.DecompressionBombError as error:
+            raise OSError("it has too many pixels") from error
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError("its pixels are 32-bit numbers, whose range is unknown; save it with 8 or 16 bits")
+        return image.convert("RGB")
+
+
+def _readable(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return names of folders without bytes that are no text."""
+    return tuple(name.encode(errors="surrogateescape").decode(errors="replace") for name in classes)
 
 
 def in_memory(data: Dataset[Any]) -> Dataset[Any]:
@@ -139,7 +174,7 @@ def _construct(target: Callable[..., Any], **arguments: Any) -> Any:
 
 def _folder(path: Path, transform: Callable[[Any], Tensor]) -> ImageFolder:
     try:
-        return ImageFolder(str(path), transform=transform)
+        return ImageFolder(str(path), transform=transform, loader=read_image)
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise FeedpropError(f"--data.root {path} must hold one folder of images per class: {reason}") from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from feedprop.errors import FeedpropError
 from feedprop.training.data.tensors import Batch, TensorData
 
 
@@ -21,9 +22,17 @@ class Normalisation:
     deviation: tuple[float, ...] = ()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the inputs (N, C, ...) with mean 0 and standard deviation 1."""
+        """Return the inputs (N, C, ...) with mean 0 and standard deviation 1.
+
+        Raises:
+            FeedpropError: they have another number of channels.
+        """
         if not self.mean:
             return inputs
+        if len(self.mean) != inputs.shape[1]:
+            raise FeedpropError(
+                f"inputs are normalised by {len(self.mean)} means, one per channel, but have {inputs.shape[1]} channels"
+            )
         shape = (1, -1) + (1,) * (inputs.ndim - 2)
         return (inputs - torch.tensor(self.mean).view(shape)) / torch.tensor(self.deviation).view(shape)
 
