@@ -29,7 +29,7 @@ STOPPED = """
 from feedprop.training import loop
 def stop(*_, **__):
     raise KeyboardInterrupt
-loop._finish = stop
+loop.finish = stop
 """
 COMMANDS = (
     "evaluate run",

@@ -369,7 +369,7 @@ def test_a_run_that_was_killed_before_its_report_goes_on(command, tmp_path, monk
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("feedprop.training.loop.write_report", killed)
+        patch.setattr("feedprop.training.conclusion.write_report", killed)
         with pytest.raises(Killed):
             command(*COMMON, "--model.hidden", "[8]", "--output", "stopped")
     assert (tmp_path / "stopped/results.json").exists()

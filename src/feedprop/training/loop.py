@@ -1,10 +1,9 @@
-"""The training loop: steps, epochs, the choice of the best model on validation data, and the final test."""
+"""The training loop: steps, epochs, and the choice of the best model on validation data."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,25 +18,18 @@ import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.training import methods
 from feedprop.training.assembly import assemble
-from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RESULTS, SAMPLES, RunFolder, finite
+from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RunFolder
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
+from feedprop.training.conclusion import finish
 from feedprop.training.data.checks import check_all
 from feedprop.training.devices import make_accelerator
-from feedprop.training.environment import describe
 from feedprop.training.evaluation import Evaluation, scores
 from feedprop.training.histograms import Histogram, feedback, weights
-from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.nan_guard import NaNGuard
-from feedprop.training.report.overview import overview
-from feedprop.training.report.page import write_report
-from feedprop.training.report.samples import collect
-from feedprop.training.report.spiking_section import measure
 from feedprop.training.resumption import Saver, begin_pass, restore
 from feedprop.training.run import Run, prepare, recorded
-from feedprop.training.sparsity_curves import by_magnitude
 from feedprop.training.trackers import Trackers
-from feedprop.training.weight_sizes import magnitudes
 
 _SHOWN_EVERY_SECONDS = 0.2
 Made = TypeVar("Made")
@@ -83,7 +75,7 @@ def train(
             if run.main:
                 run.trackers.start(config, folder.path, resumed=resumed is not None)
             _epochs(run, saver, after_epoch)
-            _finish(run, command=command, started=started, tested=tested)
+            finish(run, command=command, started=started, tested=tested)
         except BaseException as error:
             _say_what_is_kept(run, error)
             with contextlib.suppress(FeedpropError):  # backprop, or detached already
@@ -261,66 +253,6 @@ def _log(run: Run, row: dict[str, Any]) -> None:
         histograms |= {f"weights/{key}": value for key, value in weights(run.parts.model).items()}
         histograms |= {f"{name}/{key}": value for key, value in run.feedback.items()}
     run.trackers.log(run.config, run.folder.path, row, histograms)
-
-
-def _finish(run: Run, *, command: str, started: float, tested: bool) -> None:
-    """Test the best model once, unless the test data are not to be touched; write results and report."""
-    run.accelerator.wait_for_everyone()
-    run.folder.restore(BEST, run.parts.model)
-    test = run.evaluate("test") if tested else None
-    if run.config.settings.method == "lfp":
-        feedprop.detach(run.parts.model)
-    methods.detach(run.parts.model)
-    if not run.main:
-        return
-    name, device = run.parts.objective.name, run.accelerator.device
-    results: dict[str, Any] = {
-        "best_epoch": run.best_epoch,
-        "validation": run.rows[run.best_epoch - 1]["validation"],
-        **({} if test is None else {"test": test.as_dict(name)}),
-        "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
-        "remarks": run.log.remarks(),
-        "task": run.task.name,
-        "classes": run.parts.data.classes,
-        "sizes": {part: len(run.parts.data[part]) for part in ("train", "validation", "test")},  # type: ignore[arg-type]
-        "warnings": run.warnings + run.symptoms.said,
-        "environment": describe(run.accelerator, command=command, seconds=time.monotonic() - started),
-    }
-    model, data, size = run.parts.model, run.parts.data, run.config.settings.batch_size
-    without = "the report goes without"
-    if test is not None:
-        if firing_neurons(model):
-            results["spiking"] = _extra(run, "measure the spikes", lambda: measure(model, data, device), without)
-        results["sparsity"] = _extra(
-            run, "measure accuracy over sparsity", lambda: by_magnitude(run.parts, batch_size=size), without
-        )
-    run.folder.write_json(RESULTS, results)
-    score = run.task.score
-    best = f"best epoch {run.best_epoch}: validation {score} {results['validation'][score]:.4f}"
-    if test is None:
-        run.folder.remove_states()
-        run.progress.say(best)
-        return
-    samples = _extra(run, "collect samples", lambda: collect(model, data, device), without)
-    run.folder.write(SAMPLES, json.dumps(finite(samples or {}), allow_nan=False) + "\n")
-    again = f"the run is complete, and feedprop report {run.folder.path} draws it again"
-    drawn = _extra(run, "draw the report", lambda: write_report(run.folder.path), again)
-    picture = functools.partial(overview, run.rows, results, score=score)
-    _extra(run, "show trackers a picture", lambda: run.trackers.show(picture, step=run.step), "they go without")
-    for sentence in run.trackers.take_complaints():
-        run.progress.say(f"warning: {sentence}")
-    run.folder.remove_states()
-    run.progress.say(f"{best}, test {score} {test.score:.4f}" + ("" if drawn is None else f"\nreport: {drawn}"))
-
-
-def _extra(run: Run, what: str, make: Callable[[], Made], remedy: str) -> Made | None:
-    """Return what only the report needs; if that fails, warn and return None, because the training is done."""
-    try:
-        return make()
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        run.progress.say(f"warning: cannot {what}: {reason}; {remedy}")
-        return None
 
 
 def _say_what_is_kept(run: Run, error: BaseException) -> None:

@@ -124,7 +124,7 @@ def test_a_report_that_cannot_be_drawn_leaves_the_run_complete(command, tmp_path
 
     words = ["--data", "blobs", "--data.points", 50, "--epochs", 1, "--output", "run"]
     with monkeypatch.context() as patch:
-        patch.setattr("feedprop.training.loop.write_report", fail)
+        patch.setattr("feedprop.training.conclusion.write_report", fail)
         answer = command("train", *words)
     assert answer.code == 0
     said = " ".join(answer.out.split())
@@ -140,7 +140,7 @@ def test_figures_that_cannot_be_measured_leave_the_run_complete(command, tmp_pat
         raise ZeroDivisionError
 
     for name in ("collect", "by_magnitude"):
-        monkeypatch.setattr(f"feedprop.training.loop.{name}", fail)
+        monkeypatch.setattr(f"feedprop.training.conclusion.{name}", fail)
     answer = command("train", "--data", "blobs", "--data.points", 50, "--epochs", 1, "--output", "run")
     assert answer.code == 0
     assert answer.out.count(": ZeroDivisionError; the report goes without") == 2
