@@ -28,6 +28,7 @@ SETTINGS = {
     "backprop": "--model.hidden [8] --method backprop --optimizer AdamW",
     "discrete reward": "--model.hidden [8] --reward ChoiceReward",
     "bf16": "--model.hidden [8] --precision bf16",
+    "regression": "--data diabetes --model.hidden [8]",
 }
 COMMON = ["train", "--data", "blobs", "--data.points", "200", "--device", "cpu", "--batch_size", "16", "--epochs", "3"]
 
@@ -70,7 +71,8 @@ def _stop_at(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
 @pytest.mark.parametrize("step", [1, 12, 30])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_goes_on_to_the_same_weights(command, tmp_path, monkeypatch, name, step):
-    words = [*COMMON, *SETTINGS[name].split()]
+    common = ["train", *COMMON[5:]] if "--data" in SETTINGS[name] else COMMON
+    words = [*common, *SETTINGS[name].split()]
     assert command(*words, "--output", "whole").code == 0
     with monkeypatch.context() as patch:
         _stop_at(patch, step)
