@@ -1,5 +1,6 @@
 """Fixtures for all tests: the random seed, the default dtype, the table of handlers."""
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -10,6 +11,12 @@ from feedprop.operations.registry import HANDLERS
 
 hypothesis.settings.register_profile("feedprop", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("feedprop")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """Let SIGINT raise KeyboardInterrupt, which a shell that starts the tests in the background has turned off."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

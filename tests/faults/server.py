@@ -38,6 +38,7 @@ WARM = "train --data blobs --data.points 60 --epochs 1 --device cpu --output"
 
 def serve() -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell has it turned off
     with os.fdopen(os.dup(1), "w") as answers, tempfile.TemporaryDirectory() as place:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         main([*WARM.split(), f"{place}/warm"])  # imports what the first run imports

@@ -193,7 +193,7 @@ def test_an_autograd_function_registered_while_a_model_is_attached_is_restored(r
 SOURCE = Path(feedprop.__file__).parent
 NOT_OF_TORCH = {
     *("_fields", "_replace"),  # of namedtuples
-    "_actions",  # of argparse
+    *("_actions", "_option_string_actions", "_typehint"),  # of argparse and jsonargparse
     "_getframe",  # of sys
     "_reset_state",  # of accelerate
     "_ChannelsFirstBackward",  # the node of an autograd function in feedprop.spiking

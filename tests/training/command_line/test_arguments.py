@@ -103,8 +103,8 @@ def test_the_momentum_that_is_recorded_is_the_one_that_is_used(command, tmp_path
     used = []
     step = loop._update
 
-    def spied(run):
-        step(run)
+    def spied(run, **options):
+        step(run, **options)
         used.append({key: run.optimizer.param_groups[0].get(key) for key in ("momentum", "betas")})
 
     monkeypatch.setattr(loop, "_update", spied)
