@@ -28,9 +28,10 @@ TABLE = "metrics.csv"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PRUNED, CURVES, CURVES_PLOT = "pruned.safetensors", "pruning.json", "pruning.svg"
 TENSORBOARD = "tensorboard"
+NAN = "nan.safetensors"  # the batch at which a run met NaN
 EXPLAINED = "explained.html"  # of feedprop explain
 STATES = f"state-{9 * '[0-9]'}.safetensors"  # the whole state of a run after so many steps
-OWN_FILES = (CONFIG, METRICS, TABLE, LAYERS, SAMPLES, RESULTS, REPORT, EXPLAINED, BEST, LAST)
+OWN_FILES = (CONFIG, METRICS, TABLE, LAYERS, SAMPLES, RESULTS, REPORT, EXPLAINED, NAN, BEST, LAST)
 PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
 

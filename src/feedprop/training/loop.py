@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
-from torchmetrics.aggregation import MeanMetric
+from torchmetrics.aggregation import MeanMetric, SumMetric
 
 import feedprop
 from feedprop.errors import FeedpropError
@@ -167,8 +167,9 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
     device, objective = run.accelerator.device, run.parts.objective
     mean, loss = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
     score = run.task.running().to(device)
-    guard, shown = NaNGuard(run.step, device), 0.0
-    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "score": score}
+    skipped = SumMetric(nan_strategy="disable").to(device)
+    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "score": score, "skipped": skipped}
+    guard, shown = _guard(run), 0.0
     run.model.train()
     batches, done = begin_pass(run, metrics)
     run.progress.start(epoch, len(run.loaders["train"]), done=done)
@@ -177,17 +178,25 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             outputs = run.model(inputs)
             value = objective(outputs, targets)
             run.accelerator.backward(value)
-            _update(run, last=done + 1 == len(run.loaders["train"]))
+            guard.observe(inputs, targets, outputs.detach(), value.detach())
+            taken = _may_be_taken(run, guard)
+            if taken:
+                _update(run, last=done + 1 == len(run.loaders["train"]))
+            else:
+                run.optimizer.zero_grad()
         run.step += 1
         done += 1
-        guard.observe(inputs, outputs.detach(), value.detach())
+        skipped.update(0 if taken else 1)
+        if not taken:
+            run.progress.step(None, None)
+            continue
         run.symptoms.observe(outputs.detach(), targets)
         mean.update(objective.sign * value.detach(), weight=len(targets))
         if objective.loss is not None:
             loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
         score.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
-            guard.check()
+            _checked(run, guard)
             shown = time.monotonic()
             run.progress.step(
                 objective.sign * float(value.detach()), float(score.compute()) if run.progress.live else None
@@ -196,9 +205,49 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             run.progress.step(None, None)
         if run.accelerator.sync_gradients and done < len(run.loaders["train"]):
             saver.after_step(run, epoch=epoch, batches=done, metrics=metrics)
-    guard.check()
+    _checked(run, guard)
+    if count := int(skipped.compute()):
+        run.progress.say(f"warning: {count} steps of epoch {epoch} were skipped; {guard.first}")
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
     return {objective.name: float(mean.compute()), **losses, run.task.score: float(score.compute())}
+
+
+def _guard(run: Run) -> NaNGuard:
+    accelerator = run.accelerator
+    alone = accelerator.num_processes == 1
+    return NaNGuard(
+        run.parts.model,
+        step=run.step,
+        device=accelerator.device,
+        skip=run.config.settings.on_nan == "skip",
+        scaled=accelerator.scaler is not None,
+        agreed=(lambda flag: flag) if alone else accelerator.reduce,
+    )
+
+
+def _may_be_taken(run: Run, guard: NaNGuard) -> bool:
+    """Whether the step is good; false if it must be skipped. What ends the run has a note on where the batch is."""
+    try:
+        return guard.may_be_taken()
+    except FeedpropError as error:
+        _keep(run, guard, error)
+        raise
+
+
+def _checked(run: Run, guard: NaNGuard) -> None:
+    try:
+        guard.check()
+    except FeedpropError as error:
+        _keep(run, guard, error)
+        raise
+
+
+def _keep(run: Run, guard: NaNGuard, error: FeedpropError) -> None:
+    """Write the batch that a run ends with, unless the folder is not yet the run's own."""
+    if run.main and run.folder.replaces is None:
+        run.begin()
+        if (file := guard.keep(run.folder)) is not None:
+            error.add_note(f"{file} holds the batch")
 
 
 def _update(run: Run, *, last: bool) -> None:

@@ -53,6 +53,7 @@ class Settings:
         checkpoint_every: when the whole state is written, from which --resume goes on: epoch, or also every so many
             steps (500) or minutes (10min)
         keep_checkpoints: how many of these states are kept, the last ones
+        on_nan: what happens at NaN or infinity: the run stops, or goes on without that step
         tracker: where figures are logged: tensorboard, wandb, mlflow, trackio, the import path of a tracker for
             accelerate, several with commas between, or none
         output: folder of the run; runs/DATA-MODEL-METHOD-NUMBER unless given
@@ -74,6 +75,7 @@ class Settings:
     workers: int = 0
     checkpoint_every: int | str = "epoch"
     keep_checkpoints: int = 2
+    on_nan: Literal["stop", "skip"] = "stop"
     tracker: str = "tensorboard"
     output: str | None = None
     overwrite: bool = False
