@@ -99,9 +99,9 @@ def test_none(command):
     assert not Path("run/tensorboard").exists()
 
 
-def test_ones_own_tracker(command, tmp_path):
-    (tmp_path / "own_tracker.py").write_text(OWN)
-    assert command(*RUN, "--output", "run", "--tracker", "own_tracker.Lines,tensorboard").code == 0
+def test_ones_tracker_of_a_test(command, tmp_path):
+    (tmp_path / "tracker_of_a_test.py").write_text(OWN)
+    assert command(*RUN, "--output", "run", "--tracker", "tracker_of_a_test.Lines,tensorboard").code == 0
     lines = [json.loads(line) for line in Path("run.lines").read_text().splitlines()]
     assert lines[0]["options"]["optimizer.lr"] == 0.1
     assert lines[0]["options"]["model.hidden"] == "[4]"
@@ -112,20 +112,23 @@ def test_ones_own_tracker(command, tmp_path):
     assert lines[4:] == [{"finished": True}]
     assert Path("run/tensorboard").is_dir()
     refused = command("evaluate", "run").sentence
-    assert "names tracker own_tracker.Lines, which could run any code" in refused
+    assert "names tracker tracker_of_a_test.Lines, which could run any code" in refused
 
 
 def test_a_tracker_that_fails_ends_no_run(command, tmp_path):
-    (tmp_path / "own_tracker.py").write_text(OWN)
-    answer = command(*RUN, "--output", "run", "--tracker", "own_tracker.Down")
+    (tmp_path / "tracker_of_a_test.py").write_text(OWN)
+    answer = command(*RUN, "--output", "run", "--tracker", "tracker_of_a_test.Down")
     assert answer.code == 0
-    assert answer.out.count("warning: --tracker own_tracker.Down failed and is left out from now on: the server") == 1
+    assert (
+        answer.out.count("warning: --tracker tracker_of_a_test.Down failed and is left out from now on: the server")
+        == 1
+    )
 
 
 def test_what_is_refused_before_the_first_step(command, tmp_path, monkeypatch):
-    (tmp_path / "own_tracker.py").write_text(OWN)
-    said = command(*RUN, "--output", "run", "--tracker", "own_tracker.Closed").sentence
-    assert "--tracker own_tracker.Closed cannot start: no key is configured" in said
+    (tmp_path / "tracker_of_a_test.py").write_text(OWN)
+    said = command(*RUN, "--output", "run", "--tracker", "tracker_of_a_test.Closed").sentence
+    assert "--tracker tracker_of_a_test.Closed cannot start: no key is configured" in said
     assert not Path("run").exists()
     assert (
         "unknown tracker 'tensorbord'; did you mean tensorboard?" in command(*RUN, "--tracker", "tensorbord").sentence
@@ -227,7 +230,7 @@ def test_mlflow_in_a_folder(command, tmp_path, monkeypatch):
     assert [*(tmp_path / "logs").rglob("report.png")]
 
 
-def test_unknown_trackers_are_named():
+def test_unkntracker_of_a_tests_are_named():
     with pytest.raises(FeedpropError, match="known are tensorboard, wandb, mlflow, trackio, none"):
         Trackers("xyz")
     assert not Trackers(" none ").takes_histograms
