@@ -31,8 +31,8 @@ TENSORBOARD = "tensorboard"
 NAN = "nan.safetensors"  # the batch at which a run met NaN
 EXPLAINED = "explained.html"  # of feedprop explain
 STATES = f"state-{9 * '[0-9]'}.safetensors"  # the whole state of a run after so many steps
-OWN_FILES = (CONFIG, METRICS, TABLE, LAYERS, SAMPLES, RESULTS, REPORT, EXPLAINED, NAN, BEST, LAST)
-PRUNING_FILES = (PRUNED, CURVES, CURVES_PLOT)  # of feedprop prune
+OWN_FILES = (CONFIG, METRICS, TABLE, LAYERS, SAMPLES, RESULTS, REPORT, EXPLAINED, BEST, LAST)
+OTHER_FILES = (NAN, PRUNED, CURVES, CURVES_PLOT)  # of a run that met NaN, and of feedprop prune
 LOCK, NEW, OLD = ".running", ".new", ".old"
 
 
@@ -292,7 +292,7 @@ def recover(path: Path) -> None:
 
 def _written(name: str) -> bool:
     """Whether a run writes a file of this name."""
-    return name in (*OWN_FILES, *PRUNING_FILES) or fnmatch.fnmatch(name, STATES)
+    return name in (*OWN_FILES, *OTHER_FILES) or fnmatch.fnmatch(name, STATES)
 
 
 def _begun(name: str) -> bool:
