@@ -84,7 +84,7 @@ def test_a_regression_learns_and_is_evaluated_in_the_units_of_the_data(command, 
     answer = command("train", *words)
     assert answer.code == 0, answer.sentence
     results = json.loads((tmp_path / "run/results.json").read_text())
-    assert results["test"]["r2"] > 0.35  # ridge regression has .33 to .45 on splits of these data
+    assert results["test"]["r2"] > 0.35  # ridge regression has .475
     assert 30 < results["test"]["mae"][0] < 60  # the targets lie between 25 and 346
     answer = command("evaluate", "run", "--json")
     assert json.loads(answer.out)["r2"] == pytest.approx(results["test"]["r2"], abs=1e-5)
