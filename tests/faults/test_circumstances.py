@@ -13,23 +13,9 @@ import pytest
 
 from faults.places import furnish, write_images
 from faults.test_kills import KILLED
-from faults.trials import ROOT, Outcome, Trials, fault
+from faults.trials import BLOBS, ROOT, Outcome, Trials, fault
 
-BLOBS = [
-    "train",
-    "--data",
-    "blobs",
-    "--data.points",
-    "100",
-    "--device",
-    "cpu",
-    "--batch_size",
-    "32",
-    "--epochs",
-    "2",
-    "--model.hidden",
-    "[4]",
-]
+WORDS = [*BLOBS, "[4]"]
 AFTER_AN_EPOCH = """
 import {modules}
 from feedprop.training import loop
@@ -49,7 +35,7 @@ def in_second_epoch(statement: str, modules: str = "os, shutil") -> str:
 
 
 def test_the_folder_of_the_run_is_deleted(trials: Trials, tmp_path: Path) -> None:
-    outcome = trials([*BLOBS, "--output", "run"], tmp_path, before=in_second_epoch("shutil.rmtree('run')"))
+    outcome = trials([*WORDS, "--output", "run"], tmp_path, before=in_second_epoch("shutil.rmtree('run')"))
     assert outcome.code == 1
     assert "the folder run is gone" in outcome.sentence
     assert "keeps" not in outcome.err
@@ -57,7 +43,7 @@ def test_the_folder_of_the_run_is_deleted(trials: Trials, tmp_path: Path) -> Non
 
 def test_the_folder_of_the_run_is_replaced_by_a_file(trials: Trials, tmp_path: Path) -> None:
     statement = "shutil.rmtree('run'); open('run', 'w').close()"
-    outcome = trials([*BLOBS, "--output", "run"], tmp_path, before=in_second_epoch(statement))
+    outcome = trials([*WORDS, "--output", "run"], tmp_path, before=in_second_epoch(statement))
     assert outcome.code == 1
     assert "the folder run is gone" in outcome.sentence
 
@@ -77,7 +63,7 @@ def test_the_current_folder_goes_during_the_run(trials: Trials, tmp_path: Path) 
     here = tmp_path / "here"
     here.mkdir()
     statement = "os.rmdir(os.getcwd())"
-    outcome = trials([*BLOBS, "--output", str(tmp_path / "run")], here, before=in_second_epoch(statement))
+    outcome = trials([*WORDS, "--output", str(tmp_path / "run")], here, before=in_second_epoch(statement))
     assert fault(outcome) is None, outcome
 
 
@@ -120,7 +106,7 @@ def test_there_is_little_memory(trials: Trials, tmp_path: Path, megabytes: int) 
 
 @pytest.mark.parametrize("size", [100, 3000, 10000])
 def test_files_have_a_largest_size(trials: Trials, tmp_path: Path, size: int) -> None:
-    outcome = trials([*BLOBS, "--output", "run"], tmp_path, limits={"RLIMIT_FSIZE": size})
+    outcome = trials([*WORDS, "--output", "run"], tmp_path, limits={"RLIMIT_FSIZE": size})
     assert outcome.code in (0, 1)
     if outcome.code == 1:
         assert "File too large" in outcome.sentence
@@ -129,7 +115,7 @@ def test_files_have_a_largest_size(trials: Trials, tmp_path: Path, size: int) ->
 
 @pytest.mark.parametrize("files", [12, 20, 30])
 def test_few_files_may_be_open(trials: Trials, tmp_path: Path, files: int) -> None:
-    outcome = trials([*BLOBS, "--output", "run"], tmp_path, limits={"RLIMIT_NOFILE": files})
+    outcome = trials([*WORDS, "--output", "run"], tmp_path, limits={"RLIMIT_NOFILE": files})
     assert fault(outcome) is None, outcome
 
 
@@ -152,7 +138,7 @@ def test_words_with_nul(trials: Trials, tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [240, 255, 5000])
 def test_long_names(trials: Trials, tmp_path: Path, length: int) -> None:
     name = "a" * length
-    for words in (["evaluate", name], ["train", "--resume", name], ["prune", name], [*BLOBS, "--output", name],
+    for words in (["evaluate", name], ["train", "--resume", name], ["prune", name], [*WORDS, "--output", name],
                   ["train", "--config", name], ["train", "--data", "image_folder", "--data.root", name]):  # fmt: skip
         outcome = trials(words, tmp_path)
         assert fault(outcome) is None, (words, outcome)
@@ -171,7 +157,7 @@ def interrupted(*arguments, **options):
     return made(*arguments, **options)
 module.{name} = interrupted
 """
-        outcome = trials([*BLOBS, "--output", "run"], tmp_path, before=before)
+        outcome = trials([*WORDS, "--output", "run"], tmp_path, before=before)
         assert outcome.code == 130, (part, outcome)
         assert "interrupted" in outcome.sentence
         assert not [*tmp_path.iterdir()], part

@@ -11,25 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from faults.trials import Outcome, Trials, draws
+from faults.trials import BLOBS, Outcome, Trials, draws
 from feedprop.training.checkpoints import EXPLAINED, OWN_FILES, TENSORBOARD
 
-SHORT = [
-    "train",
-    "--data",
-    "blobs",
-    "--data.points",
-    "100",
-    "--device",
-    "cpu",
-    "--batch_size",
-    "32",
-    "--epochs",
-    "2",
-    "--model.hidden",
-]
-KILLED = [*SHORT, "[4]", "--checkpoint_every", "2", "--output", "run"]
-OLD = [*SHORT, "[3]", "--output", "run"]
+KILLED = [*BLOBS, "[4]", "--checkpoint_every", "2", "--output", "run"]
+OLD = [*BLOBS, "[3]", "--output", "run"]
 FILES = {*OWN_FILES, TENSORBOARD} - {EXPLAINED}
 
 

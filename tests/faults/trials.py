@@ -20,6 +20,8 @@ LIMIT = 60  # seconds after which a command hangs
 LONGEST = 2000  # characters of a sentence
 OURS = r"uname|import sys, json"  # programs that platform and torch run
 CODES = (0, 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+BLOBS = ["train", "--data", "blobs", "--data.points", "100", "--device", "cpu"]
+BLOBS += ["--batch_size", "32", "--epochs", "2", "--model.hidden"]
 
 
 def draws(few: int, *, share: float = 1.0) -> int:

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ EXPLAINED = "explained.html"  # of feedprop explain
 STATES = f"state-{9 * '[0-9]'}.safetensors"  # the whole state of a run after so many steps
 OWN_FILES = (CONFIG, METRICS, TABLE, LAYERS, SAMPLES, RESULTS, REPORT, EXPLAINED, BEST, LAST)
 OTHER_FILES = (NAN, PRUNED, CURVES, CURVES_PLOT)  # of a run that met NaN, and of feedprop prune
+CHECKSUM = "checksum"  # key of a checkpoint's metadata, which holds that of its weights
 LOCK, NEW, OLD = ".running", ".new", ".old"
 
 
@@ -177,7 +178,7 @@ class RunFolder:
     def save(self, name: str, model: nn.Module, *, metadata: Mapping[str, Any]) -> None:
         """Save the model's state, with metadata that JSON can hold."""
         state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-        facts = {**metadata, "checksum": checksum(state)}
+        facts = {**metadata, CHECKSUM: checksum(state)}
         self.write(name, save(state, metadata={key: json.dumps(value) for key, value in facts.items()}))
 
     def save_state(self, step: int, content: bytes, *, keep: int) -> None:
@@ -193,15 +194,25 @@ class RunFolder:
     def remove_states(self) -> None:
         """Remove all states, the last one last."""
         for path in reversed(self.states()):
-            path.unlink()
+            path.unlink(missing_ok=True)
+
+    def results(self) -> dict[str, Any]:
+        """Return the final figures of a run that has ended."""
+        found: dict[str, Any] = json.loads((self.path / RESULTS).read_text())
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the figures of each epoch so far."""
+        return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
 
     def metadata(self, name: str) -> dict[str, Any]:
-        """Return the metadata of a checkpoint."""
-        return self._read(name)[1]
+        """Return the metadata of a checkpoint, without reading its weights."""
+        with self._opened(name) as (_, metadata):
+            return {key: value for key, value in metadata.items() if key != CHECKSUM}
 
     def restore(self, name: str, model: nn.Module) -> None:
         """Load a checkpoint into the model; refuse one of another architecture, or with NaN or infinite weights."""
-        state, _ = self._read(name)
+        state = self._read(name)
         own = model.state_dict()
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
@@ -215,19 +226,25 @@ class RunFolder:
                 raise FeedpropError(f"{self.path / name} holds NaN or infinity in {key}; name another --checkpoint")
         model.load_state_dict(state)
 
-    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _read(self, name: str) -> dict[str, Tensor]:
+        """Return the weights of a checkpoint, as they were written."""
+        with self._opened(name) as (file, metadata):
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+        if metadata.get(CHECKSUM) not in (None, checksum(state)):
+            raise FeedpropError(f"{self.path / name} is damaged: its weights are not those that were written")
+        return state
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Open a checkpoint, and yield it with its metadata."""
         path = self.path / name
         if not path.is_file():
             raise FeedpropError(f"{self.path} contains no checkpoint {name}; name the folder of a run")
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+                yield file, {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
         except (SafetensorError, OSError, ValueError, RecursionError) as error:
             raise FeedpropError(f"{path} is not a checkpoint of feedprop train: {error}") from error
-        if metadata.pop("checksum", None) not in (None, checksum(state)):
-            raise FeedpropError(f"{path} is damaged: its weights are not those that were written")
-        return state, metadata
 
 
 def finite(content: Any) -> Any:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import feedprop
-from feedprop.training import methods
 from feedprop.training.checkpoints import BEST, RESULTS, SAMPLES, finite
 from feedprop.training.environment import describe
 from feedprop.training.evaluation import Evaluation
@@ -38,9 +36,7 @@ def finish(run: Run, *, command: str, started: float, tested: bool) -> None:
     run.accelerator.wait_for_everyone()
     run.folder.restore(BEST, run.parts.model)
     test = run.evaluate("test") if tested else None
-    if run.config.settings.method == "lfp":
-        feedprop.detach(run.parts.model)
-    methods.detach(run.parts.model)
+    run.detach()
     if not run.main:
         return
     score = run.task.score

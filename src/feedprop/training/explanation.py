@@ -121,7 +121,7 @@ class Explained:
                 strict=True,
             )
         ]
-        return render("explanation.html", title=title, rows=rows, facts=facts)
+        return render("explanation.html", hover=False, title=title, rows=rows, facts=facts)
 
 
 def _both(before: Tensor, after: Tensor) -> list[tuple[Markup, Markup]]:

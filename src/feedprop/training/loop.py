@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate
 from accelerate.utils import broadcast_object_list, set_seed  # type: ignore[import-untyped]  # accelerate ships no types
 from torchmetrics.aggregation import MeanMetric, SumMetric
 
-import feedprop
 from feedprop.errors import FeedpropError
-from feedprop.training import methods
 from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import BEST, CONFIG, LAST, LAYERS, RunFolder
 from feedprop.training.command_line import trust
@@ -78,9 +76,8 @@ def train(
             finish(run, command=command, started=started, tested=tested)
         except BaseException as error:
             _say_what_is_kept(run, error)
-            with contextlib.suppress(FeedpropError):  # backprop, or detached already
-                feedprop.detach(run.parts.model)
-            methods.detach(run.parts.model)
+            with contextlib.suppress(FeedpropError):  # detached already
+                run.detach()
             raise
         finally:
             run.trackers.finish()
@@ -179,7 +176,8 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             value = objective(outputs, targets)
             run.accelerator.backward(value)
             guard.observe(inputs, targets, outputs.detach(), value.detach())
-            taken = _may_be_taken(run, guard)
+            with _keeping_the_batch(run, guard):
+                taken = guard.may_be_taken()
             if taken:
                 _update(run, last=done + 1 == len(run.loaders["train"]))
             else:
@@ -196,7 +194,8 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
         score.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
-            _checked(run, guard)
+            with _keeping_the_batch(run, guard):
+                guard.check()
             shown = time.monotonic()
             run.progress.step(
                 objective.sign * float(value.detach()), float(score.compute()) if run.progress.live else None
@@ -205,7 +204,8 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             run.progress.step(None, None)
         if run.accelerator.sync_gradients and done < len(run.loaders["train"]):
             saver.after_step(run, epoch=epoch, batches=done, metrics=metrics)
-    _checked(run, guard)
+    with _keeping_the_batch(run, guard):
+        guard.check()
     if count := int(skipped.compute()):
         run.progress.say(f"warning: {count} steps of epoch {epoch} were skipped; {guard.first}")
     losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
@@ -225,29 +225,17 @@ def _guard(run: Run) -> NaNGuard:
     )
 
 
-def _may_be_taken(run: Run, guard: NaNGuard) -> bool:
-    """Whether the step is good; false if it must be skipped. What ends the run has a note on where the batch is."""
+@contextlib.contextmanager
+def _keeping_the_batch(run: Run, guard: NaNGuard) -> Iterator[None]:
+    """Write the batch that ends the run within the block, unless the folder is not yet the run's own."""
     try:
-        return guard.may_be_taken()
+        yield
     except FeedpropError as error:
-        _keep(run, guard, error)
+        if run.main and run.folder.replaces is None:
+            run.begin()
+            if (file := guard.keep(run.folder)) is not None:
+                error.add_note(f"{file} holds the batch")
         raise
-
-
-def _checked(run: Run, guard: NaNGuard) -> None:
-    try:
-        guard.check()
-    except FeedpropError as error:
-        _keep(run, guard, error)
-        raise
-
-
-def _keep(run: Run, guard: NaNGuard, error: FeedpropError) -> None:
-    """Write the batch that a run ends with, unless the folder is not yet the run's own."""
-    if run.main and run.folder.replaces is None:
-        run.begin()
-        if (file := guard.keep(run.folder)) is not None:
-            error.add_note(f"{file} holds the batch")
 
 
 def _update(run: Run, *, last: bool) -> None:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 import feedprop
 from feedprop.errors import FeedpropError
+from feedprop.training import methods
 from feedprop.training.assembly import Parts, attach, make_optimizer, prepare_method
 from feedprop.training.checkpoints import CONFIG, RunFolder
 from feedprop.training.command_line.config import Config
@@ -83,6 +84,12 @@ class Run:
             device=self.accelerator.device,
             gather=self.accelerator.gather_for_metrics,
         )
+
+    def detach(self) -> None:
+        """Give the model its ordinary backward pass back, whatever the method was."""
+        if self.config.settings.method == "lfp":
+            feedprop.detach(self.parts.model)
+        methods.detach(self.parts.model)
 
     def begin(self) -> None:
         """Write the configuration, before anything else is written."""

@@ -195,13 +195,10 @@ def _arguments(name: str, make: Any, folder: Path, id: str | None) -> dict[str, 
 
 def flat(config: Config) -> dict[str, Any]:
     """Return the configuration as {"optimizer.lr": 0.1}, with numbers, booleans and text alone."""
-    found: dict[str, Any] = {}
-    for key, value in config.as_dict().items():
-        parts = value.items() if isinstance(value, Mapping) else [("", value)]
-        for name, part in parts:
-            plain = part if isinstance(part, bool | int | float | str) else str(part)
-            found[f"{key}.{name}" if name else key] = plain
-    return found
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in config.flat().items()
+    }
 
 
 def _describe(writer: Any, options: Mapping[str, Any], *, score: str) -> None:

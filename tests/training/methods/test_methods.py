@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import typing
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -49,18 +50,24 @@ def error(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return (model(inputs).detach().softmax(1) - nn.functional.one_hot(targets, 3)) / len(targets)
 
 
-def through_conv(layer: nn.Conv2d, weight: Tensor, delta: Tensor, shape: torch.Size) -> Tensor:
-    """What a convolution passes back: each output's error, times the weight of each input that it saw, in loops."""
-    stride, padding, groups = layer.stride[0], layer.padding[0], layer.groups
-    padded = torch.zeros(shape[0], shape[1], shape[2] + 2 * padding, shape[3] + 2 * padding)
-    wide, ins = weight.shape[0] // groups, weight.shape[1]
-    for out in range(weight.shape[0]):
+def windows(layer: nn.Conv2d, padded: Tensor, delta: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield each output channel and place: the channel, its errors, and the padded inputs that it saw."""
+    wide, ins = layer.out_channels // layer.groups, layer.in_channels // layer.groups
+    for out in range(layer.out_channels):
         first = (out // wide) * ins
         for row in range(delta.shape[2]):
             for column in range(delta.shape[3]):
-                top, left = row * stride, column * stride
+                top, left = row * layer.stride[0], column * layer.stride[0]
                 window = padded[:, first : first + ins, top : top + 3, left : left + 3]
-                window += delta[:, out, row, column, None, None, None] * weight[out]
+                yield out, delta[:, out, row, column, None, None, None], window
+
+
+def through_conv(layer: nn.Conv2d, weight: Tensor, delta: Tensor, shape: torch.Size) -> Tensor:
+    """What a convolution passes back: each output's error, times the weight of each input that it saw, in loops."""
+    padding = layer.padding[0]
+    padded = torch.zeros(shape[0], shape[1], shape[2] + 2 * padding, shape[3] + 2 * padding)
+    for out, errors, window in windows(layer, padded, delta):
+        window += errors * weight[out]
     return padded[:, :, padding : padding + shape[2], padding : padding + shape[3]]
 
 
@@ -68,17 +75,11 @@ def update(layer: nn.Module, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """delta x^T, summed over samples and, for a convolution, over places; and the sum of delta."""
     if isinstance(layer, nn.Linear):
         return delta.T @ x, delta.sum(0)
-    padding, stride = layer.padding[0], layer.stride[0]
+    padding = layer.padding[0]
     padded = nn.functional.pad(x, (padding,) * 4)
     grad = torch.zeros_like(layer.weight)
-    wide, ins = grad.shape[0] // layer.groups, grad.shape[1]
-    for out in range(grad.shape[0]):
-        first = (out // wide) * ins
-        for row in range(delta.shape[2]):
-            for column in range(delta.shape[3]):
-                top, left = row * stride, column * stride
-                window = padded[:, first : first + ins, top : top + 3, left : left + 3]
-                grad[out] += (delta[:, out, row, column, None, None, None] * window).sum(0)
+    for out, errors, window in windows(layer, padded, delta):
+        grad[out] += (errors * window).sum(0)
     return grad, delta.sum((0, 2, 3))
 
 

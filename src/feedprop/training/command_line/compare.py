@@ -30,15 +30,15 @@ from feedprop.training.command_line.defaults import OBJECTIVES
 from feedprop.training.command_line.parser import OneSentenceParser
 from feedprop.training.comparison.conduct import TESTED, TUNING, Outcomes, Step, conduct
 from feedprop.training.comparison.crew import working
-from feedprop.training.comparison.findings import as_csv, find
-from feedprop.training.comparison.plan import PLAN, Entry, Plan
+from feedprop.training.comparison.findings import RUN_COLUMNS, find
+from feedprop.training.comparison.plan import OWN_KINDS, PLAN, Entry, Plan
 from feedprop.training.comparison.work import Outcome, read
 from feedprop.training.report.comparison import write_comparison
+from feedprop.training.report.figures import as_csv
 
 JSON, CSV, REPORT, LOG = "comparison.json", "runs.csv", "report.html", "processes.log"
 FACTORS = (0.1, 0.3, 1.0, 3.0)  # times the default learning rate
-# what a method may have of its own; all else is shared
-OWN_KINDS = ("rule", "activation", "reward", "loss", "optimizer", "scheduler")
+# what a method may have of its own, beside OWN_KINDS; all else is shared
 OWN_SETTINGS = ("clip_norm", "magnitude_floor", "relative_magnitude", "scheduler_interval")
 LFP_SETTINGS = ("magnitude_floor", "relative_magnitude")
 
@@ -373,7 +373,7 @@ def _write(folder: RunFolder, plan: Plan, outcomes: Outcomes, *, jobs: int, comm
     """Write what was found so far, and return it."""
     found = find(plan, outcomes, folder.path) | {"jobs": jobs, "command": command}
     folder.write_json(JSON, found)
-    folder.write(CSV, as_csv(found))
+    folder.write(CSV, as_csv(found["runs"], RUN_COLUMNS))
     folder.write(REPORT, write_comparison(plan, found))
     return found
 

@@ -132,6 +132,13 @@ class Config:
         }
         return {**settings, **sections}
 
+    def flat(self) -> dict[str, Any]:
+        """Return the same as options, {"model.name": "lenet", "epochs": 3}."""
+        found: dict[str, Any] = {}
+        for key, value in self.as_dict().items():
+            found |= {f"{key}.{name}": part for name, part in value.items()} if key in self.components else {key: value}
+        return found
+
     def as_yaml(self) -> str:
         return yaml.safe_dump(_plain(self.as_dict()), sort_keys=False, allow_unicode=True)
 

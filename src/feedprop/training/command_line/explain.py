@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,9 +14,8 @@ from rich.table import Table
 from torch import nn
 
 from feedprop.errors import FeedpropError
-from feedprop.training.assembly import assemble
 from feedprop.training.checkpoints import EXPLAINED, RunFolder
-from feedprop.training.command_line.stored import Request, parse_run, restored
+from feedprop.training.command_line.stored import Request, assembled, parse_run
 from feedprop.training.data.splits import loader
 from feedprop.training.devices import make_accelerator
 from feedprop.training.explanation import Explained, preset
@@ -47,12 +47,15 @@ def explain_command(argv: Sequence[str]) -> None:
     """Write a page of heatmaps to the folder of a run, and print how good they are if asked to."""
     request = _parse(argv)
     composite = preset(request.composite).replace(conserving=True)
-    parts = restored(request.run, request.config, request.checkpoint)
+    folder = RunFolder(request.run)
+    set_seed(request.config.settings.seed)
+    parts = assembled(request.run, request.config, request.checkpoint)
+    start = _as_training_began(parts.model, request.run)
+    folder.restore(f"{request.checkpoint}.safetensors", parts.model)
     device = make_accelerator(request.device).device
     inputs, labels = next(iter(loader(parts.data[request.split], batch_size=request.number)))
     found = Explained(parts.model.to(device).eval(), inputs.to(device), composite)
     labels = labels.to(device)
-    start = _at_start(request)
     pushed = None
     if start is not None:
         models = (start.to(device).eval(), found.model)
@@ -60,7 +63,6 @@ def explain_command(argv: Sequence[str]) -> None:
         before, after = (found.pushed(model, labels, parts.objective) for model in models)
         pushed = before, after
     facts = {"run": request.run, "model": request.checkpoint, "data": request.split, "rules": request.composite}
-    folder = RunFolder(request.run)
     folder.write(
         EXPLAINED,
         found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts, pushed=pushed),
@@ -78,15 +80,13 @@ def explain_command(argv: Sequence[str]) -> None:
         console.print(table)
 
 
-def _at_start(request: Request) -> nn.Module | None:
-    """Return the model as training began with it; None if it cannot be made again, or has neurons that fire.
+def _as_training_began(model: nn.Module, run: str) -> nn.Module | None:
+    """Return a copy of a model that was made with the seed of a run, if its weights are those that training began with.
 
-    Its weights follow from the seed. Their sizes are compared with those that training noted.
+    None if their sizes are not those that training noted, or if the model has neurons that fire.
     """
-    set_seed(request.config.settings.seed)
-    model = assemble(request.config).model
-    noted = (StoredRun.read(request.run).results.get("weights") or {}).get("start")
-    return model if magnitudes(model) == noted and not firing_neurons(model) else None
+    noted = (StoredRun.read(run).results.get("weights") or {}).get("start")
+    return copy.deepcopy(model) if magnitudes(model) == noted and not firing_neurons(model) else None
 
 
 def _parse(argv: Sequence[str]) -> Request:

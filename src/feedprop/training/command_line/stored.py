@@ -110,9 +110,14 @@ def batch_size(given: int | None, config: Config) -> int:
 
 def restored(run: str, config: Config, checkpoint: str) -> Parts:
     """Return the parts of a run, with the model as the checkpoint has it."""
+    parts = assembled(run, config, checkpoint)
+    RunFolder(run).restore(f"{checkpoint}.safetensors", parts.model)
+    return parts
+
+
+def assembled(run: str, config: Config, checkpoint: str) -> Parts:
+    """Return the parts of a run as a checkpoint needs them; the model has initial weights."""
     folder, name = RunFolder(run), f"{checkpoint}.safetensors"
     metadata = folder.metadata(name)
     scale = _normalisation(folder, name, metadata, of="target_") if "target_mean" in metadata else None
-    parts = assemble(config, normalisation=_normalisation(folder, name, metadata), scale=scale)
-    folder.restore(name, parts.model)
-    return parts
+    return assemble(config, normalisation=_normalisation(folder, name, metadata), scale=scale)

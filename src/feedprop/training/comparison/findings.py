@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
 import statistics
@@ -131,12 +129,3 @@ def _over_sparsity(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     columns = zip(*(run["accuracies"] for run in runs), strict=True)
     return {"amounts": runs[0]["amounts"], "accuracies": [statistics.fmean(map(_number, values)) for values in columns]}
-
-
-def as_csv(found: Mapping[str, Any]) -> str:
-    """Return one row per run."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, RUN_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found["runs"])
-    return file.getvalue()

@@ -112,18 +112,14 @@ class Plan:
             RunFolder(folder).write_json(PLAN, merged)
 
 
+OWN_KINDS = ("rule", "activation", "reward", "loss", "optimizer", "scheduler")  # what a method may have of its own
 SHARED_COMPONENTS = ("data", "model")
 SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", "precision", "device")
 
 
 def _options(config: Config) -> dict[str, Any]:
     """Return the options of a configuration, {"model.name": "lenet", ...}, that its runs have in common."""
-    found: dict[str, Any] = {}
-    for key, value in config.as_dict().items():
-        if isinstance(value, Mapping):
-            found |= {f"{key}.{name}": part for name, part in value.items()}
-        else:
-            found[key] = value
+    found = config.flat()
     for key in ("seed", "optimizer.lr", "workers", "checkpoint_every", "keep_checkpoints"):
         found.pop(key, None)
     return {key: value if isinstance(value, int | float | str | None) else str(value) for key, value in found.items()}

@@ -14,13 +14,12 @@ import torch
 
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
-from feedprop.training.checkpoints import METRICS, RESULTS, RunFolder
+from feedprop.training.checkpoints import RESULTS, RunFolder
 from feedprop.training.command_line.arguments import configure
 from feedprop.training.nan_guard import DivergenceError
-from feedprop.training.tasks import Classification, MultiLabel, Regression
+from feedprop.training.tasks import TASKS
 
 DIVERGED = "diverged.json"
-_SCORES = {task.name: task.score for task in (Classification, Regression, MultiLabel)}
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,6 @@ def _begun(job: Job) -> RunFolder | None:
 
 def read(job: Job) -> dict[str, Any]:
     """Return the figures of a run that is done: its results, its rows, and the name of the score of its task."""
-    results = json.loads((job.path / RESULTS).read_text())
-    return {
-        **results,
-        "score": _SCORES[results["task"]],
-        "rows": [json.loads(line) for line in (job.path / METRICS).read_text().splitlines()],
-    }
+    folder = RunFolder(job.path)
+    results = folder.results()
+    return {**results, "score": TASKS[results["task"]].score, "rows": folder.rows()}

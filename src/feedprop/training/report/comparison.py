@@ -10,16 +10,14 @@ from markupsafe import Markup
 
 from feedprop.training.command_line.components import Component
 from feedprop.training.command_line.config import Config
-from feedprop.training.comparison.plan import SHARED_COMPONENTS, Plan
+from feedprop.training.comparison.plan import OWN_KINDS, SHARED_COMPONENTS, Plan
 from feedprop.training.methods import TITLES
 from feedprop.training.report import svg
-from feedprop.training.report.curves_section import shown, titled
+from feedprop.training.report.curves_section import SHARES, shown, titled
 from feedprop.training.report.figures import duration, plain
 from feedprop.training.report.page import render
 from feedprop.training.report.svg import Line
 
-SHARES = ("accuracy", "f1")  # scores from 0 to 1, shown as percentages
-OWN = ("rule", "activation", "reward", "loss", "optimizer", "scheduler")
 OWN_SETTINGS = ("clip_norm", "magnitude_floor", "relative_magnitude")
 SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", "precision")
 _WHISKER = Markup('<path class="line" style="stroke:{}" d="M{:.1f},{:.1f}H{:.1f}"/>')
@@ -191,7 +189,7 @@ def _run(row: Mapping[str, Any]) -> dict[str, Any]:
 def _options(config: Config) -> str:
     """Return what a method has of its own, except for the learning rate."""
     parts = []
-    for kind in OWN:
+    for kind in OWN_KINDS:
         if kind in config.components:
             part = config.components[kind]
             parts.append(f"{kind} {_text(part, part.name.rpartition('.')[2])}")

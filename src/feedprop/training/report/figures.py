@@ -8,12 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return metrics.csv: one line per epoch; columns such as train.accuracy, in the order of their first use."""
+def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Return a table with one line per row.
+
+    Args:
+        rows: a figure within another one has a column such as train.accuracy.
+        columns: what is written; all figures unless given, in the order of their first use.
+    """
     flat = [dict(_flat(row)) for row in rows]
-    columns = list(dict.fromkeys(key for row in flat for key in row))
     file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    names = columns or list(dict.fromkeys(key for row in flat for key in row))
+    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return file.getvalue()
@@ -47,5 +52,8 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from feedprop.errors import FeedpropError
@@ -59,17 +59,20 @@ def write_report(folder: str | Path, *, beside: str | Path | None = None) -> Pat
     return Path(folder) / REPORT
 
 
-def render(template: str, **content: Any) -> str:
-    """Return a page made of a template of this folder, which has the stylesheet and the script of all pages.
+def render(template: str, *, hover: bool = True, **content: Any) -> str:
+    """Return a page made of a template of this folder, which has the stylesheet of all pages.
 
     Args:
-        template: name of its file.
+        template: name of its file, which extends base.html.
+        hover: whether its charts show values under the cursor, by a script.
         content: what it shows; text is escaped.
     """
-    script = _file("hover.js")
+    script = _file("hover.js") if hover else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_file(template)).render(
+    environment = Environment(
+        loader=FunctionLoader(_file), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(
         style=Markup(_file("style.css")), script=Markup(script), digest=digest, **content
     )
 
@@ -105,9 +108,8 @@ def render_run(run: StoredRun, other: StoredRun | None = None) -> str:
             (key, duration(value) if key == "seconds" else str(value))
             for key, value in (results.get("environment") or {}).items()
         ],
-        per_class=_per_class(run),
+        bars=_per_class(run) or targets_section.per_label(run),
         errors=targets_section.errors(run),
-        per_label=targets_section.per_label(run),
         samples=spiking_section.SAMPLES,
         timed=bool(spiking.get("timed")),
         activity=[_activity(row) for row in spiking.get("layers", ())],
@@ -203,17 +205,24 @@ def _activity(row: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
     return (str(row["layer"]), str(row["kind"]), *spikes, *operations)
 
 
-def _per_class(run: StoredRun) -> list[tuple[str, int, float]]:
-    """Return name, number of test samples and accuracy of each class, the worst first."""
+def _per_class(run: StoredRun) -> dict[str, Any] | None:
+    """Return accuracy and number of test samples of each class, the worst first; None if there are no classes."""
     confusion = run.results.get("test", {}).get("confusion")
     if not confusion:
-        return []
+        return None
     rows = [
-        (name, sum(row), row[label] / sum(row))
+        (name, row[label] / sum(row), sum(row))
         for label, (name, row) in enumerate(zip(run.classes, confusion, strict=True))
         if sum(row)
     ]
-    return sorted(rows, key=lambda row: row[2])[:20]
+    return {
+        "title": "Accuracy by class",
+        "remark": "On test data, the worst class first.",
+        "rows": [
+            (name, f"{100 * share:.1f} %", share, str(count))
+            for name, share, count in sorted(rows, key=lambda row: row[1])[:20]
+        ],
+    }
 
 
 def _file(name: str) -> str:

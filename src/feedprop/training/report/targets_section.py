@@ -33,10 +33,17 @@ def errors(run: StoredRun) -> list[tuple[str, str]]:
     return [] if found is None else [(name, f"{value:.4g}") for name, value in zip(run.classes, found, strict=True)]
 
 
-def per_label(run: StoredRun) -> list[tuple[str, float]]:
-    """Return the name of each label and its F1, the worst first."""
+def per_label(run: StoredRun) -> dict[str, Any] | None:
+    """Return the F1 of each label, the worst first; None if there are no labels."""
     found = run.results.get("test", {}).get("per_label")
-    return [] if found is None else sorted(zip(run.classes, found, strict=True), key=lambda row: row[1])[:20]
+    if found is None:
+        return None
+    rows = sorted(zip(run.classes, found, strict=True), key=lambda row: row[1])[:20]
+    return {
+        "title": "F1 by label",
+        "remark": "On test data, the worst label first.",
+        "rows": [(name, f"{value:.3f}", value, "") for name, value in rows],
+    }
 
 
 def _column(rows: Sequence[Sequence[Any]], place: int) -> list[float]:

@@ -8,15 +8,15 @@ import math
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import optuna
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from feedprop.training.report.figures import duration
+from feedprop.training.report.page import render
 from feedprop.training.sweep import drawings
 from feedprop.training.sweep.drawings import Axis
 from feedprop.training.sweep.space import described, written
@@ -61,21 +61,19 @@ def write_all(study: Study) -> None:
     """Write the table, the best configuration and the report."""
     write_table(study)
     trials, best = study.trials(), study.best()
-    template = files("feedprop.training.sweep").joinpath("sweep.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     done = [trial for trial in trials if "score" in trial.user_attrs]
-    style = files("feedprop.training.report").joinpath("style.css").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
-        style=Markup(style),
+    page = render(
+        "sweep.html",
+        hover=False,
         title=study.path.name,
         score=score_name(trials),
         headlines=_headlines(trials, best),
         best=None if best is None else [(_name(option), written(value)) for option, value in best.params.items()],
         command=command(study),
         importances=importances(study),
-        history=Markup(_history(done)) if done else "",
-        parallel=Markup(_parallel(study, done)) if len(done) > 1 else "",
-        curves=Markup(_curves(trials, best)) if any(trial.intermediate_values for trial in trials) else "",
+        history=_history(done) if done else "",
+        parallel=_parallel(study, done) if len(done) > 1 else "",
+        curves=_curves(trials, best) if any(trial.intermediate_values for trial in trials) else "",
         options=[_name(option) for option in study.searched.space],
         trials=_rows(study, trials),
         left_out=max(len(trials) - _SHOWN, 0),
@@ -140,16 +138,16 @@ def _headlines(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[
     return [
         (value, f"best validation {score_name(trials)}", remark),
         (f"{counts[TrialState.COMPLETE]} of {len(trials)}", "trials finished", ", ".join(others) or "all of them"),
-        (_duration(seconds), "training time", "of all trials together"),
+        (duration(seconds), "training time", "of all trials together"),
     ]
 
 
-def _history(done: Sequence[FrozenTrial]) -> str:
+def _history(done: Sequence[FrozenTrial]) -> Markup:
     points = [(trial.user_attrs["slot"], trial.user_attrs["score"], STATES[trial.state]) for trial in done]
     return drawings.history(points)
 
 
-def _curves(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> str:
+def _curves(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> Markup:
     lines = [
         (sorted(trial.intermediate_values.items()), best is not None and trial.number == best.number)
         for trial in trials
@@ -158,7 +156,7 @@ def _curves(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> str:
     return drawings.curves(lines)
 
 
-def _parallel(study: Study, done: Sequence[FrozenTrial]) -> str:
+def _parallel(study: Study, done: Sequence[FrozenTrial]) -> Markup:
     axes = [_axis(option, distribution) for option, distribution in study.searched.space.items()]
     lines = [
         ([_place(distribution, trial.params[option]) for option, distribution in study.searched.space.items()],
@@ -214,9 +212,3 @@ def _name(option: str) -> str:
 
 def _space(word: str | list[str]) -> str:
     return word if isinstance(word, str) else ", ".join(word)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

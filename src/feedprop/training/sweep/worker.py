@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import json
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -26,7 +25,7 @@ from optuna.trial import Trial, TrialState
 
 from feedprop.errors import FeedpropError
 from feedprop.training import loop
-from feedprop.training.checkpoints import CONFIG, METRICS, RESULTS, RunFolder
+from feedprop.training.checkpoints import CONFIG, RESULTS, RunFolder
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.command_line.stored import as_trained
@@ -133,7 +132,7 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
             if not (folder / RESULTS).is_file():  # else the worker was killed before it could tell
                 loop.train(config, command=f"feedprop sweep --join {study.path}", resumed=_resumed(folder),
                            after_epoch=told, tested=False)  # fmt: skip
-        results = json.loads((folder / RESULTS).read_text())
+        results = RunFolder(folder).results()
         name, epoch = TASKS[results["task"]].score, results["best_epoch"]
         score = results["validation"][name]
         if score is None:
@@ -143,7 +142,7 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
     except Pruned:
         epoch, score = max(told.values.items(), key=lambda pair: (pair[1], -pair[0]))
         _note(trial, folder, best_epoch=epoch, score=score, score_name=told.name)
-        _remove_states(folder)
+        RunFolder(folder).remove_states()
         return TrialState.PRUNED, None, f"pruned after epoch {max(told.values)} at {score:.4f}"
     except (OSError, optuna.exceptions.UpdateFinishedTrialError):
         raise
@@ -155,7 +154,7 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
                 traceback.print_exception(error, file=file)
         trial.set_user_attr("reason", reason)
         _note(trial, folder)
-        _remove_states(folder)
+        RunFolder(folder).remove_states()
         return TrialState.FAIL, None, f"failed: {reason}"
     finally:
         if torch.cuda.is_available():
@@ -226,16 +225,11 @@ def _resumed(folder: Path) -> RunFolder | None:
 def _note(trial: Trial, folder: Path, **facts: Any) -> None:
     """Keep facts about a trial in the study, with the seconds that it trained."""
     with contextlib.suppress(FileNotFoundError):
-        rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+        rows = RunFolder(folder).rows()
         facts["seconds"] = round(math.fsum(row["seconds"] for row in rows), 2)
         facts["epochs"] = len(rows)
     for name, value in facts.items():
         trial.set_user_attr(name, value)
-
-
-def _remove_states(folder: Path) -> None:
-    for path in RunFolder(folder).states():
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
