@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feedprop import attached, rewards, rules
+from feedprop.errors import FeedpropError
 from support import calls
 from support.propagation import CLOSE, Call, Residual, propagate, randomised
 
@@ -316,3 +317,34 @@ def test_values_do_not_depend_on_the_layout_of_the_target(name: str, dtype: torc
     plain = model(x, y)
     with attached(model, rules.Epsilon()):
         assert torch.equal(model(x, y), plain)
+
+
+def _overwritten_later(x: Tensor) -> Tensor:
+    output = torch.tanh(x)
+    x += 1
+    return output
+
+
+def test_what_an_activation_was_computed_from_cannot_be_overwritten() -> None:
+    with attached(nn.Sequential(nn.Linear(4, 8), Call(_overwritten_later), nn.Linear(8, 3))) as model:
+        output = model(torch.randn(5, 4))
+        with pytest.raises(FeedpropError, match=r"write z = z \+ 1 instead of z \+= 1.*version 1"):
+            output.sum().backward()
+
+
+def test_weights_cannot_be_updated_before_the_backward_pass() -> None:
+    with attached(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))) as model:
+        output = model(torch.randn(5, 4))
+        with torch.no_grad():
+            model[2].weight.add_(1.0)
+        with pytest.raises(FeedpropError, match=r"call backward\(\) before step\(\)"):
+            output.sum().backward()
+
+
+def test_torch_speaks_of_overwritten_values_outside_of_attached_models() -> None:
+    x = torch.randn(3, requires_grad=True).exp()
+    output = x.sin()
+    x += 1
+    with attached(nn.Linear(4, 3)), pytest.raises(RuntimeError, match="modified by an inplace") as raised:
+        output.sum().backward()
+    assert not isinstance(raised.value, FeedpropError)

@@ -1,4 +1,4 @@
-"""The start of a backward pass: refuses layers of attached models that were used outside of a pass."""
+"""A backward pass: layers of attached models that were used outside of a pass are refused before it starts."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ _LAYERS = frozenset(
 )
 _BETWEEN = ("T", "Transpose", "View", "Permute", "Reshape", "ToCopy", "Expand", "Unsqueeze", "Squeeze", "UnsafeView")
 
+_OVERWRITTEN = ("modified by an inplace operation", "has been modified inplace")  # in torch's errors
+
 _plain: Any = None
 
 
@@ -66,13 +68,26 @@ def make() -> None:
         if torch.compiler.is_compiling():
             return plain(tensors, *args, **kwargs)
         roots = tensors if isinstance(tensors, (tuple, list)) else (tensors,)
-        _GRAPHS.look_at([root for root in roots if isinstance(root, Tensor)])
+        _GRAPHS.look_at(_tensors(roots))
         try:
             return plain(tensors, *args, **kwargs)
+        except RuntimeError as error:
+            overwritten = any(words in str(error) for words in _OVERWRITTEN)
+            if overwritten and any(map(_in_a_pass, nodes_behind(_tensors(roots)))):
+                raise FeedpropError(
+                    f"an in-place operation overwrote what the backward pass needs: what an activation was computed "
+                    f"from (write z = z + 1 instead of z += 1 after it), or weights that were updated too early (call "
+                    f"backward() before step()). torch says: {str(error).partition(' Hint:')[0]}"
+                ) from error
+            raise
         finally:
             _GRAPHS.last = sequence_number()
 
     torch.autograd.backward = backward
+
+
+def _tensors(roots: Any) -> list[Tensor]:
+    return [root for root in roots if isinstance(root, Tensor)]
 
 
 def undo() -> None:

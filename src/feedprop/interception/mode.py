@@ -94,17 +94,18 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Call `function` through its handler."""
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() and getattr(function, "__module__", None) == "torch._tensor":
+        compiling = torch.compiler.is_compiling()
+        if compiling and getattr(function, "__module__", None) == "torch._tensor":
             function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
-            if function in _LEAF_MAKERS and not torch.compiler.is_compiling():
+            if function in _LEAF_MAKERS and not compiling:
                 self.leaves.append(args[0])
             return function(*args, **kwargs)
         if not torch.is_grad_enabled():
             _refuse_reentrant_checkpoint()
             return function(*args, **kwargs)
-        if torch.compiler.is_compiling():
+        if compiling:
             return self._handle(handler, function, args, kwargs)
         begin = sequence_number()
         output = self._handle(handler, function, args, kwargs)

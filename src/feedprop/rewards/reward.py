@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -112,7 +113,7 @@ class Reward(nn.Module):
                 f"got shape {tuple(answer.shape)}"
             )
         rewards = answer.detach().to(outputs.dtype)
-        if can_look(rewards) and not rewards.sum().isfinite() and outputs.isfinite().all():
+        if can_look(rewards) and not math.isfinite(rewards.sum()) and outputs.isfinite().all():
             wrong = int((~rewards.isfinite()).sum())
             if wrong:
                 raise FeedpropError(
