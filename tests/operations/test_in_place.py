@@ -319,17 +319,37 @@ def test_values_do_not_depend_on_the_layout_of_the_target(name: str, dtype: torc
         assert torch.equal(model(x, y), plain)
 
 
-def _overwritten_later(x: Tensor) -> Tensor:
-    output = torch.tanh(x)
-    x += 1
-    return output
+ACTIVATIONS = [
+    torch.tanh,
+    torch.sigmoid,
+    torch.sign,
+    F.gelu,
+    lambda z: (z > 0).to(z.dtype),
+    lambda z: z.view(-1).tanh(),
+]
 
 
-def test_what_an_activation_was_computed_from_cannot_be_overwritten() -> None:
-    with attached(nn.Sequential(nn.Linear(4, 8), Call(_overwritten_later), nn.Linear(8, 3))) as model:
-        output = model(torch.randn(5, 4))
-        with pytest.raises(FeedpropError, match=r"write z = z \+ 1 instead of z \+= 1.*version 1"):
-            output.sum().backward()
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("composite", [RULE, rules.presets.training(), rules.presets.conserving()])
+@pytest.mark.parametrize("write", [lambda z: z.add_(1), lambda z: z[0].mul_(2), lambda z: z.view(-1).tanh_(), F.relu_])
+def test_what_an_activation_was_computed_from_may_be_overwritten(activation, composite, write) -> None:
+    x = torch.randn(5, 4)
+    found = []
+    for overwrites in (False, True):
+        torch.manual_seed(0)
+
+        def forward(x: Tensor, weight: Tensor, overwrites: bool = overwrites) -> Tensor:
+            z = x @ weight + 0.1
+            output = activation(z).reshape(z.shape)
+            if overwrites:
+                write(z)
+            return output
+
+        model = Call(forward, weight=torch.randn(4, 4))
+        with attached(model, composite):
+            model(x).sum().backward()
+        found.append(model.weight.grad)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def test_weights_cannot_be_updated_before_the_backward_pass() -> None:
@@ -337,7 +357,37 @@ def test_weights_cannot_be_updated_before_the_backward_pass() -> None:
         output = model(torch.randn(5, 4))
         with torch.no_grad():
             model[2].weight.add_(1.0)
-        with pytest.raises(FeedpropError, match=r"call backward\(\) before step\(\)"):
+        with pytest.raises(FeedpropError, match=r"call its step\(\) after backward\(\)"):
+            output.sum().backward()
+
+
+@pytest.mark.parametrize("use", [lambda z: z * 2, lambda z: z + 1, lambda z: z.sum(0)])
+def test_relu_in_place_leaves_what_others_took(use) -> None:
+    found = []
+    for relu in (F.relu, F.relu_):
+
+        def forward(x: Tensor, weight: Tensor, relu=relu) -> tuple[Tensor, Tensor]:
+            z = x @ weight
+            return use(z), relu(z)
+
+        torch.manual_seed(0)
+        model, x = Call(forward, weight=torch.randn(4, 4)), torch.randn(5, 4)
+        with attached(model, RULE):
+            sum(output.sum() for output in model(x)).backward()
+        found.append(model.weight.grad)
+    torch.testing.assert_close(*found, **CLOSE)
+
+
+def test_what_an_activation_was_computed_from_cannot_be_overwritten_without_gradients() -> None:
+    def forward(x: Tensor) -> Tensor:
+        output = torch.tanh(x)
+        with torch.no_grad():
+            x += 1
+        return output
+
+    with attached(nn.Sequential(nn.Linear(4, 8), Call(forward), nn.Linear(8, 3))) as model:
+        output = model(torch.randn(5, 4))
+        with pytest.raises(FeedpropError, match=r"write it out of place.*version 1"):
             output.sum().backward()
 
 

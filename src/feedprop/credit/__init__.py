@@ -28,7 +28,7 @@ from feedprop.credit.activations import (
 )
 from feedprop.credit.derivative import derivative
 from feedprop.credit.flow import STAND_IN_NODE, follows_weights, scaled, stand_in, substituted, with_values
-from feedprop.credit.graph import walk
+from feedprop.credit.graph import sequence_number, walk
 from feedprop.credit.marks import is_weight
 from feedprop.credit.start import Starts, computed, divided, enter, moves, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, damping_of, kept, undamped
@@ -75,6 +75,7 @@ __all__ = [
     "root_mean_square",
     "scaled",
     "secant",
+    "sequence_number",
     "sloped",
     "stand_in",
     "start_backward",

@@ -65,7 +65,9 @@ def _sloped(activation: Activation, z: Tensor, slope_of: _SlopeOf, *, keeps_outp
     if transformed():
         x = activation(z.detach())
         return rerouted(x, (z, slope_of(z.detach(), x) if keeps_output else slope_of(z.detach())))
-    return _Sloped.apply(z, activation, slope_of, keeps_output)  # type: ignore[no-any-return]
+    output: Tensor = _Sloped.apply(z, activation, slope_of, keeps_output)
+    marks.mark_reader(z, output)
+    return output
 
 
 def sloped(activation: Activation, z: Tensor, slope_of: Callable[[Tensor], Tensor]) -> Tensor:

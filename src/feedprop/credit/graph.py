@@ -1,11 +1,19 @@
-"""A walk through an autograd graph, from results towards what they were computed from."""
+"""The autograd graph: a walk from results towards what they were computed from, and the numbers of its nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
+
 Ends = Callable[[Any], bool]
+
+
+def sequence_number() -> int:
+    """Return the number of the next node that autograd makes in this thread."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number
 
 
 def walk(

@@ -10,10 +10,12 @@ write ends it, also a write through a view. torch.compile hides versions; there 
     SELECTION     whether it is a comparison that became a number
     NON_NEGATIVE  no value is negative
     START         where a reward on an output of 0 enters (see `feedprop.credit.start`)
+    READERS       the nodes of activations that will need these values in the backward pass
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START = KINDS = (
+WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS = KINDS = (
     "_feedprop_weight",
     "_feedprop_undamped",
     "_feedprop_comparison",
@@ -29,6 +31,7 @@ WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START = KINDS = 
     "_feedprop_selection",
     "_feedprop_non_negative",
     "_feedprop_start",
+    "_feedprop_readers",
 )
 _ELEMENTWISE, _JUMPS = "_feedprop_elementwise", "_feedprop_jumps"  # on functions
 
@@ -116,6 +119,22 @@ def mark_non_negative(tensor: Tensor) -> None:
 def known_non_negative(value: Any) -> bool:
     """Whether an earlier operation has made sure that no value is negative."""
     return not torch.compiler.is_compiling() and get(value, NON_NEGATIVE) is not None
+
+
+def mark_reader(tensor: Tensor, result: Tensor) -> None:
+    """Remember that the backward pass of `result` will need the values of `tensor` (not under torch.compile)."""
+    if not torch.compiler.is_compiling() and (node := result.grad_fn) is not None:
+        memory = tensor if tensor._base is None else tensor._base
+        mark(memory, READERS, [*(x for x in get(memory, READERS) or () if x() is not None), weakref.ref(node)])
+
+
+def readers(tensor: Tensor) -> Iterator[Any]:
+    """Yield the nodes whose backward pass will need the values in the memory of `tensor`."""
+    undamped: Undamped | None = get(tensor, UNDAMPED)
+    for memory in (tensor, *(() if undamped is None else (undamped.tensor,))):
+        for reader in get(memory, READERS) or ():
+            if (node := reader()) is not None:
+                yield node
 
 
 def mark_elementwise(function: Callable[..., Any]) -> None:

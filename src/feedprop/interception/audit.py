@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, GeneratorType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from feedprop import credit
@@ -30,12 +29,6 @@ _OF_VIEWS = frozenset(  # nodes that autograd makes for views of tensors that we
     """.split()  # noqa: SIM905
 ) | {"CopySlices"}
 _MOST = 100_000  # number of objects that are searched for tensors
-
-
-def sequence_number() -> int:
-    """Return the number of the next node that autograd makes in this thread."""
-    number: int = torch._C._autograd._get_sequence_nr()
-    return number
 
 
 class Spans:
@@ -111,13 +104,13 @@ class Audit:
             result: what the model returned.
             inputs: what it was called with; the graph that computed them is not searched.
             spans: the nodes that handlers made.
-            since: `sequence_number()` before the model ran.
+            since: `credit.sequence_number()` before the model ran.
 
         Raises:
             FeedpropError: the model returned a function or generator.
             UnknownOperationError: a node or parameter that no rule saw; the message has the remedy.
         """
-        key = sequence_number() - since, spans.count()
+        key = credit.sequence_number() - since, spans.count()
         if key in self.known:
             return
         refuse_code(result)

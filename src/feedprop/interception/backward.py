@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from feedprop import credit
 from feedprop.errors import FeedpropError, first_few
-from feedprop.interception.audit import nodes_behind, sequence_number, walk
+from feedprop.interception.audit import nodes_behind, walk
 
 _MOST = 4096  # number of passes to remember at least; the graphs of older ones are searched
 
@@ -75,13 +76,13 @@ def make() -> None:
             overwritten = any(words in str(error) for words in _OVERWRITTEN)
             if overwritten and any(map(_in_a_pass, nodes_behind(_tensors(roots)))):
                 raise FeedpropError(
-                    f"an in-place operation overwrote what the backward pass needs: what an activation was computed "
-                    f"from (write z = z + 1 instead of z += 1 after it), or weights that were updated too early (call "
-                    f"backward() before step()). torch says: {str(error).partition(' Hint:')[0]}"
+                    f"an in-place operation overwrote what the backward pass of feedprop needs: write it out of place, "
+                    f"or, if an optimizer did, call its step() after backward(). torch says: "
+                    f"{str(error).partition(' Hint:')[0]}"
                 ) from error
             raise
         finally:
-            _GRAPHS.last = sequence_number()
+            _GRAPHS.last = credit.sequence_number()
 
     torch.autograd.backward = backward
 
@@ -105,7 +106,7 @@ class _Graphs(threading.local):
         self.known: set[tuple[int, int]] = set()
 
     def look_at(self, roots: list[Tensor]) -> None:
-        key = sequence_number() - self.last, _nearest_leaf(roots)
+        key = credit.sequence_number() - self.last, _nearest_leaf(roots)
         if key in self.known:
             return
         refuse_plain_gradients(roots)

@@ -18,7 +18,7 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception import install
-from feedprop.interception.audit import Audit, sequence_number, tensors_in
+from feedprop.interception.audit import Audit, tensors_in
 from feedprop.interception.backward import ATTACHED, PASSES, forget_graphs
 from feedprop.interception.compile import show_operators
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
@@ -166,7 +166,7 @@ class Forward:
         if transformed:
             refuse_hidden_gradients(self.model)
         swapped = swap_in(self.model, propagation.magnitude)
-        outer, begin = running(), sequence_number()
+        outer, begin = running(), credit.sequence_number()
         for mode in outer:  # in an attached model inside an attached model, only the inner rules apply
             mode.suspended = True
         try:
@@ -176,7 +176,7 @@ class Forward:
                 self.audit.check(result, (args, kwargs, propagation.leaves), propagation.spans, since=begin)
             return result
         finally:
-            end = sequence_number()
+            end = credit.sequence_number()
             PASSES.add(begin, end)
             for mode in outer:
                 mode.suspended = False

@@ -16,7 +16,7 @@ import feedprop.operations.table  # noqa: F401  fills the table
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError, UnknownOperationError
-from feedprop.interception.audit import Spans, sequence_number
+from feedprop.interception.audit import Spans
 from feedprop.interception.location import remedy, running_module, spelling
 from feedprop.operations.registry import HANDLERS, Arguments, Function, Handler, Keywords, neutral, ordinary
 from feedprop.rules import Composite, Rule
@@ -107,9 +107,9 @@ class Propagation(TorchFunctionMode):
             return function(*args, **kwargs)
         if compiling:
             return self._handle(handler, function, args, kwargs)
-        begin = sequence_number()
+        begin = credit.sequence_number()
         output = self._handle(handler, function, args, kwargs)
-        self.spans.add(begin, sequence_number())
+        self.spans.add(begin, credit.sequence_number())
         return output
 
     def _handle(self, handler: Handler | None, function: Function, args: Arguments, kwargs: Keywords) -> Any:
