@@ -1,134 +1,155 @@
-"""What the answers of a trained model to images were made of: one page of heatmaps, and how good they are."""
+"""What the answers of a trained model were made of: the relevance of inputs and spikes, and how good it is."""
 
 from __future__ import annotations
 
-import base64
 import inspect
-import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
-from markupsafe import Markup
-from PIL import Image
 from torch import Tensor, nn
 
 import feedprop
 from feedprop.errors import FeedpropError
 from feedprop.inspection.deletion import Deletion, baselines, deletion
-from feedprop.inspection.heatmaps import heatmap
 from feedprop.rules import Composite, presets
+from feedprop.spiking.activity import traces
 from feedprop.training.evaluation import Objective, scores
-from feedprop.training.report.page import render
+from feedprop.training.models.spiking import firing_neurons
+from feedprop.training.tasks import Task
 
 PARTS = 14  # squares along the longer side of an image, which are deleted one after the other
-SIDE = 140  # of a picture on the page, in pixels
+IMAGES, SEQUENCES, TABLE = KINDS = ("images", "sequences", "table")
+
+
+class Fired(NamedTuple):
+    """The spikes of one layer for some samples, and their relevance, both (steps, batch, neurons)."""
+
+    layer: str
+    kind: str
+    spikes: Tensor
+    relevance: Tensor
 
 
 class Explained:
-    """Images, the answers of a model, and the relevance of each pixel for them.
+    """Inputs, the answers of a model, and the relevance of each input for them.
 
     Args:
         model: in evaluation mode.
-        inputs: (batch, channels, height, width), as the model takes them.
+        inputs: images (batch, channels, height, width) or tables (batch, inputs), as the model takes them; with
+            `timed`, sequences (steps, batch, channels).
+        task: what the model learned; which output is explained depends on it.
         composite: the rules.
+        timed: whether the inputs are sequences.
 
     Raises:
-        FeedpropError: the inputs are no images.
+        FeedpropError: the inputs are something else.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor, composite: Composite) -> None:
-        if inputs.ndim != 4:
+    def __init__(
+        self, model: nn.Module, inputs: Tensor, task: Task, composite: Composite, *, timed: bool = False
+    ) -> None:
+        found = SEQUENCES if timed and inputs.ndim == 3 else None if timed else {4: IMAGES, 2: TABLE}.get(inputs.ndim)
+        if found is None:
             raise FeedpropError(
-                f"feedprop explain draws images, and this data has inputs of shape {tuple(inputs.shape[1:])}; call "
-                f"feedprop.relevance for other data"
+                f"feedprop explain draws images, tables and sequences of numbers, and this data has inputs of shape "
+                f"{tuple(inputs.shape[2 if timed else 1 :])}; call feedprop.relevance for other data"
             )
-        self.model, self.inputs, self.composite = model, inputs, composite
+        self.kind, self.task, self.composite = found, task, composite
+        self.inputs = inputs.transpose(0, 1) if timed else inputs
+        self.model = self._batch_first(model)
         with torch.no_grad():
-            self.outputs = scores(model(inputs))
-        self.answers = self.outputs.argmax(1)
-        self.relevance = feedprop.relevance(
-            model, inputs, self._answer, composite, only_inputs=True, merge_batch_norm=True
-        ).inputs.sum(1)
+            self.outputs = scores(self.model(self.inputs))
+        self.chosen = task.explained(self.outputs)
+        self.relevance = self._relevance(self.model, self._answer)
 
-    def pushed(self, model: nn.Module, labels: Tensor, objective: Objective) -> Tensor:
-        """Return what each pixel was rewarded for by the objective of training, (batch, height, width).
+    def _batch_first(self, model: nn.Module) -> nn.Module:
+        return _BatchFirst(model) if self.kind == SEQUENCES else model
+
+    def _relevance(self, model: nn.Module, output: Any) -> Tensor:
+        """Return the relevance of the inputs, (batch, ...); of images without the channels."""
+        found = feedprop.relevance(model, self.inputs, output, self.composite, only_inputs=True, merge_batch_norm=True)
+        relevance = torch.as_tensor(found.inputs)
+        return relevance.sum(1) if self.kind == IMAGES else relevance
+
+    def pushed(self, model: nn.Module, targets: Tensor, objective: Objective) -> Tensor:
+        """Return what each input was rewarded for by the objective of training, shaped like `relevance`.
 
         Args:
             model: in any state of training, in evaluation mode.
-            labels: (batch,).
+            targets: (batch, ...).
             objective: a reward, or a loss, whose credit is minus its gradient.
         """
+        model = self._batch_first(model)
         with torch.no_grad():
             outputs = model(self.inputs)
         outputs.requires_grad_()
-        objective(outputs, labels).backward()  # type: ignore[no-untyped-call]  # torch's own
+        objective(outputs, targets).backward()  # type: ignore[no-untyped-call]  # torch's own
         credit = -torch.as_tensor(outputs.grad)
-        found = feedprop.relevance(
-            model,
-            self.inputs,
-            lambda outputs: (outputs * credit).sum(1),
-            self.composite,
-            only_inputs=True,
-            merge_batch_norm=True,
-        )
-        return torch.as_tensor(found.inputs).sum(1)
+        return self._relevance(model, lambda outputs: (outputs * credit).sum(1))
+
+    def fired(self, number: int) -> list[Fired]:
+        """Return the spikes of the first samples and their relevance, layer by layer; empty if no neuron fires."""
+        if not firing_neurons(self.model):
+            return []
+        inputs, chosen = self.inputs[:number], self.chosen[:number]
+        output = lambda outputs: scores(outputs).gather(1, chosen[:, None])[:, 0]  # noqa: E731
+        shares = feedprop.relevance(self.model, inputs, output, self.composite, merge_batch_norm=True).modules
+        found = []
+        for trace in traces(self.model, inputs):
+            relevance = _of_spikes(shares.get(trace.layer), trace.spikes)
+            if relevance is not None:
+                kind = type(self.model.get_submodule(trace.layer)).__name__
+                layer = trace.layer.removeprefix("model.") if self.kind == SEQUENCES else trace.layer
+                found.append(Fired(layer, kind, trace.spikes.flatten(2), relevance.flatten(2)))
+        return found
 
     def _answer(self, outputs: Tensor) -> Tensor:
-        return scores(outputs).gather(1, self.answers[:, None])[:, 0]
+        return scores(outputs).gather(1, self.chosen[:, None])[:, 0]
 
     def deletions(self) -> dict[str, Deletion]:
         """Return the deletion curves of the relevance and of what it must beat."""
         found = baselines(self.model, self.inputs, self._answer, generator=torch.Generator().manual_seed(0))
         found["relevance"] = self.relevance
-        patch = -(-max(self.inputs.shape[2:]) // PARTS)
+        patch = -(-max(self.inputs.shape[2:]) // PARTS) if self.kind == IMAGES else None
+        steps = min(PARTS, self.inputs[0].numel())
         return {
-            name: deletion(self.model, self.inputs, share, self._answer, patch=patch, steps=PARTS)
+            name: deletion(self.model, self.inputs, share, self._answer, patch=patch, steps=steps)
             for name, share in found.items()
         }
 
-    def page(
-        self,
-        *,
-        title: str,
-        labels: Tensor,
-        classes: Sequence[str],
-        facts: Mapping[str, Any],
-        pushed: tuple[Tensor, Tensor] | None = None,
-    ) -> str:
-        """Return the page: each image beside its heatmap, with label and answer.
 
-        Args:
-            title: of the run.
-            labels: of the images.
-            classes: their names.
-            facts: shown in a table.
-            pushed: what `pushed` returns before and after training, drawn on one scale for each image.
-        """
-        rows = [
-            {
-                "pushed": drawn,
-                "image": _embedded(_shown(image)),
-                "heatmap": _embedded(colours),
-                "label": classes[int(label)],
-                "answer": classes[int(answer)],
-                "output": f"{float(outputs[answer]):.3g}",
-                "right": bool(label == answer),
-            }
-            for image, colours, label, answer, outputs, drawn in zip(
-                *(self.inputs, heatmap(self.relevance, colours="seismic"), labels, self.answers, self.outputs),
-                [()] * len(labels) if pushed is None else _both(*pushed),
-                strict=True,
-            )
-        ]
-        return render("explanation.html", hover=False, title=title, rows=rows, facts=facts)
+class _BatchFirst(nn.Module):
+    """A model of sequences (steps, batch, channels) that takes (batch, steps, channels)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.model(inputs.transpose(0, 1))
 
 
-def _both(before: Tensor, after: Tensor) -> list[tuple[Markup, Markup]]:
-    """Return both heatmaps of each image, on one scale: what is no longer rewarded turns white."""
-    largest = torch.maximum(before.abs().amax((1, 2)), after.abs().amax((1, 2)))
-    drawn = (heatmap(part, colours="seismic", largest=largest) for part in (before, after))
-    return [(_embedded(one), _embedded(other)) for one, other in zip(*drawn, strict=True)]
+def _of_spikes(relevance: Any, spikes: Tensor) -> Tensor | None:
+    """Return the part of a module's relevance that belongs to its spikes (steps, batch, ...), or None.
+
+    A neuron that is called once for each step has an entry for each, and each entry may hold its membrane too.
+    """
+    parts = list(_tensors(relevance))
+    if parts and parts[0].shape == spikes.shape:
+        return parts[0]
+    every, rest = divmod(len(parts), len(spikes))
+    if every and not rest and all(part.shape == spikes.shape[1:] for part in parts[::every]):
+        return torch.stack(parts[::every])
+    return None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
 
 
 def preset(name: str) -> Composite:
@@ -147,19 +168,3 @@ def preset(name: str) -> Composite:
         raise FeedpropError(f"--composite must be one of {', '.join(known)}, but is {name}")
     made: Composite = getattr(presets, name)()
     return made
-
-
-def _shown(image: Tensor) -> Tensor:
-    """Return bytes (height, width, 3) of an image (channels, height, width), from its darkest to its brightest."""
-    low, high = image.min(), image.max()
-    scaled = ((image - low) / (high - low).clamp(min=1e-9) * 255).round().to(torch.uint8).cpu()
-    return (scaled if len(image) == 3 else scaled[:1].expand(3, -1, -1)).permute(1, 2, 0)
-
-
-def _embedded(picture: Tensor) -> Markup:
-    """Return an image for the page, uint8 (height, width, 3), enlarged by whole pixels."""
-    times = max(1, SIDE // max(picture.shape[:2]))
-    enlarged = picture.repeat_interleave(times, 0).repeat_interleave(times, 1).contiguous()
-    file = io.BytesIO()
-    Image.fromarray(enlarged.numpy()).save(file, format="PNG")
-    return Markup(f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">')

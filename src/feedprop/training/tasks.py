@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,14 @@ from feedprop.training.data.standardisation import Normalisation
 
 SHOWN = 500  # predictions that are kept for a scatter plot
 Figures = dict[str, Any]
+
+
+class Told(NamedTuple):
+    """An answer and its target in words, and whether it is right; numbers are neither right nor wrong."""
+
+    words: str
+    target: str
+    right: bool | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,14 @@ class Task(ABC):
     def failure(self, found: Figures) -> str | None:
         """Say how the answers to validation data are all alike; None if they are not."""
 
+    def explained(self, answers: Tensor) -> Tensor:
+        """Return which output of answers (batch, outputs) says most, (batch,)."""
+        return answers.argmax(1)
+
+    @abstractmethod
+    def told(self, answers: Tensor, target: Tensor) -> Told:
+        """Return what answers (outputs,) to one sample say."""
+
     def scaled(self, targets: Tensor) -> Tensor:
         """Return targets as the model is to answer them."""
         return targets
@@ -113,6 +129,11 @@ class Classification(Task):
 
     def compute_loss(self, answers: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(answers, targets)
+
+    def told(self, answers: Tensor, target: Tensor) -> Told:
+        best = int(answers.argmax())
+        words = f"{self.outputs[best]}; output {float(answers[best]):.3g}"
+        return Told(words, self.outputs[int(target)], best == int(target))
 
     def check_targets(self, targets: Tensor, *, part: str, name: str) -> None:
         if targets.is_floating_point() or targets.ndim != 1:
@@ -208,6 +229,13 @@ class Regression(Task):
     def compute_loss(self, answers: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.mse_loss(answers, targets)
 
+    def explained(self, answers: Tensor) -> Tensor:
+        return answers.new_zeros(len(answers), dtype=torch.long)  # the first number
+
+    def told(self, answers: Tensor, target: Tensor) -> Told:
+        answer, true = (float(self.scale.undo(row.reshape(1, -1))[0, 0]) for row in (answers, target))
+        return Told(f"{self.outputs[0]}: {answer:.4g}", f"{true:.4g}", None)
+
     def check_targets(self, targets: Tensor, *, part: str, name: str) -> None:
         _check_rows(targets, len(self.outputs), part=part, name=name)
         if not targets.isfinite().all():
@@ -254,6 +282,12 @@ class MultiLabel(Task):
 
     def compute_loss(self, answers: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(answers, targets.to(answers))
+
+    def told(self, answers: Tensor, target: Tensor) -> Told:
+        best = int(answers.argmax())
+        true = [name for name, label in zip(self.outputs, target.tolist(), strict=True) if label]
+        words = f"{self.outputs[best]}; output {float(answers[best]):.3g}"
+        return Told(words, ", ".join(true) or "nothing", bool(target[best] > 0))
 
     def check_targets(self, targets: Tensor, *, part: str, name: str) -> None:
         _check_rows(targets, len(self.outputs), part=part, name=name)

@@ -1,4 +1,4 @@
-"""feedprop explain: a page of heatmaps for a run on images, and how good they are."""
+"""feedprop explain: a page of what the answers of a run were made of, and how good it is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from PIL import Image
 from torch import nn
 
 import feedprop
+from feedprop.errors import FeedpropError
 from feedprop.inspection.heatmaps import heatmap
 from feedprop.rewards import SoftmaxReward
 from feedprop.rules import presets
+from feedprop.spiking import models
 from feedprop.training.evaluation import Objective
 from feedprop.training.explanation import Explained
-from feedprop.training.tasks import Classification
+from feedprop.training.report.explained_page import write_explanation
+from feedprop.training.tasks import Classification, MultiLabel, Regression
+
+TWO = Classification(("a", "b"))
 
 
 @pytest.fixture
@@ -40,8 +45,7 @@ def test_explain_writes_a_page_and_says_how_good_it_is(command, digits):
     assert areas["relevance"] > max(areas["random"], areas["gradient"])
 
 
-def test_explain_refuses_what_it_cannot_draw(command, run, digits):
-    assert "feedprop explain draws images, and this data has inputs of shape (2,)" in command("explain", run).sentence
+def test_explain_refuses_what_it_cannot_explain(command, digits):
     assert "--number must be at least 1, but is 0" in command("explain", digits, "--number", 0).sentence
     sentence = command("explain", digits, "--composite", "epsilon_plas").sentence
     assert "--composite must be one of training, published, conserving," in sentence
@@ -60,13 +64,12 @@ def test_what_was_rewarded_by_hand():
     """A linear model: pixel i of the only channel is rewarded by x_i times the sum over classes of w_ki (y_k - p_k)."""
     model, images = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(3, 1, 2, 2)
     labels = torch.tensor([0, 1, 1])
-    task = Classification(("a", "b"))
     credit = nn.functional.one_hot(labels, 2) - model(images).softmax(1).detach()
     expected = images.flatten(1) * (credit @ model[1].weight.detach()) / 3
-    found = Explained(model, images, presets.conserving())
+    found = Explained(model, images, TWO, presets.conserving())
     for objective in (
-        Objective(SoftmaxReward(), "reward", -1, task),
-        Objective(nn.CrossEntropyLoss(), "loss", 1, task),
+        Objective(SoftmaxReward(), "reward", -1, TWO),
+        Objective(nn.CrossEntropyLoss(), "loss", 1, TWO),
     ):
         torch.testing.assert_close(found.pushed(model, labels, objective).flatten(1), expected)
 
@@ -88,15 +91,71 @@ class Coloured(nn.Module):
 def test_the_page_shows_images_and_their_relevance(spikes):
     images = torch.zeros(2, 3, 4, 4)
     images[0, 0, 0, 0], images[1, 1, 2, 2], images[1, 0, 0, 0] = 4.0, 2.0, 1.0
-    found = Explained(Coloured(spikes=spikes), images, presets.conserving())
-    assert found.answers.tolist() == [0, 1]
+    found = Explained(Coloured(spikes=spikes), images, Classification(("<red>", "green")), presets.conserving())
+    assert found.chosen.tolist() == [0, 1]
     expected = feedprop.relevance(Coloured(spikes=False), images, [0, 1]).inputs.sum(1) * (3 if spikes else 1)
     torch.testing.assert_close(found.relevance, expected)
-    page = found.page(title="run", labels=torch.tensor([0, 0]), classes=["<red>", "green"], facts={"rules": "r"})
+    page = write_explanation(found, title="run", targets=torch.tensor([0, 0]), facts={"rules": "r"})
     assert "&lt;red&gt;; output" in page
-    assert '<span class="wrong">green</span>, labelled &lt;red&gt;' in page
+    assert re.search('<span class="wrong">green; output .*</span>, labelled &lt;red&gt;', page)
     pictures = [Image.open(io.BytesIO(base64.b64decode(code))) for code in re.findall(r"base64,([^\"]+)", page)]
     assert [picture.size for picture in pictures] == [(140, 140)] * 4
     assert pictures[0].getpixel((0, 0)) == (255, 0, 0)
     assert pictures[1].getpixel((0, 0)) == tuple(heatmap(torch.ones(1, 1), colours="seismic").flatten().tolist())
     assert pictures[3].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_the_page_of_a_table_names_its_inputs(command, tmp_path):
+    assert command("train", "--data", "diabetes", "--epochs", 1, "--output", "run", "--device", "cpu").code == 0
+    answer = command("explain", "run", "--number", 2, "--evaluate", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    page = (tmp_path / "run/explained.html").read_text()
+    assert page.count("<figcaption>progression: ") == 2
+    assert page.count('aria-label="relevance"') == page.count('aria-label="reward before training"') == 2
+    assert {"age", "bmi", "s6"} <= set(re.findall(r">(\w+) = ", page))
+
+
+def test_bars_have_the_relevance_of_the_most_relevant_inputs():
+    model, inputs = nn.Linear(12, 1, bias=False), torch.ones(1, 12)
+    with torch.no_grad():
+        model.weight.copy_(torch.arange(12.0) * torch.tensor([1.0, -1.0]).repeat(6))
+    found = Explained(model, inputs, Regression(("y",)), presets.conserving())
+    page = write_explanation(found, title="run", targets=torch.tensor([[0.5]]), facts={})
+    assert re.findall(r">input (\d+) = 1<", page) == [str(place) for place in range(12, 2, -1)]
+    assert [float(value) for value in re.findall(r"<title>(.*?)</title></rect>", page)] == [
+        place * (-1) ** place for place in range(11, 1, -1)
+    ]
+    assert "y: -6, in truth 0.5" in page
+
+
+def test_one_of_several_labels_is_explained():
+    model, inputs = nn.Linear(2, 3, bias=False), torch.tensor([[1.0, 2.0]])
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, 1.0], [5.0, -1.0], [0.0, 0.0]]))
+    found = Explained(model, inputs, MultiLabel(("a", "b", "c")), presets.conserving())
+    torch.testing.assert_close(found.relevance, torch.tensor([[5.0, -2.0]]))
+    page = write_explanation(found, title="run", targets=torch.tensor([[1.0, 0.0, 1.0]]), facts={}, inputs=["x", "<y>"])
+    assert '<span class="wrong">b; output 3</span>, labelled a, c' in page
+    assert "&lt;y&gt; = 2" in page
+
+
+def test_sequences_and_spikes_have_the_relevance_of_the_model_itself():
+    torch.manual_seed(0)
+    model, inputs = models.lif_mlp((3, 80, 2), steps=None), 2 * torch.rand(7, 4, 3)
+    found = Explained(model, inputs, TWO, presets.conserving(), timed=True)
+    expected = feedprop.relevance(model, inputs, lambda outputs: outputs.sum(0).gather(1, found.chosen[:, None])[:, 0])
+    torch.testing.assert_close(found.relevance, expected.inputs.transpose(0, 1))
+    hidden = found.fired(4)[0]
+    spikes, relevance = (values.flatten(2) for values in (hidden.spikes, hidden.relevance))
+    assert (hidden.layer, hidden.kind, spikes.shape) == ("layers.2", "LIF", (7, 4, 80))
+    torch.testing.assert_close(relevance, expected.modules["layers.2"][0])
+    assert not relevance[spikes == 0].any()
+    page = write_explanation(found, title="run", targets=torch.tensor([0, 1, 0, 1]), facts={})
+    assert page.count("layers.2 LIF, the 60 most relevant of 80 neurons") == 3
+    assert page.count('aria-label="spikes of each layer over the steps"') == 3
+    assert found.deletions()["relevance"].most_first.shape == (15, 4)
+
+
+def test_what_is_no_image_table_or_sequence_is_refused():
+    with pytest.raises(FeedpropError, match=r"inputs of shape \(2, 3, 4, 5\); call feedprop.relevance"):
+        Explained(nn.Flatten(), torch.zeros(1, 2, 3, 4, 5), TWO, presets.conserving())

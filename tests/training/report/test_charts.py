@@ -75,7 +75,8 @@ def test_names_are_escaped():
     for drawn in (
         charts.curves([1, 2], {name: [1, 2], "x": [1, 2]}),
         charts.confusion([[1]], [name]),
-        charts.raster([(name, 1, [[0, 0]])], steps=2),
+        charts.raster([(name, 1, {"red": [[0, 0]]})], steps=2),
+        charts.bars([name], [1.0], title=name),
         charts.boundaries([[0]], [0, 1, 0, 1], [[0.5, 0.5, 0]], [name]),
         charts.accuracy_over_sparsity([0.0, 0.5], {(name, name): [1, 0.5]}, title=name).decode(),
     ):

@@ -17,9 +17,11 @@ from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import EXPLAINED, RunFolder
 from feedprop.training.command_line.stored import Request, assembled, parse_run
 from feedprop.training.data.splits import loader
+from feedprop.training.data.tensors import SequenceData
 from feedprop.training.devices import make_accelerator
 from feedprop.training.explanation import Explained, preset
 from feedprop.training.models.spiking import firing_neurons
+from feedprop.training.report.explained_page import write_explanation
 from feedprop.training.report.stored_run import StoredRun
 from feedprop.training.weight_sizes import magnitudes
 
@@ -44,7 +46,7 @@ class ExplainSettings:
 
 
 def explain_command(argv: Sequence[str]) -> None:
-    """Write a page of heatmaps to the folder of a run, and print how good they are if asked to."""
+    """Write a page of what answers were made of to the folder of a run, and print how good it is if asked to."""
     request = _parse(argv)
     composite = preset(request.composite).replace(conserving=True)
     folder = RunFolder(request.run)
@@ -53,22 +55,26 @@ def explain_command(argv: Sequence[str]) -> None:
     start = _as_training_began(parts.model, request.run)
     folder.restore(f"{request.checkpoint}.safetensors", parts.model)
     device = make_accelerator(request.device).device
-    inputs, labels = next(iter(loader(parts.data[request.split], batch_size=request.number)))
-    found = Explained(parts.model.to(device).eval(), inputs.to(device), composite)
-    labels = labels.to(device)
+    samples = parts.data[request.split]
+    inputs, targets = next(iter(loader(samples, batch_size=request.number)))
+    timed = isinstance(samples, SequenceData)
+    found = Explained(parts.model.to(device).eval(), inputs.to(device), parts.data.task, composite, timed=timed)
+    targets = targets.to(device)
     pushed = None
     if start is not None:
-        models = (start.to(device).eval(), found.model)
+        models = (start.to(device).eval(), parts.model)
         parts.objective.module.to(device)
-        before, after = (found.pushed(model, labels, parts.objective) for model in models)
+        before, after = (found.pushed(model, targets, parts.objective) for model in models)
         pushed = before, after
     facts = {"run": request.run, "model": request.checkpoint, "data": request.split, "rules": request.composite}
     folder.write(
         EXPLAINED,
-        found.page(title=request.config.title, labels=labels, classes=parts.data.classes, facts=facts, pushed=pushed),
+        write_explanation(
+            found, title=request.config.title, targets=targets, facts=facts, pushed=pushed, inputs=parts.data.inputs
+        ),
     )
     console = Console(highlight=False, markup=False)  # names may have brackets
-    console.print(f"{len(labels)} images explained: {folder.path / EXPLAINED}", soft_wrap=True)
+    console.print(f"{len(targets)} samples explained: {folder.path / EXPLAINED}", soft_wrap=True)
     if request.evaluate:
         table = Table(title="area between the deletion curves, in units of the output", box=box.SIMPLE)
         table.add_column("")

@@ -24,6 +24,7 @@ class Source:
         normalise: whether to bring each channel to mean 0 and standard deviation 1
         notes: what was done to the data that nobody asked for, one sentence each
         task: classification, regression or multi_label; targets of the last two are float32 (outputs,) per sample
+        inputs: name of each input of a table
     """
 
     train: Dataset[Any]
@@ -32,6 +33,7 @@ class Source:
     normalise: bool = True
     notes: tuple[str, ...] = ()
     task: str = Classification.name
+    inputs: tuple[str, ...] = ()
 
 
 def split_off(data: Dataset[Any], *, fraction: float, seed: int, name: str) -> tuple[Dataset[Any], Dataset[Any]]:

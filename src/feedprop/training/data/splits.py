@@ -30,6 +30,7 @@ class Splits:
     task: Task
     normalisation: Normalisation
     notes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()  # name of each input of a table
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -74,7 +75,9 @@ def load(
             parts[name] = type(part)(bases[key], task.scaled(part.targets), part.indices)
         else:
             parts[name] = NormalisedData(part, normalisation, task.scaled)
-    return Splits(parts["training"], parts["validation"], parts["test"], task, normalisation, source.notes)
+    return Splits(
+        parts["training"], parts["validation"], parts["test"], task, normalisation, source.notes, source.inputs
+    )
 
 
 def loader(

@@ -49,14 +49,14 @@ def table(
         raise FeedpropError(f"{path} has no columns beside the target")
     lengths = [len(part[targets[0]]) for part in parts]
     joined = {name: [value for part in parts for value in part[name]] for name in parts[0]}
-    encoded, notes = _inputs(joined, inputs)
+    encoded, names, notes = _inputs(joined, inputs)
     labels, classes = _targets(joined, targets, task, path)
     if len(files) == 1:
         train, held_out = split_off(TensorData(encoded, labels), fraction=0.2, seed=0, name=path)
     else:
         rows = torch.split(torch.arange(sum(lengths)), lengths)
         train, held_out = (TensorData(encoded[part], labels[part]) for part in rows)
-    return Source(train, held_out, classes=classes, notes=notes, task=task)
+    return Source(train, held_out, classes=classes, notes=notes, task=task, inputs=names)
 
 
 def _read(path: Path, delimiter: str) -> Columns:
@@ -84,21 +84,24 @@ def _read(path: Path, delimiter: str) -> Columns:
     return {name: [row[place].strip() for row in rows] for place, name in enumerate(names)}
 
 
-def _inputs(columns: Columns, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the inputs (rows, inputs), and what was done to columns of words."""
+def _inputs(columns: Columns, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
+    """Return the inputs (rows, inputs), the name of each, and what was done to columns of words."""
     found: list[Tensor] = []
+    named: list[str] = []
     words: list[str] = []
     for name in names:
         numbers = _numbers(columns[name])
         if numbers is not None:
             found.append(numbers[:, None])
+            named.append(name)
             continue
         known = sorted({*columns[name]})
         codes = torch.tensor([known.index(value) for value in columns[name]])
         found.append(torch.nn.functional.one_hot(codes, len(known)).float())
+        named += [f"{name} {value}" for value in known]
         words.append(f"{name} ({len(known)})")
     notes = (f"columns of words became one input per word: {first_few(words)}",) if words else ()
-    return torch.cat(found, dim=1), notes
+    return torch.cat(found, dim=1), tuple(named), notes
 
 
 def _targets(columns: Columns, names: Sequence[str], task: str, path: str) -> tuple[Tensor, tuple[str, ...]]:

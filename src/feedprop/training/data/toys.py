@@ -38,7 +38,7 @@ def diabetes() -> Source:
     train, test = split_off(
         TensorData(torch.from_numpy(bunch.data).float(), targets), fraction=0.2, seed=0, name="diabetes"
     )
-    return Source(train, test, classes=("progression",), task="regression")
+    return Source(train, test, classes=("progression",), task="regression", inputs=tuple(bunch.feature_names))
 
 
 diabetes.task = "regression"  # type: ignore[attr-defined]  # chooses the default reward

@@ -12,6 +12,8 @@ from feedprop.training.report.svg import Line, Plot, Value
 
 FEW = 20  # classes whose numbers are written into the confusion matrix
 MOST = 200  # classes with a confusion matrix at all
+WARM, COLD = "rgb(214 60 60)", "rgb(50 110 220)"  # of what raises an answer and what lowers it
+_BAR = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="14" style="fill:{}"><title>{:.3g}</title></rect>')
 
 
 def curves(
@@ -195,8 +197,8 @@ def boundaries(
     return legend + svg.svg([behind, *frame.elements, *dots], label="decision boundaries", height=380)
 
 
-def raster(panels: Sequence[tuple[str, int, Sequence[Sequence[int]]]], *, steps: int) -> Markup:
-    """Draw the spikes of one sample, one panel per layer of (name, neurons, pairs of step and neuron)."""
+def raster(panels: Sequence[tuple[str, int, Mapping[str, Sequence[Sequence[int]]]]], *, steps: int) -> Markup:
+    """Draw the spikes of one sample, one panel per layer of (name, neurons, colour -> pairs of step and neuron)."""
     room, pitch = 110.0, 130.0
     frame = svg.Scale(-0.5, steps - 0.5, 46, svg.WIDTH - 8)
     elements = []
@@ -205,7 +207,6 @@ def raster(panels: Sequence[tuple[str, int, Sequence[Sequence[int]]]], *, steps:
         rows = svg.Scale(-0.5, neurons - 0.5, top + room, top)
         stroke = max(0.4, min(6.0, 0.7 * room / neurons))
         wide = max(0.8, min(4.0, 0.3 * (frame.end - frame.start) / steps))
-        path = "".join(f"M{frame(step) - wide / 2:.1f},{rows(neuron):.1f}h{wide:.1f}" for step, neuron in spikes)
         elements.append(svg.text(46, top - 5, name, anchor="start", kind="ink"))
         elements.append(
             Markup('<rect class="grid" x="46" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
@@ -213,12 +214,36 @@ def raster(panels: Sequence[tuple[str, int, Sequence[Sequence[int]]]], *, steps:
             )
         )
         elements += [svg.text(40, rows(tick) + 4, svg.number(tick), anchor="end") for tick in (0, neurons - 1)]
-        elements.append(Markup('<path style="stroke:var(--c0);stroke-width:{:.2f}" d="{}"/>').format(stroke, path))
+        for colour, places in spikes.items():
+            path = "".join(f"M{frame(step) - wide / 2:.1f},{rows(neuron):.1f}h{wide:.1f}" for step, neuron in places)
+            elements.append(Markup('<path style="stroke:{};stroke-width:{:.2f}" d="{}"/>').format(colour, stroke, path))
     height = 18 + len(panels) * pitch + 22
     for tick in svg.ticks(0, max(steps - 1, 1), whole=True):
         elements.append(svg.text(frame(tick), height - 24, svg.number(tick)))
     elements.append(svg.text((46 + frame.end) / 2, height - 8, "step"))
     return svg.svg(elements, label="spikes of each layer over the steps", height=height)
+
+
+def bars(names: Sequence[str], values: Sequence[float], *, title: str, largest: float | None = None) -> Markup:
+    """Draw a bar for each name, to the right where its value is above 0.
+
+    Args:
+        names: of the values.
+        values: one for each name.
+        title: above the bars.
+        largest: the value of the longest bar; that of the largest value unless given.
+    """
+    largest = largest or max(map(abs, values), default=0.0) or 1.0
+    middle, half, pitch = 320.0, 130.0, 20.0
+    elements = [svg.text(middle, 14, title, kind="ink")]
+    for place, (name, value) in enumerate(zip(names, values, strict=True)):
+        y, length = 26 + place * pitch, min(abs(value) / largest, 1.0) * half
+        elements.append(svg.text(middle - half - 8, y + 11, svg.shortened(name, 26), anchor="end", kind="ink"))
+        left, colour = middle - length * (value < 0), WARM if value > 0 else COLD
+        elements.append(_BAR.format(left, y, length, colour, value))
+    height = 26 + pitch * len(names) + 4
+    elements.append(Markup('<path class="grid" d="M{:.1f},22V{:.1f}"/>').format(middle, height))
+    return svg.svg(elements, label=title, height=height)
 
 
 def membranes(values: Mapping[str, Sequence[Value]], threshold: float) -> Markup:

@@ -23,8 +23,8 @@ SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", 
 _WHISKER = Markup('<path class="line" style="stroke:{}" d="M{:.1f},{:.1f}H{:.1f}"/>')
 _SEED = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" style="fill:{};opacity:.6"/>')
 _MEAN = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" style="fill:{}"/>')
-LEFT = 150.0  # where the picture of the intervals begins, right of the names
-ROW = 26.0  # least height of a method in the picture of the intervals
+LEFT = 14.0  # where the picture of the intervals begins
+ROW = 38.0  # least height of a method in the picture of the intervals
 
 
 def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
@@ -289,8 +289,9 @@ def _whiskers(
         elements.append(svg.text(x, height - 24, svg.percentage(tick) if shares else svg.number(tick)))
     elements.append(svg.text((LEFT + svg.WIDTH - 14) / 2, height - 6, f"test {name}"))
     for place, row in enumerate(rows):
-        y, colour = 6 + row_height * (place + 0.5), svg.colour(place)
-        elements.append(svg.text(LEFT - 8, y + 4, svg.shortened(row["label"], 17), anchor="end", kind="ink"))
+        top, colour = 6 + row_height * place, svg.colour(place)
+        y = top + 0.65 * row_height
+        elements.append(svg.text(LEFT, top + 12, row["label"], anchor="start", kind="ink"))
         test = row["test"]
         if test in intervals:
             left, right = (across(min(max(test[end], across.low), across.high)) for end in ("low", "high"))

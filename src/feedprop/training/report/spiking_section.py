@@ -70,7 +70,7 @@ def _of_one(sample: Mapping[str, Any], classes: Sequence[object]) -> list[tuple[
     panels = []
     for layer in sample["layers"]:
         share = f", one neuron in {layer['every']}" if layer["every"] > 1 else ""
-        panels.append((f"{layer['layer']} {layer['kind']}{share}", layer["neurons"], layer["spikes"]))
+        panels.append((f"{layer['layer']} {layer['kind']}{share}", layer["neurons"], {"var(--c0)": layer["spikes"]}))
     names = [*map(str, classes)] if len(sample["counts"]) <= len(classes) else []
     names += [f"neuron {n}" for n in range(len(names), len(sample["counts"]))]
     membranes = {
