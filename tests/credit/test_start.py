@@ -407,7 +407,10 @@ def test_rewards_on_zeros_refuse_a_pre_activation_that_was_written_to_later(late
         rewards.GivenReward()(model(torch.randn(3, 4)), torch.ones(3, 4))
 
 
-@pytest.mark.parametrize("move", [lambda o: o.unsqueeze_(0), lambda o: o.transpose_(0, 1), lambda o: o.squeeze_()])
+MOVES = [lambda o: o.unsqueeze_(0), lambda o: o.transpose_(0, 1), lambda o: o.squeeze_(), lambda o: o.conj_physical_()]
+
+
+@pytest.mark.parametrize("move", MOVES)
 def test_rewards_on_zeros_enter_behind_moves_in_place(move) -> None:
     z, found = torch.randn(3, 4), []
     for moved in (move, lambda o: move(o.clone())):

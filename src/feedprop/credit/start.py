@@ -166,8 +166,9 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
 
 
 def moves(node: Any) -> bool:
-    """Whether a node only moves values."""
-    return type(node).__name__.rstrip("0123456789") in MOVING
+    """Whether a node only moves values; so does the conjugate of real ones."""
+    name = type(node).__name__.rstrip("0123456789")
+    return name in MOVING or (name == "ConjPhysicalBackward" and not node._input_metadata[0].dtype.is_complex)
 
 
 def computed(written: Tensor) -> None:

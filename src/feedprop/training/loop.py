@@ -133,7 +133,7 @@ def _epochs(run: Run, saver: Saver, after_epoch: Observer | None) -> None:
                 run.progress.say(f"warning: {sentence}")
             if after_epoch is not None:
                 after_epoch(run.rows, run.task.score)
-            saver.stop_if_told()
+            saver.after_epoch()
 
 
 def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluation]:

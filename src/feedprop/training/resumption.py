@@ -19,6 +19,8 @@ from feedprop.training.command_line.config import Settings
 from feedprop.training.run import Run
 from feedprop.training.state import pack, random_state, set_random_state
 
+AGREED_EVERY = 10  # steps, since agreeing makes processes wait for each other
+PASSED_ON = 5.0  # seconds in which a launcher passes on the signal that a terminal has sent to all processes
 _EVERY = re.compile(r"(\d+)(\s*(steps?|min|minutes?))?|epoch")
 
 
@@ -27,29 +29,24 @@ class Saver:
 
     Args:
         every: "epoch", a number of steps, "500", or of minutes, "10min"
-        processes: how many train together; they must agree on when to write, so minutes and signals need one process
+        processes: how many train together; every `AGREED_EVERY` steps they agree on whether to write and to end
     """
 
     def __init__(self, settings: Settings, *, processes: int) -> None:
         number, _, unit = _parsed(settings.checkpoint_every)
         self.steps = int(number) if number and not unit.startswith("min") else None
         self.seconds = 60.0 * int(number) if number and unit.startswith("min") else None
-        if self.seconds is not None and processes > 1:
-            raise FeedpropError(
-                f"--checkpoint_every {settings.checkpoint_every}: with several processes, write a number of steps"
-            )
         self.keep, self.alone = settings.keep_checkpoints, processes == 1
         self.told_to_stop: int | None = None
-        self._written = time.monotonic()
+        self._told = self._written = time.monotonic()
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Let the first SIGINT or SIGTERM end the run after the step; the second one ends it at once."""
         before = {}
-        if self.alone:
-            with contextlib.suppress(ValueError):  # not in the main thread
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    before[number] = signal.signal(number, self._stop)
+        with contextlib.suppress(ValueError):  # not in the main thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, self._stop)
         try:
             yield
         finally:
@@ -57,9 +54,10 @@ class Saver:
                 signal.signal(number, handler)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
-        if self.told_to_stop is not None:
+        if self.told_to_stop is None:
+            self.told_to_stop, self._told = number, time.monotonic()
+        elif self.alone or time.monotonic() - self._told > PASSED_ON:
             raise KeyboardInterrupt
-        self.told_to_stop = number
 
     def after_step(self, run: Run, *, epoch: int, batches: int, metrics: Mapping[str, Metric]) -> None:
         """Write the state if it is time to; raise KeyboardInterrupt if the process was told to stop.
@@ -71,14 +69,25 @@ class Saver:
             metrics: of this epoch.
         """
         late = self.seconds is not None and time.monotonic() - self._written >= self.seconds
-        if late or self.told_to_stop is not None or (self.steps is not None and run.step % self.steps == 0):
+        told = self.told_to_stop
+        if not self.alone:
+            late, told = self._agreed(late, told) if run.step % AGREED_EVERY == 0 else (False, None)
+        if late or told is not None or (self.steps is not None and run.step % self.steps == 0):
             self.write(run, epoch=epoch, batches=batches, metrics=metrics)
-        self.stop_if_told()
+        if told is not None:
+            raise KeyboardInterrupt(told)
 
-    def stop_if_told(self) -> None:
-        """Raise KeyboardInterrupt, with the number of the signal, if the process was told to stop."""
-        if self.told_to_stop is not None:
-            raise KeyboardInterrupt(self.told_to_stop)
+    def after_epoch(self) -> None:
+        """Raise KeyboardInterrupt if the process was told to stop; the state of the epoch is written."""
+        _, told = (False, self.told_to_stop) if self.alone else self._agreed(False, self.told_to_stop)
+        if told is not None:
+            raise KeyboardInterrupt(told)
+
+    @staticmethod
+    def _agreed(late: bool, told: int | None) -> tuple[bool, int | None]:
+        """Return whether it is late for one process, and the signal that one of them got; all must call this."""
+        answers = gather_object([(late, told or 0)])
+        return any(late for late, _ in answers), max(told for _, told in answers) or None
 
     def write(self, run: Run, *, epoch: int, batches: int = 0, metrics: Mapping[str, Metric] | None = None) -> None:
         """Write the state; all processes must call this. The next batch is number `batches` of the epoch."""
