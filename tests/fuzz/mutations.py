@@ -82,7 +82,7 @@ MUTATIONS = [
     Mutation(
         "no abs in |bias|", "credit/weights.py", "_feedback(bias_credit, bias, ctx.magnitude)", "bias_credit * bias"
     ),
-    Mutation("differences twice too steep", "credit/activations.py", "1 / (2 * step)", "1 / step"),
+    Mutation("differences twice too steep", "credit/activations.py", "rise.mul_(1 / (2 * d))", "rise.mul_(1 / d)"),
     Mutation(
         "half of the credit where values come from parts",
         "credit/flow.py",
@@ -97,6 +97,18 @@ MUTATIONS = [
         "credit/start.py",
         "(moves(node) or _is_times_one(node))",
         "_is_times_one(node)",
+    ),
+    Mutation(
+        "relu_ damps what others took",
+        "credit/writes.py",
+        "isinstance(node, DAMPED_NODES) and node._sequence_nr() + 1 == sequence_number()",
+        "isinstance(node, DAMPED_NODES)",
+    ),
+    Mutation(
+        "slopes are computed after a write",
+        "credit/writes.py",
+        "for reader in marks.readers(base):",
+        "for reader in ():",
     ),
     Mutation("a written factor still gates itself", "operations/self_gated.py", " and tensor._version == version", ""),
     Mutation(

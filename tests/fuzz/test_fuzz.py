@@ -16,6 +16,7 @@ import feedprop  # noqa: F401  fills the table
 from feedprop.operations.registry import HANDLERS, neutral
 from fuzz import catalogue
 from fuzz.differential import check
+from fuzz.mutations import MUTATIONS, ROOT, Mutation
 from fuzz.programs import Program, build, plain_torch, single
 from support import calls
 
@@ -77,3 +78,8 @@ def test_every_function_with_a_handler_is_called() -> None:
     short = {name: re.sub(r"^(special|linalg|fft)_", "", name) for name in handled}
     assert sorted(name for name in handled if not {name, short[name]} & called) == []
     assert sorted(set(catalogue.NOT_CALLED.split()) & recorder.names) == []
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_mutations_are_of_lines_that_the_source_has(mutation: Mutation) -> None:
+    assert mutation.old in (ROOT / "src/feedprop" / mutation.file).read_text()
