@@ -1,5 +1,6 @@
 """Train PyTorch networks by Layer-wise Feedback Propagation instead of gradients."""
 
+import feedprop.startup  # noqa: F401  first, before torch is imported
 from feedprop import discrete, rewards, rules
 from feedprop.attach import attach, attached, detach
 from feedprop.diagnosis import check

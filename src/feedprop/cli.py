@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from feedprop import startup
 from feedprop.errors import FeedpropError
 
 LONGEST = 1000  # characters of an error; what is in the middle of a longer one is left out
@@ -62,7 +63,7 @@ COMMANDS = {
     "explain": (
         "feedprop.training.command_line.explain",
         "explain_command",
-        "show what the answers of a trained model to images were made of",
+        "show what the answers of a trained model were made of",
     ),
     "doctor": (
         "feedprop.training.command_line.doctor",
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        startup.leave_to_the_command()
         if isinstance(sys.stdout, io.TextIOWrapper):  # an encoding such as ASCII lacks characters of names
             sys.stdout.reconfigure(errors="backslashreplace")
         with _warnings_on_one_line(), _one_report_of_full_disks():

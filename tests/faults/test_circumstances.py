@@ -178,6 +178,16 @@ def real(words: list[str], folder: Path, *, after: float | None = None, **enviro
     return Outcome(process.returncode, out, err, "", time.monotonic() - started, late=False)
 
 
+def test_interrupted_while_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    outcome = real(["train"], tmp_path, PYTHONPATH=path)
+    assert (outcome.code, outcome.err) == (130, "feedprop: interrupted\n")
+    program = [sys.executable, "-c", "import feedprop"]  # which decides by itself what an interrupt does
+    other = subprocess.run(program, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True)
+    assert b"KeyboardInterrupt" in other.stderr
+
+
 def test_a_process_of_its_own_in_the_c_locale(tmp_path: Path) -> None:
     furnish(tmp_path)
     words = ["train", "--data", "nirgends_ü", "--epochs", "1"]
