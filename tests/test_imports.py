@@ -20,6 +20,7 @@ SOURCE = Path(__file__).parent.parent / "src/feedprop"
 
 # room -> the rooms that its files may import, besides their own
 ORDER: dict[str, set[str]] = {
+    "startup": set(),
     "errors": set(),
     "credit": {"errors"},
     "operations": {"errors", "credit"},
@@ -32,7 +33,17 @@ ORDER: dict[str, set[str]] = {
     "discrete": {"errors", "credit", "operations"},
     "spiking": {"errors", "credit", "operations"},
     "pruning": {"errors", "rules", "interception", "attach", "diagnosis"},
-    "__init__": {"errors", "rules", "rewards", "discrete", "interception", "attach", "diagnosis", "inspection"},
+    "__init__": {
+        "startup",
+        "errors",
+        "rules",
+        "rewards",
+        "discrete",
+        "interception",
+        "attach",
+        "diagnosis",
+        "inspection",
+    },
 }
 EXCEPTIONS = {
     ("attach.py", "feedprop.spiking.snntorch"): "loaded when a model has neurons of snnTorch, which is an extra",
@@ -40,7 +51,7 @@ EXCEPTIONS = {
 # The application knows the package as a user does: the public names, and spiking networks and pruning whole.
 APPLICATION = {"training", "cli", "__main__"}
 PUBLIC = {"feedprop": feedprop, "feedprop.rules": rules, "feedprop.rewards": rewards, "feedprop.discrete": discrete}
-OPEN = {"errors", "pruning", "spiking", "inspection"} | APPLICATION
+OPEN = {"startup", "errors", "pruning", "spiking", "inspection"} | APPLICATION
 
 
 def imports(file: Path) -> Iterator[tuple[str, str]]:
