@@ -10,10 +10,8 @@ import torch
 Ends = Callable[[Any], bool]
 
 
-def sequence_number() -> int:
-    """Return the number of the next node that autograd makes in this thread."""
-    number: int = torch._C._autograd._get_sequence_nr()
-    return number
+# the number of the next node that autograd makes in this thread
+sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
 
 def walk(
