@@ -57,6 +57,10 @@ SELECTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     "ReLU by heaviside": (lambda z: z * torch.heaviside(z, torch.zeros(())), F.relu),
     "ReLU by int": (lambda z: z * (z > 0).int().double(), F.relu),
     "ReLU by bool": (lambda z: z * (z > 0), F.relu),
+    "ReLU by a flat mask": (lambda z: z * (z.flatten() > 0).double().view_as(z), F.relu),
+    "ReLU by a flat bool": (lambda z: z * (z.view(-1) > 0).reshape_as(z).double(), F.relu),
+    "ReLU of a slice of all": (lambda z: z[...] * (z[:, None] > 0).squeeze(1).double(), F.relu),
+    "ReLU by a flat tanh": (lambda z: z * (z.flatten(0).tanh() > 0).double().unflatten(0, z.shape), F.relu),
     "ReLU in place": (lambda z: z.clone().mul_((z > 0).double()), F.relu),
     "leaky ReLU": (lambda z: z * torch.where(z > 0, 1.0, 0.1), lambda z: F.leaky_relu(z, 0.1)),
     "threshold": (lambda z: z * (z > 0.5).double(), lambda z: z.masked_fill(z <= 0.5, 0.0)),
@@ -281,3 +285,17 @@ def test_class_weights_of_soft_targets_carry_credit() -> None:
     z, targets = torch.randn(3, 4), torch.rand(3, 4).softmax(1)
     found = _credit(lambda z: F.cross_entropy(z.detach(), targets, z[0].exp()), z, COMPOSITES["difference"])
     assert (found[0] != 0).all()
+
+
+def test_a_mask_of_one_half_is_a_value_for_the_other() -> None:
+    """A GLU with a hard gate: its gate must learn, though both halves are of one tensor."""
+    z = torch.randn(3, 8)
+    found = _credit(lambda z: z[:, :4] * (z[:, 4:] > 0).double(), z, rules.presets.training())
+    assert (found[:, 4:] != 0).any()
+
+
+def test_a_mask_in_another_order_is_a_value() -> None:
+    z = torch.randn(3, 4)
+    for function in (lambda z: z * (z.flip(0) > 0).double(), lambda z: z * (z[[2, 0, 1]] > 0).double()):
+        found = _credit(function, z, rules.presets.training())
+        assert not torch.allclose(found, torch.linspace(-1, 2, 12).view(3, 4) * (function(z) != 0))

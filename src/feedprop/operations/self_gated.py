@@ -7,7 +7,7 @@ arithmetic, with the ordinary backward of their factors. To recognise all this, 
 tensors of which it is a function, its sources, and what kind of function it is: a number, and a result of several
 sources has the largest.
 
-    MULTIPLE    of the source: 2 * x, x.clone(), -x
+    MULTIPLE    of the source: 2 * x, x.clone(), -x; also its values in another shape, in the same order
     ARITHMETIC  powers, products and smooth functions of it: x * x, x.log(), x.exp()
     SUM         arithmetic plus something: divided by it, x is an activation, x / (1 + exp(-x)) or x / (1 + |x|)
     GATE        an activation function took part, or erf
@@ -27,7 +27,7 @@ from feedprop.credit import marks
 from feedprop.operations.products import EXPONENTS
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
-FARTHEST = 4  # number of sources that a result remembers, the nearest first
+FARTHEST = 6  # number of sources that a result remembers, the nearest first
 MULTIPLE, ARITHMETIC, SUM, GATE = range(4)
 Source = tuple[Any, int, int]  # a tensor or a weak reference to it, its version, the kind of function
 Call = tuple[Function, Arguments, Keywords]
@@ -101,6 +101,29 @@ def tracked(handler: Handler, kind_of: KindOf) -> Handler:
 
     handle.kind_of = kind_of  # type: ignore[attr-defined]
     return based_on(handler, handle)
+
+
+def in_order(handler: Handler) -> Handler:
+    """Return a handler of views and copies whose results remember the sources of what they hold all of, in order."""
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        output = handler(context, function, args, kwargs)
+        x = args[0] if args else kwargs.get("input")
+        if not isinstance(output, Tensor) or not isinstance(x, Tensor) or output is x or not output.requires_grad:
+            return output
+        if output.numel() == x.numel() and (function.__name__ != "__getitem__" or _is_plain(args[1])):
+            _remember(output, list(_sources(x)))
+            if marks.get(x, marks.SELECTION) is not None:
+                marks.mark(output, marks.SELECTION, True)
+        return output
+
+    return based_on(handler, handle)
+
+
+def _is_plain(index: Any) -> bool:
+    """Whether an index that takes all elements takes them in order: slices and the like, no tensors or lists."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(part is None or part is ... or isinstance(part, (slice, int)) for part in parts)
 
 
 def before_write(handler: Handler, function: Function, args: Arguments, kwargs: Keywords) -> list[Source]:

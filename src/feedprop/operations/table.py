@@ -27,7 +27,7 @@ from feedprop.operations.registry import (
     summed,
     with_constants,
 )
-from feedprop.operations.self_gated import added, gate, multiple, raised, self_gated, smooth, tracked
+from feedprop.operations.self_gated import added, gate, in_order, multiple, raised, self_gated, smooth, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
 
 VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values
@@ -52,14 +52,15 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     # --- what only moves values: views, selections by position, copies
     (keeps_sign(moved), """
-        cat concat concatenate stack flatten ravel reshape view view_as squeeze unsqueeze permute transpose t expand
-        expand_as chunk narrow select index_select gather __getitem__ repeat
+        cat concat concatenate stack permute transpose t expand expand_as chunk narrow select index_select gather repeat
     """),
+    (in_order(keeps_sign(moved)), "flatten ravel reshape view view_as squeeze unsqueeze unflatten __getitem__"),
+    (in_order(moved), "reshape_as"),
     (tracked(keeps_sign(moved), multiple), "clone contiguous alias_copy"),
     (moved, """
         as_strided broadcast_to column_stack row_stack diagonal dsplit dstack flip fliplr flipud hsplit hstack movedim
-        moveaxis H T mH mT adjoint pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle reshape_as roll
-        rot90 split split_with_sizes tensor_split swapaxes swapdims take take_along_dim tile unbind unflatten unfold
+        moveaxis H T mH mT adjoint pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle roll rot90
+        split split_with_sizes tensor_split swapaxes swapdims take take_along_dim tile unbind unfold
         vsplit vstack cpu cuda pin_memory unsafe_chunk unsafe_split unsafe_split_with_sizes view_copy narrow_copy
         select_copy slice_copy diagonal_copy expand_copy permute_copy split_copy split_with_sizes_copy squeeze_copy
         t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy as_strided_copy detach_copy pad_sequence

@@ -1,0 +1,37 @@
+"""Print the tables of the README from results.jsonl."""
+
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import flat, parser, read_rows
+
+FIGURES = ("zero", "negligible", "most", "deflated_bytes")
+
+
+def main() -> None:
+    options = parser(__doc__, __file__, results="results.jsonl").parse_args()
+    rows = flat(read_rows(options.results))
+    cases = list(dict.fromkeys((row["network"], row["method"]) for row in rows))
+
+    def mean(network: str, method: str, share: float, figure: str) -> float | None:
+        key = (network, method, share)
+        found = [row[figure] for row in rows if (row["network"], row["method"], row["share"]) == key and figure in row]
+        return statistics.mean(found) if found else None
+
+    print("| network, method | exactly 0 | below a thousandth of the largest | weights with 99 % | bytes per weight |")
+    print("|---|---|---|---|---|")
+    for case in cases:
+        cells = [f"{mean(*case, 1.0, figure):.3f}" for figure in FIGURES]
+        print(f"| {', '.join(case)} | {' | '.join(cells)} |".replace(" 0.", " ."))
+    shares = sorted({row["share"] for row in rows}, reverse=True)
+    print(f"\n| network, method | {' | '.join(f'{share:.1%} sent' for share in shares)} |\n|---{'|---' * len(shares)}|")
+    for case in cases:
+        found = [mean(*case, share, "accuracy") for share in shares]
+        cells = ["" if value is None else f"{value:.3f}" for value in found]
+        print(f"| {', '.join(case)} | {' | '.join(cells)} |".replace(" 0.", " ."))
+
+
+if __name__ == "__main__":
+    main()
