@@ -765,6 +765,7 @@ CHAINS: list[tuple[str, ...]] = [  # what is remembered of a value, and a write 
     (_LAYER, "({a} > 0.1)", "{r0}.neg_()", "{r1}.double()"),
     (_LAYER, "torch.relu_({a})", "{a} + {r0}"),
     (_LAYER, "{r0} * 2.0", "torch.relu_({r0})", "{r1} + {r2}"),
+    (_LAYER, "torch.maximum({a}, {p:(4,)})", "{a} * 2.0"),
     (_LAYER, "torch.tanh({r0})", "{r0}.mul_(2.0)", "{r1} * {p:(4,)}"),
     ("{p:(3, 4)} * 2", "{a}.clamp_(max=0.5)", "F.linear(torch.ones(2, 4), {a})"),
     ("{p:(3, 4)} + 0.1", "{a}.add_({k:(3, 4)})", "{a}.tanh()"),

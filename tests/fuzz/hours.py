@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,10 +71,14 @@ def main(path: Path) -> int:
     with path.open("w") as file:
         while time.monotonic() < end:
             seed = random.SystemRandom().randrange(2**32)
-            ran, violations = failures(seed)
-            total, found = total + ran, found + len(violations)
-            for violation in violations:
-                file.write(f"# seed {seed}\n{violation}\n\n")
+            try:
+                ran, violations = failures(seed)
+                said = [str(violation) for violation in violations]
+            except Exception:  # of the fuzz itself, or of hypothesis, which must not end the hour
+                ran, said = 0, [traceback.format_exc()]
+            total, found = total + ran, found + len(said)
+            for sentence in said:
+                file.write(f"# seed {seed}\n{sentence}\n\n")
                 file.flush()
             print(f"{total} programs, {found} failures", flush=True)
     return found
