@@ -102,7 +102,9 @@ def test_a_real_run_writes_rows(results, main_of, tmp_path):
     assert all(row["mean"] > 0.9 and len(row["tests"]) == 2 for row in rows)
 
 
-@pytest.mark.parametrize("folder", ["methods", "nondifferentiable", "patching", "pruning", "rules", "spiking", "todays-models"])
+@pytest.mark.parametrize(
+    "folder", ["methods", "nondifferentiable", "patching", "pruning", "rules", "spiking", "todays-models"]
+)
 def test_readme_holds_what_the_report_prints(main_of, folder, tmp_path, capsys):
     published = tmp_path / "published.jsonl"  # a copy: the report on rules draws beside it
     published.write_text((FOLDER / folder / f"{'comparison' if folder == 'spiking' else 'results'}.jsonl").read_text())

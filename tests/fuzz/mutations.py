@@ -6,21 +6,23 @@ Runs the 2,000 programs of test_fuzz.py. Prints for each mutation after how many
 that showed it; the exit status is 1 if one was not caught. With torch 2.14:
 
     mutation                                          programs  what showed it
-    no abs in |w|                                            8  identity
-    no abs in |bias|                                         8  identity
+    no abs in |w|                                           12  identity
+    no abs in |bias|                                        12  identity
     differences twice too steep                              2  identity
-    half of the credit where values come from parts          8  identity
-    marks outlive a write                                   88  out_of_place
-    rewards on outputs of 0 stop at a view                  46  moved
-    a written factor still gates itself                    139  out_of_place
-    in-place functions leave their target                    8  values
-    the target of an in-place function gets no credit       20  out_of_place
-    keywords are not weighted                               36  refused
-    tensors in lists are not weighted                        8  refused
-    softmax is an activation                               203  identity
-    a maximum passes nothing to its first argument        1946  refused
-    glu is an activation                                   383  crash
-    a bias by keyword is lost                               26  crash
+    half of the credit where values come from parts         39  identity
+    marks outlive a write                                  125  out_of_place
+    rewards on outputs of 0 stop at a view                 319  out_of_place
+    relu_ damps what others took                          1426  out_of_place
+    slopes are computed after a write                      331  refused
+    a written factor still gates itself                     12  out_of_place
+    in-place functions leave their target                   12  values
+    the target of an in-place function gets no credit        12  out_of_place
+    keywords are not weighted                               40  refused
+    tensors in lists are not weighted                       10  refused
+    softmax is an activation                               380  identity
+    a maximum passes nothing to its first argument         112  refused
+    glu is an activation                                  1369  crash
+    a bias by keyword is lost                               78  crash
 """
 
 from __future__ import annotations

@@ -378,6 +378,16 @@ def test_relu_in_place_leaves_what_others_took(use) -> None:
     torch.testing.assert_close(*found, **CLOSE)
 
 
+@pytest.mark.parametrize("composite", [rules.presets.training(), rules.presets.conserving()])
+def test_products_of_elements_are_needed_by_torch_itself(composite) -> None:
+    """The mask needs no gradient in plain torch, so that its product may be overwritten there."""
+    model = nn.Sequential(nn.Linear(4, 4), Call(lambda x: (x > 0).double().prod(-1).div_(2.0)))
+    with attached(model, composite):
+        output = model(torch.randn(5, 4))
+        with pytest.raises(FeedpropError, match="write it out of place"):
+            output.sum().backward()
+
+
 def test_what_an_activation_was_computed_from_cannot_be_overwritten_without_gradients() -> None:
     def forward(x: Tensor) -> Tensor:
         output = torch.tanh(x)

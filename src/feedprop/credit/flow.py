@@ -94,7 +94,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: float | Tensor) -> Tensor:
         ctx.share = share
-        return x.view_as(x)
+        return x.view_as(x) if torch.compiler.is_compiling() else x.detach()  # no view, so it may be written to
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:
