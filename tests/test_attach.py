@@ -59,6 +59,26 @@ def test_detach_restores_everything() -> None:
     assert "forward" not in model.__dict__
 
 
+class _Writing(nn.Module):
+    """Writes what it computes from a parameter into a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.register_buffer("state", torch.zeros(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.state = self.state.detach().clone()
+        return (self.state.add_((self.weight * 2).tanh()) * x).relu()
+
+
+def test_detach_leaves_nothing_on_buffers() -> None:
+    with attached(_Writing()) as model:
+        model(torch.randn(3, 4)).sum().backward()
+        assert [name for name in model.state.__dict__ if name.startswith("_feedprop")]
+    assert not [name for name in model.state.__dict__ if name.startswith("_feedprop")]
+
+
 def test_attached_restores_after_an_exception() -> None:
     model = _network()
     before = _everything(model)

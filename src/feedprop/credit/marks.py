@@ -92,6 +92,12 @@ def forget(tensor: Tensor) -> None:
             tensor.__dict__.pop(kind, None)
 
 
+def clear(tensor: Tensor) -> None:
+    """Remove everything that feedprop has ever remembered about `tensor`."""
+    for name in [name for name in tensor.__dict__ if name.startswith("_feedprop")]:
+        del tensor.__dict__[name]
+
+
 def is_weight(value: Any) -> bool:
     """Whether a tensor is a parameter, or was computed from parameters alone."""
     if type(value) is Tensor:  # isinstance(value, Parameter) is slow
