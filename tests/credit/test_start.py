@@ -407,10 +407,10 @@ def test_rewards_on_zeros_refuse_a_pre_activation_that_was_written_to_later(late
         rewards.GivenReward()(model(torch.randn(3, 4)), torch.ones(3, 4))
 
 
-MOVES = [lambda o: o.unsqueeze_(0), lambda o: o.transpose_(0, 1), lambda o: o.squeeze_(), lambda o: o.conj_physical_()]
+IN_PLACE = [lambda o: o.unsqueeze_(0), lambda o: o.transpose_(0, 1), lambda o: o.squeeze_(), lambda o: o.conj_physical_()]
 
 
-@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("move", IN_PLACE)
 def test_rewards_on_zeros_enter_behind_moves_in_place(move) -> None:
     z, found = torch.randn(3, 4), []
     for moved in (move, lambda o: move(o.clone())):

@@ -194,6 +194,7 @@ SOURCE = Path(feedprop.__file__).parent
 NOT_OF_TORCH = {
     *("_fields", "_replace"),  # of namedtuples
     *("_actions", "_option_string_actions", "_typehint"),  # of argparse and jsonargparse
+    "_exit",  # of os
     "_getframe",  # of sys
     "_reset_state",  # of accelerate
     "_ChannelsFirstBackward",  # the node of an autograd function in feedprop.spiking
