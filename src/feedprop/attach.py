@@ -15,7 +15,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from feedprop import credit
+from feedprop.credit import marks
 from feedprop.errors import FeedpropError, first_few
 from feedprop.interception.forward import Forward
 from feedprop.interception.unsupported import refuse_unsupported
@@ -106,7 +106,7 @@ def detach(model: Model) -> Model:
     for neuron in forward.neurons:
         del neuron.forward
     for buffer in model.buffers():  # the model may have written to them
-        credit.marks.clear(buffer)
+        marks.clear(buffer)
     return model
 
 

@@ -10,8 +10,6 @@ A template is Python source with slots:
     {m}         a boolean mask shaped like {a}
     {n:module}  a module of the model, made by this expression
     {=code}     the value of this expression
-
-`PENDING` names the templates that the engine is known to get wrong, with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -791,25 +788,3 @@ NOT_CALLED = """
     apply_ map_ map2_ dequantize quantize_per_tensor quantize_per_channel fake_quantize_per_tensor_affine
     fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
 """  # they arrive by other names, need another device, are coarse or refused, or have tests of their own
-PENDING: dict[str, str] = {}
-
-
-def pending(template: Template) -> str:
-    """Why a template is known to fail, or an empty string."""
-    found = [reason for pattern, reason in PENDING.items() if re.search(pattern, template.source)]
-    if template.steps and "^steps$" in PENDING:
-        found.append(PENDING["^steps$"])
-    return found[0] if found else ""
-
-
-@cache
-def groups() -> list[list[Template]]:
-    """The templates that are expected to hold, simple ones first."""
-    kept = ([template for template in group if not pending(template)] for group in GROUPS.values())
-    return [group for group in kept if group]
-
-
-@cache
-def chains() -> list[tuple[str, ...]]:
-    """The chains that are expected to hold."""
-    return [chain for chain in CHAINS if not pending(Template(" ; ".join(chain)))]

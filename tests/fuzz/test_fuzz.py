@@ -30,7 +30,7 @@ PARTS = 4  # of 500 programs each, so that a failure names its part
 @st.composite
 def programs(draw: st.DrawFn, part: int = 0) -> Program:
     try:
-        return build(lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0, catalogue.groups())
+        return build(lambda n: draw(st.integers(0, n - 1)) if n > 1 else 0, [*catalogue.GROUPS.values()])
     except RuntimeError:  # a program that plain torch does not run twice
         hypothesis.reject()
 

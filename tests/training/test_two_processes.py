@@ -29,8 +29,10 @@ def test_a_signal_ends_both_processes_and_the_run_goes_on(tmp_path) -> None:
     whole = _started(tmp_path, "whole.txt", *WORDS, "--output", "whole")
     assert whole.wait(timeout=240) == 0, (tmp_path / "whole.txt").read_text()
     stopped, rows = _started(tmp_path, "stopped.txt", *WORDS, "--output", "stopped"), tmp_path / "stopped/metrics.jsonl"
+    deadline = time.monotonic() + 120
     while not rows.exists():
         assert stopped.poll() is None, (tmp_path / "stopped.txt").read_text()
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     stopped.send_signal(signal.SIGTERM)  # which torchrun passes on
     stopped.wait(timeout=120)

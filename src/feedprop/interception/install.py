@@ -63,7 +63,7 @@ CHANGES = (
 
 # Private names of torch that feedprop uses, each with what breaks without it. (A test finds uses that are not here.)
 PRIVATE = {
-    "torch._C._autograd._get_sequence_nr": "the audit: which nodes a pass made",
+    "torch._C._autograd._get_sequence_nr": "the audit, and relu_: which nodes were made since",
     "Node._input_metadata": "rewards on outputs of 0: whether a conjugate is of real numbers",
     "torch._C._current_graph_task_id": "record: a forward pass within a backward pass is a checkpoint, recomputed",
     "torch.autograd.Variable._execution_engine": "record: when a backward pass has ended",

@@ -54,9 +54,10 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (keeps_sign(moved), """
         cat concat concatenate stack permute transpose t expand expand_as chunk narrow select index_select gather repeat
     """),
-    (in_order(keeps_sign(moved)), "flatten ravel reshape view view_as squeeze unsqueeze unflatten __getitem__"),
+    (in_order(keeps_sign(moved)), """
+        flatten ravel reshape view view_as squeeze unsqueeze unflatten __getitem__ clone contiguous alias_copy
+    """),
     (in_order(moved), "reshape_as"),
-    (tracked(keeps_sign(moved), multiple), "clone contiguous alias_copy"),
     (moved, """
         as_strided broadcast_to column_stack row_stack diagonal dsplit dstack flip fliplr flipud hsplit hstack movedim
         moveaxis H T mH mT adjoint pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle roll rot90

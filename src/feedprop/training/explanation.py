@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.tasks import Task
 
 PARTS = 14  # squares along the longer side of an image, which are deleted one after the other
-IMAGES, SEQUENCES, TABLE = KINDS = ("images", "sequences", "table")
+IMAGES, SEQUENCES, TABLE = "images", "sequences", "table"
 
 
 class Fired(NamedTuple):
@@ -49,13 +48,13 @@ class Explained:
     def __init__(
         self, model: nn.Module, inputs: Tensor, task: Task, composite: Composite, *, timed: bool = False
     ) -> None:
-        found = SEQUENCES if timed and inputs.ndim == 3 else None if timed else {4: IMAGES, 2: TABLE}.get(inputs.ndim)
-        if found is None:
+        kind = {(False, 4): IMAGES, (False, 2): TABLE, (True, 3): SEQUENCES}.get((timed, inputs.ndim))
+        if kind is None:
             raise FeedpropError(
                 f"feedprop explain draws images, tables and sequences of numbers, and this data has inputs of shape "
                 f"{tuple(inputs.shape[2 if timed else 1 :])}; call feedprop.relevance for other data"
             )
-        self.kind, self.task, self.composite = found, task, composite
+        self.kind, self.task, self.composite = kind, task, composite
         self.inputs = inputs.transpose(0, 1) if timed else inputs
         self.model = self._batch_first(model)
         with torch.no_grad():
@@ -92,12 +91,11 @@ class Explained:
         """Return the spikes of the first samples and their relevance, layer by layer; empty if no neuron fires."""
         if not firing_neurons(self.model):
             return []
-        inputs, chosen = self.inputs[:number], self.chosen[:number]
-        output = lambda outputs: scores(outputs).gather(1, chosen[:, None])[:, 0]  # noqa: E731
-        shares = feedprop.relevance(self.model, inputs, output, self.composite, merge_batch_norm=True).modules
+        inputs = self.inputs[:number]
+        shares = feedprop.relevance(self.model, inputs, self._answer, self.composite, merge_batch_norm=True).modules
         found = []
         for trace in traces(self.model, inputs):
-            relevance = _of_spikes(shares.get(trace.layer), trace.spikes)
+            relevance = _of_spikes(shares.get(trace.layer, ()), trace.spikes)
             if relevance is not None:
                 kind = type(self.model.get_submodule(trace.layer)).__name__
                 layer = trace.layer.removeprefix("model.") if self.kind == SEQUENCES else trace.layer
@@ -105,7 +103,9 @@ class Explained:
         return found
 
     def _answer(self, outputs: Tensor) -> Tensor:
-        return scores(outputs).gather(1, self.chosen[:, None])[:, 0]
+        """Return the outputs that are explained, of all samples or of the first ones."""
+        rows = scores(outputs)
+        return rows.gather(1, self.chosen[: len(rows), None])[:, 0]
 
     def deletions(self) -> dict[str, Deletion]:
         """Return the deletion curves of the relevance and of what it must beat."""
@@ -130,26 +130,18 @@ class _BatchFirst(nn.Module):
         return self.model(inputs.transpose(0, 1))
 
 
-def _of_spikes(relevance: Any, spikes: Tensor) -> Tensor | None:
+def _of_spikes(relevance: Tensor | tuple[Tensor, ...], spikes: Tensor) -> Tensor | None:
     """Return the part of a module's relevance that belongs to its spikes (steps, batch, ...), or None.
 
     A neuron that is called once for each step has an entry for each, and each entry may hold its membrane too.
     """
-    parts = list(_tensors(relevance))
+    parts = (relevance,) if isinstance(relevance, Tensor) else relevance
     if parts and parts[0].shape == spikes.shape:
         return parts[0]
     every, rest = divmod(len(parts), len(spikes))
     if every and not rest and all(part.shape == spikes.shape[1:] for part in parts[::every]):
         return torch.stack(parts[::every])
     return None
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
 
 
 def preset(name: str) -> Composite:

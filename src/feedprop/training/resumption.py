@@ -68,25 +68,22 @@ class Saver:
             batches: of this epoch that have been trained on.
             metrics: of this epoch.
         """
-        late = self.seconds is not None and time.monotonic() - self._written >= self.seconds
-        told = self.told_to_stop
-        if not self.alone:
-            late, told = self._agreed(late, told) if run.step % AGREED_EVERY == 0 else (False, None)
+        late, told = self._agreed() if self.alone or run.step % AGREED_EVERY == 0 else (False, None)
         if late or told is not None or (self.steps is not None and run.step % self.steps == 0):
             self.write(run, epoch=epoch, batches=batches, metrics=metrics)
-        if told is not None:
-            raise KeyboardInterrupt(told)
+        _stop_if(told)
 
     def after_epoch(self) -> None:
         """Raise KeyboardInterrupt if the process was told to stop; the state of the epoch is written."""
-        _, told = (False, self.told_to_stop) if self.alone else self._agreed(False, self.told_to_stop)
-        if told is not None:
-            raise KeyboardInterrupt(told)
+        _, told = self._agreed()
+        _stop_if(told)
 
-    @staticmethod
-    def _agreed(late: bool, told: int | None) -> tuple[bool, int | None]:
+    def _agreed(self) -> tuple[bool, int | None]:
         """Return whether it is late for one process, and the signal that one of them got; all must call this."""
-        answers = gather_object([(late, told or 0)])
+        late = self.seconds is not None and time.monotonic() - self._written >= self.seconds
+        if self.alone:
+            return late, self.told_to_stop
+        answers = gather_object([(late, self.told_to_stop or 0)])
         return any(late for late, _ in answers), max(told for _, told in answers) or None
 
     def write(self, run: Run, *, epoch: int, batches: int = 0, metrics: Mapping[str, Metric] | None = None) -> None:
@@ -106,6 +103,12 @@ class Saver:
         run.folder.settle(main=run.main)
         run.saved_step = run.step
         self._written = time.monotonic()
+
+
+def _stop_if(told: int | None) -> None:
+    """Raise KeyboardInterrupt, with the number of the signal, if there was one."""
+    if told is not None:
+        raise KeyboardInterrupt(told)
 
 
 def _parsed(every: int | str) -> tuple[str, str, str]:

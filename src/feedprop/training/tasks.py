@@ -87,6 +87,11 @@ class Task(ABC):
     def told(self, answers: Tensor, target: Tensor) -> Told:
         """Return what answers (outputs,) to one sample say."""
 
+    def _strongest(self, answers: Tensor) -> tuple[int, str]:
+        """Return which of the answers (outputs,) is the largest, and that in words."""
+        best = int(answers.argmax())
+        return best, f"{self.outputs[best]}; output {float(answers[best]):.3g}"
+
     def scaled(self, targets: Tensor) -> Tensor:
         """Return targets as the model is to answer them."""
         return targets
@@ -131,8 +136,7 @@ class Classification(Task):
         return nn.functional.cross_entropy(answers, targets)
 
     def told(self, answers: Tensor, target: Tensor) -> Told:
-        best = int(answers.argmax())
-        words = f"{self.outputs[best]}; output {float(answers[best]):.3g}"
+        best, words = self._strongest(answers)
         return Told(words, self.outputs[int(target)], best == int(target))
 
     def check_targets(self, targets: Tensor, *, part: str, name: str) -> None:
@@ -284,9 +288,8 @@ class MultiLabel(Task):
         return nn.functional.binary_cross_entropy_with_logits(answers, targets.to(answers))
 
     def told(self, answers: Tensor, target: Tensor) -> Told:
-        best = int(answers.argmax())
+        best, words = self._strongest(answers)
         true = [name for name, label in zip(self.outputs, target.tolist(), strict=True) if label]
-        words = f"{self.outputs[best]}; output {float(answers[best]):.3g}"
         return Told(words, ", ".join(true) or "nothing", bool(target[best] > 0))
 
     def check_targets(self, targets: Tensor, *, part: str, name: str) -> None:

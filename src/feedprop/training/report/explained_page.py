@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from markupsafe import Markup
-from PIL import Image
 from torch import Tensor
 
 from feedprop.inspection.heatmaps import heatmap
 from feedprop.training.explanation import IMAGES, TABLE, Explained, Fired
-from feedprop.training.report import charts
+from feedprop.training.report import charts, png
 from feedprop.training.report.page import render
 
 SIDE = 140  # of a picture on the page, in pixels
@@ -130,15 +127,12 @@ def _coloured(spikes: Tensor, relevance: Tensor) -> dict[str, list[list[int]]]:
 
 def _shown(image: Tensor) -> Tensor:
     """Return bytes (height, width, 3) of an image (channels, height, width), from its darkest to its brightest."""
-    low, high = image.min(), image.max()
-    scaled = ((image - low) / (high - low).clamp(min=1e-9) * 255).round().to(torch.uint8).cpu()
+    scaled = png.brightness(image).cpu()
     return (scaled if len(image) == 3 else scaled[:1].expand(3, -1, -1)).permute(1, 2, 0)
 
 
 def _embedded(picture: Tensor) -> Markup:
     """Return an image for the page, uint8 (height, width, 3), enlarged by whole pixels."""
     times = max(1, SIDE // max(picture.shape[:2]))
-    enlarged = picture.repeat_interleave(times, 0).repeat_interleave(times, 1).contiguous()
-    file = io.BytesIO()
-    Image.fromarray(enlarged.numpy()).save(file, format="PNG")
-    return Markup(f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">')
+    enlarged = picture.repeat_interleave(times, 0).repeat_interleave(times, 1)
+    return Markup(f'<img alt="" src="data:image/png;base64,{png.encoded(enlarged)}">')

@@ -6,12 +6,9 @@ predictions of a model of two inputs over the plane, and what the neurons of a s
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from feedprop.spiking.activity import traces
@@ -19,6 +16,7 @@ from feedprop.training.data.splits import Splits, loader
 from feedprop.training.data.tensors import SequenceData, TensorData
 from feedprop.training.evaluation import scores
 from feedprop.training.models.spiking import firing_neurons
+from feedprop.training.report import png
 
 SEARCHED = 512  # of the first test samples, for those that are answered wrongly
 SHOWN = 12  # first samples, and first mistakes
@@ -74,12 +72,8 @@ def _png(image: Tensor) -> str:
         factor = SIDE / max(image.shape[1:])
         size = [max(1, round(length * factor)) for length in image.shape[1:]]
         image = nn.functional.interpolate(image[None], size=size, mode="area")[0]
-    low, high = image.min(), image.max()
-    pixels = ((image - low) / (high - low).clamp(min=1e-9) * 255).round().to(torch.uint8)
-    whole = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-    file = io.BytesIO()
-    Image.fromarray(whole.contiguous().numpy()).save(file, format="PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    pixels = png.brightness(image)
+    return png.encoded(pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0))
 
 
 def _plane(model: nn.Module, data: TensorData, device: torch.device) -> dict[str, Any]:
