@@ -52,7 +52,13 @@ WRITTEN = {
     "leaky relu, written gate": (lambda x: x * F.leaky_relu(x), lambda x: x * F.leaky_relu_(x.clone())),
     "relu, product": (F.relu, lambda x: x * (x > 0)),
     "hard swish, clamped": (F.hardswish, lambda x: x * torch.clamp(x + 3.0, 0.0, 6.0) / 6.0),
+    "swish of whole numbers": (lambda x: F.silu(x.floor()), lambda x: _swish(x.floor())),
+    "swish of signs": (lambda x: F.silu(x.sign()), lambda x: _swish(x.sign())),
 }
+
+
+def _swish(h: Tensor) -> Tensor:
+    return h.sigmoid() * h
 
 
 def _gated_in_place(h: Tensor) -> Tensor:

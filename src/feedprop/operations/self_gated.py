@@ -169,9 +169,7 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         if not common:
             return plain(context, function, args, kwargs)
         masks = [marks.get(x, marks.SELECTION) is not None for x in args]
-        if all(masks):
-            return plain(context, function, args, kwargs)
-        if any(masks):
+        if any(masks) and not all(masks):
             factors = tuple(x.detach() if mask else x for x, mask in zip(args, masks, strict=True))
             for x in factors:
                 if not x.requires_grad and credit.is_weight(args[0]):
@@ -190,6 +188,8 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         output = handler(context, function, (args[0], args[1].detach()) if first else (args[0].detach(), args[1]), {})
         context.starts.remember(output, x)
         _remember(output, [(x, GATE) for x, _, _ in common])
+        if all(masks):
+            marks.mark(output, marks.SELECTION, True)
         return output
 
     return handle
