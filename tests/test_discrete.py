@@ -163,6 +163,33 @@ def test_quantised_weights_by_hand() -> None:
     torch.testing.assert_close(-latent.grad, torch.tensor([[6.0, 3.0, 0.0]]), **CLOSE)
 
 
+def test_with_a_floor_the_feedback_of_a_latent_weight_does_not_grow_without_bound_near_0() -> None:
+    # rms(w) = sqrt((3² + 4² + .001² + 0²) / 4) = 2.5; c of sign(w) is mean|w| a = 1.75025 a; c |sign(w)| / rms(w)
+    layer, latent = _latent(discrete.BinaryWeight(), [3.0, -4.0, 0.001, 0.0])
+    inputs = torch.tensor([[2.0, 3.0, 5.0, 7.0]])
+    with attached(layer, rules.Composite(relative_magnitude=True, magnitude_floor=0.3)):
+        layer(inputs).backward()
+    size = latent.detach().square().mean().sqrt()
+    expected = 1.75025 * inputs / size
+    expected[0, 3] *= 0.3 * (3 / 4) ** 0.5  # sign(0) = 0, so it has the floor: .3 rms(sign(w))
+    torch.testing.assert_close(latent.grad, expected, rtol=1e-4, atol=0)
+
+
+def test_with_a_floor_weights_that_were_rounded_to_0_learn() -> None:
+    # levels (-1.5, 0, 1.5): (0.9, -1.5, 0.1) become (1.5, -1.5, 0); c = a = (2, 1, 4)
+    layer, latent = _latent(discrete.QuantizedWeight(2), [0.9, -1.5, 0.1])
+    with attached(layer, rules.Composite(magnitude_floor=0.3)):
+        layer(torch.tensor([[2.0, 1.0, 4.0]])).backward()
+    torch.testing.assert_close(latent.grad, torch.tensor([[3.0, 1.5, 1.2]]), **CLOSE)
+
+
+def test_a_latent_weight_falls_where_the_weight_made_from_it_should_rise_and_the_step_falls() -> None:
+    layer, latent = _latent(Call(lambda w: (w < 0).to(w.dtype)), [-2.0, 3.0])
+    with attached(layer, rules.Composite(magnitude_floor=0.3)):
+        layer(torch.tensor([[1.0, 1.0]])).backward()
+    assert (latent.grad < 0).all()  # d output / d w, whose sign is that of a step down
+
+
 @pytest.mark.parametrize("rule", [rules.Epsilon(), rules.ZPlus(), rules.Gamma(), rules.AlphaBeta()], ids=repr)
 def test_discrete_weights_take_the_feedback_of_every_rule(rule: rules.Rule) -> None:
     layer, latent = _latent(discrete.BinaryWeight(), [0.5, -1.5, 0.7, -0.3])

@@ -23,6 +23,7 @@ from feedprop.credit.activations import (
     limits_at_zero,
     offset_secant,
     secant,
+    secant_of_weight,
     sloped,
     traced_secant,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "root_mean_square",
     "scaled",
     "secant",
+    "secant_of_weight",
     "sequence_number",
     "sloped",
     "stand_in",

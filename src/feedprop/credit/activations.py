@@ -12,7 +12,7 @@ from feedprop.credit import marks
 from feedprop.credit.derivative import is_taken
 from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
-from feedprop.credit.weights import root_mean_square
+from feedprop.credit.weights import Magnitude, root_mean_square
 
 Activation = Callable[[Tensor], Tensor]
 _SlopeOf = Callable[..., Tensor]  # of pre-activations and activations, or of the former alone
@@ -89,6 +89,29 @@ def secant(activation: Activation, z: Tensor, *, smooth: bool = False) -> Tensor
     if smooth and not epsilon:
         return _sloped(activation, z, lambda z, x: _with_limit(torch.div(x, z), z, activation))
     return _sloped(activation, z, lambda z, x: slope(z, x, epsilon))
+
+
+def secant_of_weight(activation: Activation, weight: Tensor, magnitude: Magnitude) -> Tensor:
+    """Return activation(w), weights that jump; credit passes by the secant, both of whose sides have the floor.
+
+    So the feedback of w is what activation(w) would get, in units of w, however small w is; and where activation(w) is
+    0, a floor lets w learn.
+
+    Args:
+        activation: elementwise: signs, steps, roundings.
+        weight: any shape.
+        magnitude: how the credit of weights becomes their feedback.
+    """
+    if not magnitude.floor:
+        return secant(activation, weight)
+
+    def slope_of(w: Tensor) -> Tensor:
+        x = activation(w)
+        direction = torch.sgn(x - activation(-w)) * torch.sgn(w)  # -1 where the activation falls
+        size = magnitude.floored(x) / magnitude.floored(w)
+        return torch.where(direction == 0, size, direction * size).to(w.dtype)
+
+    return _sloped(activation, weight, slope_of, keeps_output=False)
 
 
 def _with_limit(slopes: Tensor, z: Tensor, activation: Activation) -> Tensor:

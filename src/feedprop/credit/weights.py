@@ -36,6 +36,10 @@ class Magnitude:
             sizes = sizes.div_(root_mean_square(weight))
         return sizes.clamp_(min=self.floor) if self.floor else sizes
 
+    def floored(self, weight: Tensor) -> Tensor:
+        """Return |w|, but no less than the floor, in the unit of `weight`."""
+        return weight.abs().clamp(min=self.floor * root_mean_square(weight) if self.relative else self.floor)
+
 
 def root_mean_square(values: Tensor) -> Tensor:
     """Return sqrt(mean(x^2)), a scalar; for zeros a tiny number, since it divides."""

@@ -105,7 +105,7 @@ def _answered(context: Context, output: Tensor, z: Tensor, *, non_negative: bool
 def _of_weight(context: Context, phi: credit.Activation, weight: Tensor, *, constant_in_pieces: bool) -> Tensor:
     """Compute weights from latent ones: sign(w) and round(w) by secants, smooth functions by their derivative."""
     used = credit.as_weight(weight, context.magnitude)
-    output = credit.secant(phi, used) if constant_in_pieces else phi(used)
+    output = credit.secant_of_weight(phi, used, context.magnitude) if constant_in_pieces else phi(used)
     return marks.mark_weight(output, marks.get(used, marks.WEIGHT) or True)
 
 
