@@ -319,6 +319,19 @@ def test_values_do_not_depend_on_the_layout_of_the_target(name: str, dtype: torc
         assert torch.equal(model(x, y), plain)
 
 
+@pytest.mark.parametrize("name", ["sigmoid_", "tanh_", "erf_", "exp_", "sin_", "log1p_", "erfinv_", "mul_"])
+def test_values_do_not_depend_on_the_gaps_between_elements(name: str) -> None:
+    """Torch computes contiguous elements several at a time, by other formulas than single ones."""
+
+    def gaps(x: Tensor) -> Tensor:
+        h = torch.complex(x, x).imag
+        return getattr(h, name)(*[h + 0.1] * (name == "mul_"))
+
+    x = torch.rand(64, 33)
+    with attached(Call(gaps)) as model:
+        assert torch.equal(model(x.clone().requires_grad_()), gaps(x.clone().requires_grad_()))
+
+
 ACTIVATIONS = [
     torch.tanh,
     torch.sigmoid,

@@ -53,12 +53,21 @@ WRITTEN = {
     "relu, product": (F.relu, lambda x: x * (x > 0)),
     "hard swish, clamped": (F.hardswish, lambda x: x * torch.clamp(x + 3.0, 0.0, 6.0) / 6.0),
     "swish of whole numbers": (lambda x: F.silu(x.floor()), lambda x: _swish(x.floor())),
+    "source overwritten": (
+        lambda x: _of_double(x.flip(0), F.relu),
+        lambda x: _of_double(x.flip(0), torch.relu_),
+    ),
     "swish of signs": (lambda x: F.silu(x.sign()), lambda x: _swish(x.sign())),
 }
 
 
 def _swish(h: Tensor) -> Tensor:
     return h.sigmoid() * h
+
+
+def _of_double(h: Tensor, gate) -> Tensor:
+    double = 2 * h
+    return double * (double + gate(h))
 
 
 def _gated_in_place(h: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             if operands.yield_weight:
                 return operands.mark(output)
             return credit.damped_in_place(output, context.active_rule().damping)
-        return _written(context, target, (target.clone(), *args[1:]), kwargs)
+        return _written(context, target, (self_gated.laid_out_alike(target), *args[1:]), kwargs)
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, _with_layout_of(target) if base is added_product else out_of_place, args, kwargs)

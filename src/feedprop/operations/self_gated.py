@@ -29,7 +29,7 @@ from feedprop.operations.registry import Arguments, Context, Function, Handler, 
 
 FARTHEST = 6  # number of sources that a result remembers, the nearest first
 MULTIPLE, ARITHMETIC, SUM, GATE = range(4)
-Source = tuple[Any, int, int]  # a tensor or a weak reference to it, its version, the kind of function
+Source = tuple[Tensor, int, int]  # a tensor, the version of its values, the kind of function
 Call = tuple[Function, Arguments, Keywords]
 KindOf = Callable[..., int]  # takes the kinds of the arguments and the call
 
@@ -131,12 +131,12 @@ def before_write(handler: Handler, function: Function, args: Arguments, kwargs: 
     kind_of, factors = getattr(handler, "kind_of", None), _factors(args, kwargs)
     if kind_of is None or not factors or factors[0] is not args[0]:
         return []
-    return [(x, x._version, kind) for x, kind in _of_result(kind_of, factors, (function, args, kwargs))]
+    return _of_result(kind_of, factors, (function, args, kwargs))
 
 
 def after_write(target: Tensor, sources: list[Source]) -> None:
-    """Remember the sources that were not overwritten."""
-    _remember(target, [(x, kind) for x, version, kind in sources if x._version == version])
+    """Remember the sources of what was written, the values of before among them."""
+    _remember(target, sources)
 
 
 def _factors(args: Arguments, kwargs: Keywords) -> list[Tensor]:
@@ -147,11 +147,11 @@ def _factors(args: Arguments, kwargs: Keywords) -> list[Tensor]:
     return [x for x in tensors if x.requires_grad]
 
 
-def _of_result(kind_of: KindOf, factors: list[Tensor], call: Call) -> list[tuple[Tensor, int]]:
+def _of_result(kind_of: KindOf, factors: list[Tensor], call: Call) -> list[Source]:
     if len(factors) == 1:
-        return [(x, kind_of(kind, call=call)) for x, kind in _sources(factors[0])]
+        return [(x, version, kind_of(kind, call=call)) for x, version, kind in _sources(factors[0])]
     if len(factors) == 2:
-        return [(x, kind_of(*kinds, call=call)) for x, *kinds in _common(*factors)]
+        return [(x, version, kind_of(*kinds, call=call)) for x, version, *kinds in _common(*factors)]
     return []
 
 
@@ -175,9 +175,9 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
                 if not x.requires_grad and credit.is_weight(args[0]):
                     marks.mark_weight(x)  # a mask of weights, made from weights
             output = plain(context, function, factors, kwargs)
-            _remember(output, [(x, GATE) for x, _, _ in common])
+            _remember(output, [(x, version, GATE) for x, version, *_ in common])
             return output
-        x, *kinds = common[0]
+        x, _, *kinds = common[0]
         first = kinds[0] == MULTIPLE
         other = kinds[1 if first else 0]
         gates = other == GATE or (divides and other == SUM) or (context.conserving and other != MULTIPLE)
@@ -186,8 +186,8 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
             return plain(context, function, args, kwargs)
         # y = x g(x): c_x = c_y y / x = c_y g(x), as if g(x) were a constant
         output = handler(context, function, (args[0], args[1].detach()) if first else (args[0].detach(), args[1]), {})
-        context.starts.remember(output, x)
-        _remember(output, [(x, GATE) for x, _, _ in common])
+        context.starts.remember(output, args[0] if first else args[1])
+        _remember(output, [(x, version, GATE) for x, version, *_ in common])
         if all(masks):
             marks.mark(output, marks.SELECTION, True)
         return output
@@ -195,31 +195,42 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
     return handle
 
 
-def sources_of(*values: Any) -> list[tuple[Tensor, int]]:
+def sources_of(*values: Any) -> list[Source]:
     """Return the tensors of which values are functions, for a result that is a gate."""
-    found = [x for value in values if isinstance(value, Tensor) for x, _ in _sources(value)]
-    return [(x, GATE) for x in found]
+    found = [source for value in values if isinstance(value, Tensor) for source in _sources(value)]
+    return [(x, version, GATE) for x, version, _ in found]
 
 
-def selects(output: Tensor, sources: list[tuple[Tensor, int]]) -> None:
+def selects(output: Tensor, sources: list[Source]) -> None:
     """Mark `output` as a comparison of `sources` that became a number."""
     marks.mark(output, marks.SELECTION, True)
     _remember(output, sources)
 
 
 def copied(target: Tensor, others: Arguments) -> Tensor:
-    """Return a copy of `target`, which is about to be overwritten, that replaces it as a source of `others`."""
-    copy = target.clone()
+    """Return a copy of `target`, which is about to be overwritten, for a product with `others`."""
+    copy = laid_out_alike(target)
     weight = marks.get(target, marks.WEIGHT)
     if weight is not None:
         return marks.mark_weight(copy, weight)
     if not is_activation(target):
         return copy
     hand_on(target, copy)
-    for other in others:
+    if not torch.compiler.is_compiling() and not credit.transformed():
+        _remember(copy, list(_sources(target)))
+        return copy
+    for other in others:  # traced, tensors have no versions: the copy replaces what will be overwritten
         if is_activation(other) and other is not target:
-            _remember(other, [(copy if x is target else x, kind) for x, kind in _sources(other)][1:])
+            found = list(_sources(other))[1:]
+            _remember(other, [(copy, _version(copy), kind) if x is target else (x, v, kind) for x, v, kind in found])
     return copy
+
+
+def laid_out_alike(x: Tensor) -> Tensor:
+    """Return a copy whose elements lie in memory as those of `x` do: the last digits of functions depend on that."""
+    if x.is_contiguous() or 0 in x.stride() or torch.compiler.is_compiling() or credit.transformed():
+        return x.clone()
+    return x.new_empty_strided(x.shape, x.stride()).copy_(x)
 
 
 def hand_on(result: Tensor, target: Tensor) -> None:
@@ -230,28 +241,27 @@ def hand_on(result: Tensor, target: Tensor) -> None:
             marks.mark(target, kind, value)
 
 
-def _remember(output: Tensor, sources: list[tuple[Tensor, int]]) -> None:
-    sources = sources[:FARTHEST]
-    if torch.compiler.is_compiling():
-        kept: list[Source] = [(x, 0, kind) for x, kind in sources]
-    else:  # weakly, because the model's code holds x if it will multiply by x
-        kept = [(weakref.ref(x), x._version, kind) for x, kind in sources]
+def _remember(output: Tensor, sources: list[Source]) -> None:
+    kept: list[Any] = sources[:FARTHEST]
+    if not torch.compiler.is_compiling():  # weakly, because the model's code holds x if it will multiply by x
+        kept = [(weakref.ref(x), version, kind) for x, version, kind in kept]
     marks.mark(output, marks.SOURCES, kept)
 
 
-def _sources(value: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Yield the tensors of which `value` is a function, itself first, each with the kind of function."""
-    yield value, MULTIPLE
+def _sources(value: Tensor) -> Iterator[Source]:
+    """Yield the tensors of whose values `value` is a function, itself first; some may have been overwritten since."""
+    yield value, _version(value), MULTIPLE
     for x, version, kind in marks.get(value, marks.SOURCES) or ():
-        if torch.compiler.is_compiling():
-            yield x, kind
-            continue
-        tensor = x()
-        if tensor is not None and tensor._version == version:
-            yield tensor, kind
+        tensor = x if torch.compiler.is_compiling() else x()
+        if tensor is not None:
+            yield tensor, version, kind
 
 
-def _common(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int]]:
-    """Return the tensors of which both are functions, nearest first, each with the kinds of a and b."""
+def _version(x: Tensor) -> int:
+    return 0 if torch.compiler.is_compiling() else x._version
+
+
+def _common(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int, int]]:
+    """Return the values of which both are functions, nearest first, each with the kinds of a and b."""
     of_b = list(_sources(b))
-    return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if x is y]
+    return [(x, v, by_a, by_b) for x, v, by_a in _sources(a) for y, w, by_b in of_b if x is y and v == w]
