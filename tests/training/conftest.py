@@ -95,12 +95,17 @@ def series(command, tmp_path):
     return command
 
 
-def write_texts(folder: Path, *, number: int = 30, more: str = "") -> Path:
-    """Mails of two classes, told apart by one word: a folder `ham` and a folder `spam` in the folder."""
+def write_texts(folder: Path, *, number: int = 30, ending: str = "") -> Path:
+    """Mails of two classes, told apart by one word: a folder `ham` and a folder `spam` in the folder.
+
+    Their last word is that of no other mail, unless an ending is given.
+    """
     for kind, word in (("ham", "meeting"), ("spam", "Lottery")):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for mail in range(number):
-            (folder / kind / f"{mail}.txt").write_text(f"The {word}, of the day: it's <now>! only{mail}{kind} {more}")
+            (folder / kind / f"{mail}.txt").write_text(
+                f"The {word}, of the day: it's <now>! {ending or f'only{mail}{kind}'}"
+            )
     return folder
 
 

@@ -136,7 +136,7 @@ def test_texts_go_on_with_the_words_they_began_with(command, tmp_path, monkeypat
     shutil.copytree("stopped", "again")
     assert command("train", "--resume", "stopped").code == 0
     _assert_same_run(tmp_path / "stopped", tmp_path / "whole")
-    write_texts(tmp_path / "mails", more="more more")
+    write_texts(tmp_path / "mails", ending="more")
     assert "the words of the training texts have changed" in command("train", "--resume", "again").sentence
 
 

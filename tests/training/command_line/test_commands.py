@@ -110,7 +110,7 @@ def test_texts_are_read_with_the_words_of_training_from_any_folder(command, tmp_
     assert command(*words, "--tracker", "none", "--output", "run").code == 0
     trained = json.loads((tmp_path / "run/results.json").read_text())["test"]
     assert trained["accuracy"] > 0.9
-    write_texts(tmp_path / "mails", more="more more words")
+    write_texts(tmp_path / "mails", ending="more")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     answer = command("evaluate", tmp_path / "run", "--json", "--device", "cpu")

@@ -194,7 +194,7 @@ def test_special_tokens_and_padding_are_neither_shown_nor_deleted():
     assert (curves.most_first[0].item(), curves.most_first[-1].item()) == (18.0, 30.0)  # the two words became padding
     page = write_explanation(found, title="run", targets=torch.tensor([[1.0]]), facts={}, texts=["good, <odd> ..."])
     drawn = page[page.index('<p class="tokens">') :]
-    spans = re.findall(r'<span([^>]*)>(\w+)</span>', drawn)
+    spans = re.findall(r"<span([^>]*)>(\w+)</span>", drawn)
     assert spans == [
         (' style="background:rgb(214 60 60 / 70%)" title="+4"', "good"),
         (' class="unknown" style="background:rgb(50 110 220 / 35%)" title="-2, not in the vocabulary"', "odd"),

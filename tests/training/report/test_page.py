@@ -7,10 +7,11 @@ import hashlib
 import json
 import re
 import shutil
-from html import escape, unescape
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from markupsafe import escape
 
 from feedprop.training.report.page import write_report
 

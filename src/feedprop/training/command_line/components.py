@@ -108,10 +108,11 @@ class Component:
     def make(self, *args: Any, **filled: Any) -> Any:
         """Call it with its arguments, and with those of `filled` that it accepts and that were not given."""
         target = self.target()
-        accepted = {*self.arguments, *inspect.signature(target).parameters}
+        parameters = inspect.signature(target).parameters
+        accepted = {*self.arguments, *parameters}
         missing = {key: value for key, value in filled.items() if key in accepted and self.arguments.get(key) is None}
-        left = KINDS[self.kind].filled  # to the run, or to the component's own default
-        given = {key: value for key, value in self.arguments.items() if value is not None or key not in left}
+        own = {key for key in KINDS[self.kind].filled if _has_default(parameters.get(key))}
+        given = {key: value for key, value in self.arguments.items() if value is not None or key not in own}
         try:
             made = target(*args, **{**given, **missing})
         except FeedpropError:
@@ -125,6 +126,10 @@ class Component:
                 f"--{self.kind} {self.name} makes a {type(made).__name__}, not a {_either(KINDS[self.kind])}"
             )
         return made
+
+
+def _has_default(parameter: inspect.Parameter | None) -> bool:
+    return parameter is not None and parameter.default is not parameter.empty
 
 
 def no_schedule(optimizer: object) -> None:

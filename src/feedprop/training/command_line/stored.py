@@ -130,9 +130,8 @@ def assembled(run: str, config: Config, checkpoint: str) -> Parts:
     folder, name = RunFolder(run), f"{checkpoint}.safetensors"
     metadata = folder.metadata(name)
     scale = _normalisation(folder, name, metadata, of="target_") if "target_mean" in metadata else None
-    return assemble(
-        config,
-        normalisation=_normalisation(folder, name, metadata),
-        scale=scale,
-        vocabulary=_vocabulary(folder, name, metadata),
-    )
+    vocabulary = _vocabulary(folder, name, metadata)
+    parts = assemble(config, normalisation=_normalisation(folder, name, metadata), scale=scale, vocabulary=vocabulary)
+    if parts.data.tokens is not None and vocabulary is None:
+        raise FeedpropError(f"{folder.path / name} does not say which tokens the ids of texts stand for")
+    return parts

@@ -60,8 +60,8 @@ def text(
         _folder(place, encoding) if place.is_dir() else _file(place, text, target, delimiter, encoding)
         for place in map(Path, (path,) if test is None else (path, test))
     ]
-    for option, value in (("text", text), ("target", target)):
-        if value is not None and Path(path).is_dir():
+    for option, column in (("text", text), ("target", target)):
+        if column is not None and Path(path).is_dir():
             raise FeedpropError(f"--data.{option} names a column of a CSV file; leave it out, as {path} is a folder")
     if len(parts) == 2 and (strange := sorted({*parts[1].labels} - {*parts[0].labels})):
         raise FeedpropError(f"{test} has the class {strange[0]}, which {path} lacks")
@@ -80,7 +80,7 @@ def text(
     if len(parts) == 1:
         train, held_out = split_off(data, fraction=0.2, seed=0, name=path)
     else:
-        train, held_out = map(data.select, torch.arange(len(texts)).split([len(part.texts) for part in parts]))
+        train, held_out = map(data.select, torch.split(torch.arange(len(texts)), [len(part.texts) for part in parts]))
     notes = _notes(texts, ends, length)
     return Source(train, held_out, classes=readable(classes), normalise=False, notes=notes, tokens=tokens)
 
