@@ -44,12 +44,13 @@ def test_words_are_in_small_letters_and_punctuation_is_none():
 def test_the_vocabulary_is_that_of_the_training_data_alone(tmp_path):
     """Words that occur twice in it, the most frequent first, then by the alphabet; --data.vocabulary limits them."""
     (tmp_path / "test.csv").write_text("text,kind\nelse else else red,a\n")
-    (tmp_path / "train.csv").write_text("text,kind\n" + "red red Blue green,a\nblue GREEN once red,b\n" * 4)
+    rows = (f"red red Blue green seldom{row},a\nblue GREEN once red,b\n" for row in range(4))
+    (tmp_path / "train.csv").write_text("text,kind\n" + "".join(rows))
     options = {"text": "text", "target": "kind", "test": str(tmp_path / "test.csv")}
     data = _loaded(tmp_path / "train.csv", **options)
     assert len(data.train) == 6
     assert data.tokens.names[2:] == ("red", "blue", "green", "once")
-    assert data.test.inputs[data.test.indices].tolist() == [[1, 1, 1, 2]]
+    assert data.test.inputs[data.test.indices].tolist() == [[1, 1, 1, 2, 0]]
     assert _loaded(tmp_path / "train.csv", vocabulary=2, **options).tokens.names[2:] == ("red", "blue")
 
 
