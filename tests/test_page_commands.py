@@ -87,7 +87,7 @@ def write_data(root: Path) -> None:
 
 
 def write_tables(folder: Path) -> None:
-    """Write a table for each task."""
+    """Write a table for each task, and texts."""
     rng = np.random.default_rng(0)
     for name, targets in {"flowers": ["kind"], "houses": ["price"], "scenes": ["sea", "sky", "people"]}.items():
         lines = [",".join(["size", "colour", *targets])]
@@ -95,6 +95,12 @@ def write_tables(folder: Path) -> None:
             found = [["rose", "lily"][row % 2]] if name == "flowers" else rng.integers(0, 2, len(targets)).tolist()
             lines.append(",".join(map(str, [f"{rng.random():.2f}", ["red", "blue"][row % 3 % 2], *found])))
         (folder / f"{name}.csv").write_text("\n".join(lines))
+    reviews = [f"a {['dull', 'fine'][row % 2]} film,{row % 2 + 1}" for row in range(40)]
+    (folder / "reviews.csv").write_text("\n".join(["review,stars", *reviews]))
+    for kind in ("ham", "spam"):
+        (folder / "mails" / kind).mkdir(parents=True)
+        for number in range(20):
+            (folder / "mails" / kind / f"{number}.txt").write_text(f"This is {kind}, number {number}.")
 
 
 class Pictures(torch.utils.data.Dataset):

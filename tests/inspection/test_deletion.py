@@ -127,3 +127,22 @@ def test_areas_are_those_of_the_curves() -> None:
     shares = torch.tensor([0.0, 0.25, 1.0])
     found = Deletion(shares, torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([[1.0], [1.0], [0.0]]))
     assert found.area.tolist() == [0.5]  # 0 to 1 over a quarter, 1 to 0 over three quarters
+
+
+def test_what_is_kept_is_no_part() -> None:
+    """Tokens of two lengths: each loses its own, and padding and the first token stay."""
+    tokens, seen = torch.tensor([[9, 5, 6, 7, 8], [9, 5, 6, 0, 0]]), []
+    share = torch.tensor([[9.0, 4.0, 3.0, 2.0, 1.0], [9.0, 1.0, 2.0, 0.0, 0.0]])
+    kept = (tokens == 9) | (tokens == 0)
+
+    def model(given: Tensor) -> Tensor:
+        seen.append(given.tolist())
+        return given.double().sum(1)
+
+    found = deletion(model, tokens, share, steps=2, baseline=1, kept=kept)
+    assert found.shares.tolist() == [0.0, 0.5, 1.0]
+    assert [rows[0] for rows in seen[2:]] == [[9, 1, 1, 7, 8], [9, 5, 6, 1, 1]]  # most and least relevant first
+    assert [rows[1] for rows in seen[2:]] == [[9, 5, 1, 0, 0], [9, 1, 6, 0, 0]]
+    assert seen[1] == [[9, 1, 1, 1, 1], [9, 1, 1, 0, 0]]
+    with pytest.raises(FeedpropError, match=r"kept must be boolean and shaped like the inputs \(2, 5\)"):
+        deletion(model, tokens, share, kept=kept[:, :3])

@@ -117,6 +117,14 @@ class Linear(nn.Linear):
         self.calls = 0
 
 
+class Worded(Linear):
+    """Has a vocabulary of its own."""
+
+    def __init__(self, inputs, classes, vocabulary: int = 7):
+        super().__init__(inputs, classes)
+        self.vocabulary = vocabulary
+
+
 class Zeros(nn.Sequential):
     def __init__(self, inputs, classes):
         super().__init__(nn.Linear(inputs[0], 8), nn.ReLU(), nn.Linear(8, classes))

@@ -93,3 +93,26 @@ def write_series(folder: Path, *, cases: int = 40, classes: str = "up down") -> 
 def series(command, tmp_path):
     write_series(tmp_path)
     return command
+
+
+def write_texts(folder: Path, *, number: int = 30, ending: str = "") -> Path:
+    """Mails of two classes, told apart by one word: a folder `ham` and a folder `spam` in the folder.
+
+    Their last word is that of no other mail, unless an ending is given.
+    """
+    for kind, word in (("ham", "meeting"), ("spam", "Lottery")):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for mail in range(number):
+            (folder / kind / f"{mail}.txt").write_text(
+                f"The {word}, of the day: it's <now>! {ending or f'only{mail}{kind}'}"
+            )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mails(tmp_path_factory) -> Path:
+    """The folder of a short LFP run on two classes of mails, which are in the folder mails beside it."""
+    folder = tmp_path_factory.mktemp("texts")
+    data = ["--data", "text", "--data.path", str(write_texts(folder / "mails")), "--batch_size", "16"]
+    assert main(["train", *data, "--epochs", "5", "--device", "cpu", "--output", str(folder / "run")]) == 0
+    return folder / "run"

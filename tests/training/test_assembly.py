@@ -17,3 +17,9 @@ def test_named_spiking_networks_take_their_inputs_as_they_are():
 def test_backprop_may_train_neurons_with_a_surrogate_gradient(command):
     words = ["--data", "blobs", "--data.points", 50, "--model", "samples.snntorch_counts", "--method", "backprop"]
     assert command("train", *words, "--epochs", 1, "--output", "run").code == 0
+
+
+def test_what_only_texts_fill_in_keeps_its_default_for_other_data():
+    for words, vocabulary in (([], 7), (["--model.vocabulary", "5"], 5)):
+        config = parse_train(["--data", "blobs", "--model", "support.samples.Worded", *words])
+        assert assemble(config).model.vocabulary == vocabulary

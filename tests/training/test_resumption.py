@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from feedprop.training.checkpoints import RunFolder
 from feedprop.training.resumption import Saver
 from feedprop.training.state import pack, unpack
 
-from .conftest import SERIES
+from .conftest import SERIES, write_texts
 
 SETTINGS = {
     "SGD": "--model.hidden [8] --optimizer SGD --optimizer.momentum 0.9",
@@ -123,6 +124,20 @@ def test_spiking_networks_go_on(series, tmp_path, monkeypatch):
         assert series(*words, "--output", "stopped").code == 130
     assert series("train", "--resume", "stopped").code == 0
     _assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_texts_go_on_with_the_words_they_began_with(command, tmp_path, monkeypatch):
+    words = ["train", "--data", "text", "--data.path", write_texts(tmp_path / "mails"), "--epochs", 2]
+    words += ["--batch_size", 8, "--device", "cpu", "--tracker", "none", "--output"]
+    assert command(*words, "whole").code == 0
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 7)
+        assert command(*words, "stopped").code == 130
+    shutil.copytree("stopped", "again")
+    assert command("train", "--resume", "stopped").code == 0
+    _assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    write_texts(tmp_path / "mails", ending="more")
+    assert "the words of the training texts have changed" in command("train", "--resume", "again").sentence
 
 
 def test_states_are_written_every_so_many_steps(command, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ def deletion(
     baseline: float | Tensor = 0.0,
     patch: int | None = None,
     steps: int = 20,
+    kept: Tensor | None = None,
 ) -> Deletion:
     """Delete parts of the inputs step by step, in the order of their relevance, and record the output.
 
@@ -69,6 +70,7 @@ def deletion(
         patch: images (batch, channels, height, width) are deleted in squares of this side, with all channels, by the
             sum of their relevance; without it, each number or token is a part of its own.
         steps: > 0; how many parts of equal size are deleted one after the other, until nothing is left.
+        kept: True, shaped like `inputs`, at what is never deleted and does not count, such as the padding of texts.
 
     Raises:
         FeedpropError: shapes do not fit.
@@ -81,20 +83,27 @@ def deletion(
     if not isinstance(steps, int) or steps < 1:
         raise FeedpropError(f"steps must be a whole number above 0, not {steps!r}")
     scores, spread = _parts(inputs, relevance, patch)
+    if kept is not None:
+        if patch is not None or kept.shape != inputs.shape or kept.dtype is not torch.bool:
+            raise FeedpropError(
+                f"kept must be boolean and shaped like the inputs {tuple(inputs.shape)}, without patch; got "
+                f"{kept.dtype} {tuple(kept.shape)}"
+            )
+        scores = scores.masked_fill(kept.to(scores.device).flatten(1), -torch.inf)  # ranked last
+    number = (scores > -torch.inf).sum(1, keepdim=True)
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1)  # 0 for the most relevant part
     baseline = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device)
-    number = scores.shape[1]
-    counts = [round(number * step / steps) for step in range(steps + 1)]
+    counts = [(number * step / steps).round() for step in range(steps + 1)]
 
     def output(deleted: Tensor) -> Tensor:
         with torch.no_grad():
             values = chosen(model(torch.where(spread(deleted), baseline, inputs)), target)
         return values.detach().double().cpu()
 
-    whole, nothing = (output(torch.full_like(ranks, gone, dtype=torch.bool)) for gone in (False, True))
+    whole, nothing = (output(ranks < count) for count in (counts[0], counts[-1]))
     most = [output(ranks < count) for count in counts[1:-1]]
-    least = [output(ranks >= number - count) for count in counts[1:-1]]
-    shares = torch.tensor(counts, dtype=torch.float64) / number
+    least = [output((ranks >= number - count) & (ranks < number)) for count in counts[1:-1]]
+    shares = torch.stack([(count.double() / number.clamp(min=1)).mean() for count in counts]).cpu()
     return Deletion(shares, torch.stack([whole, *most, nothing]), torch.stack([whole, *least, nothing]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from feedprop.training.command_line.config import Config
 from feedprop.training.data.splits import Splits, load, loader
 from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.data.tensors import SequenceData, three_channels
+from feedprop.training.data.tokens import Tokens
 from feedprop.training.evaluation import Objective
 from feedprop.training.models.shapes import check_fit
 from feedprop.training.models.spiking import firing_neurons
@@ -40,7 +41,11 @@ class Parts:
 
 
 def assemble(
-    config: Config, *, normalisation: Normalisation | None = None, scale: Normalisation | None = None
+    config: Config,
+    *,
+    normalisation: Normalisation | None = None,
+    scale: Normalisation | None = None,
+    vocabulary: Sequence[str] | None = None,
 ) -> Parts:
     """Load the data, make the model and the objective, and check on two samples that they fit.
 
@@ -48,6 +53,7 @@ def assemble(
         config: of the run.
         normalisation: of the inputs that the model was trained with; measured unless given.
         scale: of the targets of regression, likewise.
+        vocabulary: the name of each token of texts, likewise.
     """
     data = load(
         config.components["data"],
@@ -55,10 +61,12 @@ def assemble(
         validation_fraction=config.settings.validation_fraction,
         normalisation=Normalisation() if config.spiking else normalisation,
         scale=scale,
+        vocabulary=vocabulary,
     )
     inputs, targets = next(iter(loader(data.train, batch_size=2)))
     timed = isinstance(data.train, SequenceData)
-    model = make_model(config, shape=tuple(inputs.shape[1 + timed :]), classes=len(data.classes), timed=timed)
+    shape, classes = tuple(inputs.shape[1 + timed :]), len(data.classes)
+    model = make_model(config, shape=shape, classes=classes, timed=timed, tokens=data.tokens)
     objective = make_objective(config, data.task)
     fit: dict[str, Any] = {"samples": len(targets), "task": data.task, "name": config.components["model"].name}
     notes = (*imported_from_here(config.components.values()), *data.notes)
@@ -68,6 +76,10 @@ def assemble(
         if timed:
             raise FeedpropError(
                 f"{error}; batches of sequences are time-first, as --model lif_mlp takes them"
+            ) from error
+        if data.tokens is not None:
+            raise FeedpropError(
+                f"{error}; of texts it gets the ids of tokens, whole numbers, as --model text_mlp takes them"
             ) from error
         if not (inputs.ndim == 4 and inputs.shape[1] == 1 and "3 channels" in str(error)):
             raise
@@ -82,10 +94,13 @@ def assemble(
     return Parts(data, model, objective, notes)
 
 
-def make_model(config: Config, *, shape: tuple[int, ...], classes: int, timed: bool) -> nn.Module:
-    """Make the model for inputs of this shape, which excludes the steps of sequences."""
+def make_model(
+    config: Config, *, shape: tuple[int, ...], classes: int, timed: bool, tokens: Tokens | None = None
+) -> nn.Module:
+    """Make the model for inputs of this shape, which excludes the steps of sequences, or for the tokens of texts."""
     component = config.components["model"]
-    model = component.make(inputs=shape, classes=classes, num_classes=classes, timed=timed)
+    of_texts = {} if tokens is None else {"vocabulary": len(tokens.names), "padding_idx": tokens.padding}
+    model = component.make(inputs=shape, classes=classes, num_classes=classes, timed=timed, **of_texts)
     if not isinstance(model, nn.Module):
         raise FeedpropError(f"--model {component.name} makes a {type(model).__name__}, not a torch.nn.Module")
     if config.settings.method != "lfp" and any(isinstance(neuron, Neuron) for neuron in firing_neurons(model)):

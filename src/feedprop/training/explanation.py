@@ -13,12 +13,13 @@ from feedprop.errors import FeedpropError
 from feedprop.inspection.deletion import Deletion, baselines, deletion
 from feedprop.rules import Composite, presets
 from feedprop.spiking.activity import traces
+from feedprop.training.data.tokens import Tokens
 from feedprop.training.evaluation import Objective, scores
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.tasks import Task
 
 PARTS = 14  # squares along the longer side of an image, which are deleted one after the other
-IMAGES, SEQUENCES, TABLE = "images", "sequences", "table"
+IMAGES, SEQUENCES, TABLE, TEXT = "images", "sequences", "table", "text"
 
 
 class Fired(NamedTuple):
@@ -36,25 +37,35 @@ class Explained:
     Args:
         model: in evaluation mode.
         inputs: images (batch, channels, height, width) or tables (batch, inputs), as the model takes them; with
-            `timed`, sequences (steps, batch, channels).
+            `timed`, sequences (steps, batch, channels); with `tokens`, the ids of texts (batch, length).
         task: what the model learned; which output is explained depends on it.
         composite: the rules.
         timed: whether the inputs are sequences.
+        tokens: of texts.
 
     Raises:
-        FeedpropError: the inputs are something else.
+        FeedpropError: the inputs are something else, or tokens that no `nn.Embedding` looks up.
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Tensor, task: Task, composite: Composite, *, timed: bool = False
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        task: Task,
+        composite: Composite,
+        *,
+        timed: bool = False,
+        tokens: Tokens | None = None,
     ) -> None:
-        kind = {(False, 4): IMAGES, (False, 2): TABLE, (True, 3): SEQUENCES}.get((timed, inputs.ndim))
+        kind = {(False, 4): IMAGES, (False, 2): TEXT if tokens else TABLE, (True, 3): SEQUENCES}.get(
+            (timed, inputs.ndim)
+        )
         if kind is None:
             raise FeedpropError(
-                f"feedprop explain draws images, tables and sequences of numbers, and this data has inputs of shape "
-                f"{tuple(inputs.shape[2 if timed else 1 :])}; call feedprop.relevance for other data"
+                f"feedprop explain draws images, tables, texts and sequences of numbers, and this data has inputs of "
+                f"shape {tuple(inputs.shape[2 if timed else 1 :])}; call feedprop.relevance for other data"
             )
-        self.kind, self.task, self.composite = kind, task, composite
+        self.kind, self.task, self.composite, self.tokens = kind, task, composite, tokens
         self.inputs = inputs.transpose(0, 1) if timed else inputs
         self.model = self._batch_first(model)
         with torch.no_grad():
@@ -68,6 +79,10 @@ class Explained:
     def _relevance(self, model: nn.Module, output: Any) -> Tensor:
         """Return the relevance of the inputs, (batch, ...); of images without the channels."""
         found = feedprop.relevance(model, self.inputs, output, self.composite, only_inputs=True, merge_batch_norm=True)
+        if found.inputs is None:
+            raise FeedpropError(
+                f"{type(model).__name__} looks tokens up by no torch.nn.Embedding, so their relevance is not known"
+            )
         relevance = torch.as_tensor(found.inputs)
         return relevance.sum(1) if self.kind == IMAGES else relevance
 
@@ -108,14 +123,16 @@ class Explained:
         return rows.gather(1, self.chosen[: len(rows), None])[:, 0]
 
     def deletions(self) -> dict[str, Deletion]:
-        """Return the deletion curves of the relevance and of what it must beat."""
+        """Return the deletion curves of the relevance and of what it must beat; deleted tokens become padding."""
         found = baselines(self.model, self.inputs, self._answer, generator=torch.Generator().manual_seed(0))
         found["relevance"] = self.relevance
         patch = -(-max(self.inputs.shape[2:]) // PARTS) if self.kind == IMAGES else None
-        steps = min(PARTS, self.inputs[0].numel())
+        options: dict[str, Any] = {"patch": patch, "steps": min(PARTS, self.inputs[0].numel())}
+        if self.tokens is not None:
+            special = torch.tensor(self.tokens.special, device=self.inputs.device)
+            options |= {"baseline": self.tokens.padding, "kept": torch.isin(self.inputs, special)}
         return {
-            name: deletion(self.model, self.inputs, share, self._answer, patch=patch, steps=steps)
-            for name, share in found.items()
+            name: deletion(self.model, self.inputs, share, self._answer, **options) for name, share in found.items()
         }
 
 

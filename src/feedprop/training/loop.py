@@ -272,6 +272,7 @@ def _write(run: Run, row: dict[str, Any], *, better: bool) -> None:
         "mean": normalisation.mean,
         "deviation": normalisation.deviation,
         "classes": run.parts.data.classes,
+        **({"vocabulary": tokens.names} if (tokens := run.parts.data.tokens) else {}),
         **({"target_mean": scale.mean, "target_deviation": scale.deviation} if scale else {}),
         "working_directory": os.getcwd(),  # where evaluate finds data and modules that are named relative to it
     }

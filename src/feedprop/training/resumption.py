@@ -17,7 +17,7 @@ from feedprop import Log
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.config import Settings
 from feedprop.training.run import Run
-from feedprop.training.state import pack, random_state, set_random_state
+from feedprop.training.state import checksum, pack, random_state, set_random_state
 
 AGREED_EVERY = 10  # steps, since agreeing makes processes wait for each other
 PASSED_ON = 5.0  # seconds in which a launcher passes on the signal that a terminal has sent to all processes
@@ -137,6 +137,7 @@ def _state(run: Run) -> dict[str, Any]:
         "symptoms": run.symptoms.state(),
         "tracked": run.trackers.ids,
         "update_sparsity": None if run.update_sparsity is None else run.update_sparsity.state(),
+        "vocabulary": _vocabulary(run),
     }
 
 
@@ -171,7 +172,15 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
                 raise TypeError(f"its {name} is a {type(state[name]).__name__}")
         if not 0 <= state["best_epoch"] <= len(state["rows"]):
             raise ValueError(f"epoch {state['best_epoch']} of {len(state['rows'])} is the best")
+        if state.get("vocabulary") != _vocabulary(run):
+            raise ValueError("the words of the training texts have changed")
         _restore(run, state)
+
+
+def _vocabulary(run: Run) -> str | None:
+    """Return a number that changes with the tokens of texts and their ids; None for other data."""
+    tokens = run.parts.data.tokens
+    return None if tokens is None else checksum({}, *tokens.names)
 
 
 def _restore(run: Run, state: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ..conftest import SERIES, write_series
+from ..conftest import SERIES, write_series, write_texts
 
 
 def _results(folder):
@@ -101,3 +101,23 @@ def test_a_place_of_data_that_is_given_to_evaluate_is_the_readers(series, tmp_pa
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert "no file timeseries/Toy_TRAIN.ts" in series("evaluate", "../run", "--data.root", ".").sentence
+
+
+def test_texts_are_read_with_the_words_of_training_from_any_folder(command, tmp_path, monkeypatch):
+    """Words that came later would have made another vocabulary, and so another size of the model."""
+    write_texts(tmp_path / "mails")
+    words = ["train", "--data", "text", "--data.path", "mails", "--batch_size", 16, "--epochs", 5, "--device", "cpu"]
+    assert command(*words, "--tracker", "none", "--output", "run").code == 0
+    trained = json.loads((tmp_path / "run/results.json").read_text())["test"]
+    assert trained["accuracy"] > 0.9
+    write_texts(tmp_path / "mails", ending="more")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    answer = command("evaluate", tmp_path / "run", "--json", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["accuracy"] == trained["accuracy"]
+    answer = command("check", "--data", "text", "--data.path", "../mails")
+    assert "No problems found" in answer.out
+    assert command("prune", tmp_path / "run", "--amount", 0.5, "--device", "cpu").code == 0
+    sentence = command("train", "--data", "text", "--data.path", "../mails", "--model", "mlp").sentence
+    assert "of texts it gets the ids of tokens, whole numbers, as --model text_mlp takes them" in sentence

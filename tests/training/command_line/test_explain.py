@@ -17,6 +17,7 @@ from feedprop.inspection.heatmaps import heatmap
 from feedprop.rewards import SoftmaxReward
 from feedprop.rules import presets
 from feedprop.spiking import models
+from feedprop.training.data.tokens import Piece, Tokens, words
 from feedprop.training.evaluation import Objective
 from feedprop.training.explanation import Explained
 from feedprop.training.report.explained_page import write_explanation
@@ -159,3 +160,56 @@ def test_sequences_and_spikes_have_the_relevance_of_the_model_itself():
 def test_what_is_no_image_table_or_sequence_is_refused():
     with pytest.raises(FeedpropError, match=r"inputs of shape \(2, 3, 4, 5\); call feedprop.relevance"):
         Explained(nn.Flatten(), torch.zeros(1, 2, 3, 4, 5), TWO, presets.conserving())
+
+
+def test_the_page_shows_texts_in_the_colours_of_their_relevance(command, mails):
+    answer = command("explain", mails, "--number", 4, "--evaluate", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    page = (mails / "explained.html").read_text()
+    assert page.count('<p class="tokens">') == 12  # relevance, rewards before and after training
+    strongest = re.findall(r'<span style="background:rgb\((\d+) [^"]* / 70%\)" title="\+[^"]*">(\w+)</span>', page)
+    assert {word for _, word in strongest} & {"Lottery", "meeting"}
+    assert re.search(r'<span class="unknown"[^>]*title="[^"]*, not in the vocabulary">only\d+\w+</span> ?</p>', page)
+    assert "&lt;<span" in page
+    areas = {
+        line[:23].strip(): float(line.split()[-3]) for line in answer.out.splitlines() if re.search(r"\d\.\d{3}", line)
+    }
+    assert areas["relevance"] > max(areas["random"], areas["gradient"])
+
+
+def test_special_tokens_and_padding_are_neither_shown_nor_deleted():
+    """By hand: the embedding of a token is its relevance for the only output."""
+    model = nn.Sequential(nn.Embedding(5, 1), nn.Flatten(), nn.Linear(4, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[7.0], [-2.0], [4.0], [1.0], [9.0]]))
+        model[2].weight.fill_(1.0)
+
+    def split(text):
+        return [Piece("<start>", 0, 0), *(Piece(found[0], *found.span()) for found in re.finditer(r"\w+", text))]
+
+    tokens = Tokens(("<pad>", "?", "good", "bad", "<start>"), split, None, padding=0, unknown=1, special=(0, 4))
+    found = Explained(model, torch.tensor([[4, 2, 1, 0]]), Regression(("y",)), presets.conserving(), tokens=tokens)
+    assert found.relevance.tolist() == [[9.0, 4.0, -2.0, 7.0]]
+    curves = found.deletions()["relevance"]
+    assert (curves.most_first[0].item(), curves.most_first[-1].item()) == (18.0, 30.0)  # the two words became padding
+    page = write_explanation(found, title="run", targets=torch.tensor([[1.0]]), facts={}, texts=["good, <odd> ..."])
+    drawn = page[page.index('<p class="tokens">') :]
+    spans = re.findall(r"<span([^>]*)>(\w+)</span>", drawn)
+    assert spans == [
+        (' style="background:rgb(214 60 60 / 70%)" title="+4"', "good"),
+        (' class="unknown" style="background:rgb(50 110 220 / 35%)" title="-2, not in the vocabulary"', "odd"),
+    ]
+
+
+def test_tokens_that_no_embedding_looks_up_are_refused():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, tokens):
+            return self.layer(tokens.float())
+
+    tokens = words(["a b c"], length=3, size=3)
+    with pytest.raises(FeedpropError, match=r"Counts looks tokens up by no torch.nn.Embedding"):
+        Explained(Counts(), torch.ones(1, 3, dtype=torch.long), TWO, presets.conserving(), tokens=tokens)

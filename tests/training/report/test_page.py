@@ -11,6 +11,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from markupsafe import escape
 
 from feedprop.training.report.page import write_report
 
@@ -307,3 +308,14 @@ def test_only_what_was_measured_alike_is_drawn_over_sparsity(run, tmp_path):
     text = (other / "metrics.jsonl").read_text()
     (other / "metrics.jsonl").write_text(text.replace('"accuracy"', '"r2"'))  # of other targets
     assert _sparsity(mine, other)[0] == ["magnitude", "relevance"]
+
+
+def test_texts_are_shown_with_their_answers(mails):
+    samples = json.loads((mails / "samples.json").read_text())
+    assert [*samples] == ["texts"]
+    assert (len(samples["texts"]["first"]), samples["texts"]["searched"]) == (12, 12)
+    page = (mails / "report.html").read_text()
+    assert page.count('<div class="samples texts">') >= 1
+    for row in samples["texts"]["first"]:
+        assert f"{escape(row['text'])}<figcaption>" in page
+        assert ("Lottery" in row["text"]) == (row["label"] == 1)

@@ -91,7 +91,10 @@ def prepare(given: Options, *, command: str = "train", whole: bool = False) -> P
     settled = {key: value for layer in layers for key, value in layer.items()}  # the last one wins
     method = settled.get("method", Settings.method)
     defaults = default_options(
-        settled.get("model.name", DEFAULT_MODEL), method=method, reward=settled.get("reward.name"), task=_task(settled)
+        settled.get("model.name", _told_by_data(settled, "model", DEFAULT_MODEL)),
+        method=method,
+        reward=settled.get("reward.name"),
+        task=settled.get("data.task", _told_by_data(settled, "task", Classification.name)),
     )
     kinds = [kind for kind in KINDS if f"{kind}.name" in defaults]
     foreign = [kind for kind in KINDS if kind not in kinds]
@@ -135,11 +138,11 @@ def configure(arguments: Sequence[str], given: Options, *, command: str = "train
     return Config(Settings(**values), components)
 
 
-def _task(settled: Options) -> str:
-    """Return what the targets of the data are, as far as its options and its function say."""
-    name = settled.get("data.name")
-    given = settled.get("data.task", getattr(resolve("data", name), "task", None) if isinstance(name, str) else None)
-    return given if isinstance(given, str) else Classification.name
+def _told_by_data(settled: Options, name: str, otherwise: str) -> str:
+    """Return what the function of the data says of itself: what its targets are, or which model takes it."""
+    data = settled.get("data.name")
+    told = getattr(resolve("data", data), name, None) if isinstance(data, str) else None
+    return told if isinstance(told, str) else otherwise
 
 
 def _cycled(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -53,6 +53,7 @@ KINDS: Mapping[str, Kind] = {
             "table": "feedprop.training.data.tables.table",
             "image_folder": "feedprop.training.data.images.image_folder",
             "time_series": "feedprop.training.data.time_series.time_series",
+            "text": "feedprop.training.data.texts.text",
         },
         withheld=frozenset(
             {"train", "split", "download", "transform", "target_transform", "transforms", "loader", "seed"}
@@ -62,6 +63,8 @@ KINDS: Mapping[str, Kind] = {
         "model",
         {
             **{name.lower(): f"{_MODELS}.{name}" for name in ("MLP", "LeNet", "VGG")},
+            "text_mlp": "feedprop.training.models.text.TextMLP",
+            "hugging_face_text": "feedprop.training.models.text.HuggingFaceText",
             **{name: f"{_SPIKING}.{name}" for name in ("lif_mlp", "lif_cnn", "lif_cnn5")},
         },
         filled={
@@ -69,6 +72,8 @@ KINDS: Mapping[str, Kind] = {
             "classes": int | None,
             "num_classes": int | None,
             "timed": bool | None,
+            "vocabulary": int | None,
+            "padding_idx": int | None,
         },
     ),
     "rule": Kind("LFP rule or preset", {}, "feedprop.rules", ("feedprop.rules.Rule", "feedprop.rules.Composite")),
@@ -103,10 +108,13 @@ class Component:
     def make(self, *args: Any, **filled: Any) -> Any:
         """Call it with its arguments, and with those of `filled` that it accepts and that were not given."""
         target = self.target()
-        accepted = {*self.arguments, *inspect.signature(target).parameters}
+        parameters = inspect.signature(target).parameters
+        accepted = {*self.arguments, *parameters}
         missing = {key: value for key, value in filled.items() if key in accepted and self.arguments.get(key) is None}
+        own = {key for key in KINDS[self.kind].filled if _has_default(parameters.get(key))}
+        given = {key: value for key, value in self.arguments.items() if value is not None or key not in own}
         try:
-            made = target(*args, **{**self.arguments, **missing})
+            made = target(*args, **{**given, **missing})
         except FeedpropError:
             raise
         except (ValueError, TypeError, RuntimeError, OSError, ImportError, ArithmeticError) as error:
@@ -118,6 +126,10 @@ class Component:
                 f"--{self.kind} {self.name} makes a {type(made).__name__}, not a {_either(KINDS[self.kind])}"
             )
         return made
+
+
+def _has_default(parameter: inspect.Parameter | None) -> bool:
+    return parameter is not None and parameter.default is not parameter.empty
 
 
 def no_schedule(optimizer: object) -> None:

@@ -17,7 +17,7 @@ from feedprop.errors import FeedpropError
 from feedprop.training.checkpoints import EXPLAINED, RunFolder
 from feedprop.training.command_line.stored import Request, assembled, parse_run
 from feedprop.training.data.splits import loader
-from feedprop.training.data.tensors import SequenceData
+from feedprop.training.data.tensors import SequenceData, TextData
 from feedprop.training.devices import make_accelerator
 from feedprop.training.explanation import Explained, preset
 from feedprop.training.models.spiking import firing_neurons
@@ -58,7 +58,8 @@ def explain_command(argv: Sequence[str]) -> None:
     samples = parts.data[request.split]
     inputs, targets = next(iter(loader(samples, batch_size=request.number)))
     timed = isinstance(samples, SequenceData)
-    found = Explained(parts.model.to(device).eval(), inputs.to(device), parts.data.task, composite, timed=timed)
+    model, tokens = parts.model.to(device).eval(), parts.data.tokens
+    found = Explained(model, inputs.to(device), parts.data.task, composite, timed=timed, tokens=tokens)
     targets = targets.to(device)
     pushed = None
     if start is not None:
@@ -70,7 +71,13 @@ def explain_command(argv: Sequence[str]) -> None:
     folder.write(
         EXPLAINED,
         write_explanation(
-            found, title=request.config.title, targets=targets, facts=facts, pushed=pushed, inputs=parts.data.inputs
+            found,
+            title=request.config.title,
+            targets=targets,
+            facts=facts,
+            pushed=pushed,
+            inputs=parts.data.inputs,
+            texts=samples.first_texts(len(targets)) if isinstance(samples, TextData) else (),
         ),
     )
     console = Console(highlight=False, markup=False)  # names may have brackets

@@ -91,13 +91,23 @@ def _normalisation(folder: RunFolder, name: str, metadata: Mapping[str, Any], of
     return Normalisation(tuple(mean), tuple(deviation))
 
 
+def _vocabulary(folder: RunFolder, name: str, metadata: Mapping[str, Any]) -> list[str] | None:
+    """Return the name of each token that a checkpoint's model was trained with; None if its data was no text."""
+    found = metadata.get("vocabulary")
+    if found is not None and not (isinstance(found, list) and all(isinstance(word, str) for word in found)):
+        raise FeedpropError(f"{folder.path / name} is damaged: its vocabulary is no list of words")
+    return found
+
+
 def as_trained(config: Config, folder: str, *, given: Options) -> Config:
-    """Return the configuration with its data where it was in training, unless a place is given."""
-    data = config.components["data"]
-    root = data.arguments.get("root")
-    if given or not isinstance(root, str) or not (found := Path(folder) / root).exists():
-        return config
-    components = {**config.components, "data": replace(data, arguments={**data.arguments, "root": str(found)})}
+    """Return the configuration with its files where they were in training; of data, unless other data is given."""
+    components = dict(config.components)
+    for place in trust.PLACES:
+        kind, _, name = place.partition(".")
+        value = components[kind].arguments.get(name)
+        if isinstance(value, str) and not (given and kind == "data") and (found := Path(folder) / value).exists():
+            arguments = {**components[kind].arguments, name: str(found)}
+            components[kind] = replace(components[kind], arguments=arguments)
     return replace(config, components=components)
 
 
@@ -120,4 +130,8 @@ def assembled(run: str, config: Config, checkpoint: str) -> Parts:
     folder, name = RunFolder(run), f"{checkpoint}.safetensors"
     metadata = folder.metadata(name)
     scale = _normalisation(folder, name, metadata, of="target_") if "target_mean" in metadata else None
-    return assemble(config, normalisation=_normalisation(folder, name, metadata), scale=scale)
+    vocabulary = _vocabulary(folder, name, metadata)
+    parts = assemble(config, normalisation=_normalisation(folder, name, metadata), scale=scale, vocabulary=vocabulary)
+    if parts.data.tokens is not None and vocabulary is None:
+        raise FeedpropError(f"{folder.path / name} does not say which tokens the ids of texts stand for")
+    return parts

@@ -26,7 +26,7 @@ _MADE = {  # what a component must be, for kinds whose components may be anythin
 }
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _BETWEEN = re.compile(r"[\s,:'\"\[\]{}]+")  # text may be a list, "[a.B, c.D]"
-_PLACES = ("data.root", "data.path", "data.test")  # text that names files
+PLACES = ("data.root", "data.path", "data.test", "data.tokenizer", "model.folder")  # text that names files
 
 
 def check(options: Mapping[str, Any], *, file: str) -> None:
@@ -39,7 +39,7 @@ def check(options: Mapping[str, Any], *, file: str) -> None:
         kind, _, key = option.partition(".")
         if kind in KINDS and key == "name":
             _check_component(kind, value, file=file)
-        elif option not in _PLACES:
+        elif option not in PLACES:
             for word in (word for text in _texts(value) for word in _BETWEEN.split(text)):
                 if _IMPORT_PATH.fullmatch(word) and not _harmless(word):
                     raise _refusal(option, word, file)

@@ -66,12 +66,12 @@ def image_folder(root: str, *, size: int = 64) -> Source:
     if not tests:
         rest, chosen = split_off(train, fraction=0.2, seed=0, name=str(base))
         held_out = f"{base} has no folder test or val, so a fifth of its images, drawn at random, is the test set"
-        return Source(rest, chosen, classes=_readable(train.classes), notes=(resized, held_out))
+        return Source(rest, chosen, classes=readable(train.classes), notes=(resized, held_out))
     test = _folder(tests[0], transform)
     if train.classes != test.classes:
         raise FeedpropError(f"{base}: the folders in train and {tests[0].name} differ, but each is a class")
     unused = [f"{base / 'val'} is not used: validation data is drawn from train"] if len(tests) > 1 else []
-    return Source(train, test, classes=_readable(train.classes), notes=(resized, *unused))
+    return Source(train, test, classes=readable(train.classes), notes=(resized, *unused))
 
 
 def read_image(path: str) -> Image.Image:
@@ -97,7 +97,7 @@ def read_image(path: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def _readable(classes: Sequence[str]) -> tuple[str, ...]:
+def readable(classes: Sequence[str]) -> tuple[str, ...]:
     """Return names of folders without bytes that are no text."""
     return tuple(name.encode(errors="surrogateescape").decode(errors="replace") for name in classes)
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 
 from feedprop.errors import FeedpropError
 from feedprop.training.data.tensors import TensorData
+from feedprop.training.data.tokens import Tokens
 from feedprop.training.tasks import Classification
 
 
@@ -25,6 +26,7 @@ class Source:
         notes: what was done to the data that nobody asked for, one sentence each
         task: classification, regression or multi_label; targets of the last two are float32 (outputs,) per sample
         inputs: name of each input of a table
+        tokens: of texts, which are a TextData; the ids in it are those of all the words that occur
     """
 
     train: Dataset[Any]
@@ -34,6 +36,7 @@ class Source:
     notes: tuple[str, ...] = ()
     task: str = Classification.name
     inputs: tuple[str, ...] = ()
+    tokens: Tokens | None = None
 
 
 def split_off(data: Dataset[Any], *, fraction: float, seed: int, name: str) -> tuple[Dataset[Any], Dataset[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from feedprop.training.data.images import torchvision_source
 from feedprop.training.data.source import Source, split_off
 from feedprop.training.data.standardisation import Normalisation, NormalisedData, measure, measure_targets
 from feedprop.training.data.tensors import TensorData
+from feedprop.training.data.tokens import Tokens
 from feedprop.training.tasks import TASKS, Regression, Task
 
 
@@ -31,6 +33,7 @@ class Splits:
     normalisation: Normalisation
     notes: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()  # name of each input of a table
+    tokens: Tokens | None = None  # of texts
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -49,6 +52,7 @@ def load(
     validation_fraction: float,
     normalisation: Normalisation | None = None,
     scale: Normalisation | None = None,
+    vocabulary: Sequence[str] | None = None,
 ) -> Splits:
     """Load a data set, split validation data off its training data, and normalise all parts.
 
@@ -58,6 +62,7 @@ def load(
         validation_fraction: share of the training data
         normalisation: the one that the model was trained with; measured on the training data unless given
         scale: of the targets of regression, likewise
+        vocabulary: the name of each token of texts that the model was trained with; likewise
     """
     source = _source(component, seed)
     train, validation = split_off(source.train, fraction=validation_fraction, seed=seed, name=component.name)
@@ -66,17 +71,23 @@ def load(
     task = TASKS[source.task](source.classes)
     if isinstance(task, Regression):
         task = Regression(source.classes, measure_targets(train) if scale is None else scale)
+    convert: Callable[[Tensor], Tensor] = normalisation
+    tokens = source.tokens
+    if tokens is not None and isinstance(train, TensorData):
+        found = tokens.of_training(train.inputs[train.indices]) if vocabulary is None else tokens.renamed(vocabulary)
+        convert, tokens = tokens.numbers_in(found).__getitem__, found
     parts = {"training": train, "validation": validation, "test": source.test}
     bases: dict[int, Tensor] = {}
     for name, part in parts.items():
         if isinstance(part, TensorData):
             key = id(part.inputs)
-            bases.setdefault(key, normalisation(part.inputs))
-            parts[name] = type(part)(bases[key], task.scaled(part.targets), part.indices)
+            if key not in bases:
+                bases[key] = convert(part.inputs)
+            parts[name] = part.replaced(inputs=bases[key], targets=task.scaled(part.targets))
         else:
             parts[name] = NormalisedData(part, normalisation, task.scaled)
     return Splits(
-        parts["training"], parts["validation"], parts["test"], task, normalisation, source.notes, source.inputs
+        parts["training"], parts["validation"], parts["test"], task, normalisation, source.notes, source.inputs, tokens
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor
 
 from feedprop.errors import FeedpropError, first_few
+from feedprop.training.data.columns import Columns, as_classes, as_numbers, read_columns
 from feedprop.training.data.source import Source, split_off
 from feedprop.training.data.tensors import TensorData
 from feedprop.training.tasks import Classification, MultiLabel
-
-Columns = dict[str, list[str]]
 
 
 def table(
@@ -36,7 +34,7 @@ def table(
         delimiter: between the values of a line
     """
     files = [Path(path), *([Path(test)] if test is not None else [])]
-    parts = [_read(file, delimiter) for file in files]
+    parts = [read_columns(file, delimiter=delimiter) for file in files]
     if len(parts) == 2 and [*parts[0]] != [*parts[1]]:
         raise FeedpropError(f"{files[1]} must have the columns of {files[0]}, in the same order")
     targets = [name.strip() for name in target.split(",")]
@@ -59,38 +57,13 @@ def table(
     return Source(train, held_out, classes=classes, notes=notes, task=task, inputs=names)
 
 
-def _read(path: Path, delimiter: str) -> Columns:
-    """Return the values of each column, as text."""
-    if not path.is_file():
-        raise FeedpropError(f"no file {path}")
-    if len(delimiter) != 1:
-        raise FeedpropError(f"--data.delimiter must be one character, but is {delimiter!r}")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            names, *rows = [row for row in csv.reader(file, delimiter=delimiter) if row] or [[]]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise FeedpropError(f"{path} cannot be read as CSV: {error}") from error
-    names = [name.strip() for name in names]
-    if len({*names}) < len(names) or "" in names:
-        raise FeedpropError(f"{path}: the first line must give each column a name of its own")
-    if not rows:
-        raise FeedpropError(f"{path} has no rows below the names of its columns")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(names):
-            raise FeedpropError(f"{path}, row {number}: {len(row)} values, but there are {len(names)} columns")
-        for name, value in zip(names, row, strict=True):
-            if not value.strip():
-                raise FeedpropError(f"{path}, row {number}: column {name} is empty; fill it, or leave the row out")
-    return {name: [row[place].strip() for row in rows] for place, name in enumerate(names)}
-
-
 def _inputs(columns: Columns, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
     """Return the inputs (rows, inputs), the name of each, and what was done to columns of words."""
     found: list[Tensor] = []
     named: list[str] = []
     words: list[str] = []
     for name in names:
-        numbers = _numbers(columns[name])
+        numbers = as_numbers(columns[name])
         if numbers is not None:
             found.append(numbers[:, None])
             named.append(name)
@@ -108,26 +81,17 @@ def _targets(columns: Columns, names: Sequence[str], task: str, path: str) -> tu
     """Return the targets, and the name of each class or output."""
     if task == Classification.name:
         values = columns[names[0]]
-        numbers = _numbers(values)
-        known = sorted({*values}, key=None if numbers is None else float)
-        if numbers is not None and len(known) > max(20, len(values) // 10):
+        labels, known = as_classes(values)
+        if len(known) > max(20, len(values) // 10) and as_numbers(values) is not None:
             raise FeedpropError(
                 f"column {names[0]} of {path} holds {len(known)} different numbers, which would be as many classes; "
                 f"give --data.task regression"
             )
-        return torch.tensor([known.index(value) for value in values]), tuple(known)
-    found = [_numbers(columns[name]) for name in names]
+        return labels, known
+    found = [as_numbers(columns[name]) for name in names]
     for name, numbers in zip(names, found, strict=True):
         if numbers is None:
             raise FeedpropError(f"column {name} of {path} holds words; --data.task {task} takes numbers")
         if task == MultiLabel.name and not bool(((numbers == 0) | (numbers == 1)).all()):
             raise FeedpropError(f"column {name} of {path} holds other numbers than 0 and 1")
     return torch.stack([numbers for numbers in found if numbers is not None], dim=1), tuple(names)
-
-
-def _numbers(values: Sequence[str]) -> Tensor | None:
-    """Return values as numbers; None if one of them is a word."""
-    try:
-        return torch.tensor([float(value) for value in values])
-    except ValueError:
-        return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -36,8 +38,14 @@ class TensorData(Dataset[Batch]):
         positions = self.indices[torch.as_tensor(indices)]
         return self.inputs[positions], self.targets[positions]
 
-    def select(self, chosen: Tensor) -> TensorData:
-        return type(self)(self.inputs, self.targets, self.indices[chosen])
+    def select(self, chosen: Tensor) -> Self:
+        return self.replaced(indices=self.indices[chosen])
+
+    def replaced(self, **tensors: Tensor) -> Self:
+        """Return the same data with other inputs, targets or indices."""
+        copied = copy.copy(self)
+        vars(copied).update(tensors)
+        return copied
 
 
 class SequenceData(TensorData):
@@ -47,6 +55,18 @@ class SequenceData(TensorData):
         """Return a whole batch at once."""
         inputs, targets = super().__getitems__(indices)
         return inputs.permute(2, 0, 1).contiguous(), targets
+
+
+class TextData(TensorData):
+    """Texts in memory: the ids of their tokens, (N, length), and the texts themselves, as they were written."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, *, texts: Sequence[str]) -> None:
+        super().__init__(inputs, targets)
+        self.texts = texts
+
+    def first_texts(self, number: int) -> list[str]:
+        """Return the texts of the first samples."""
+        return [self.texts[index] for index in self.indices[:number].tolist()]
 
 
 class RepeatedChannels(Dataset[Batch]):
@@ -66,5 +86,5 @@ class RepeatedChannels(Dataset[Batch]):
 def three_channels(data: Dataset[Any]) -> Dataset[Any]:
     """Repeat the channel of grey images, (1, H, W) each, three times; those in memory stay as large as they were."""
     if isinstance(data, TensorData):
-        return type(data)(data.inputs.expand(-1, 3, -1, -1), data.targets, data.indices)
+        return data.replaced(inputs=data.inputs.expand(-1, 3, -1, -1))
     return RepeatedChannels(data)

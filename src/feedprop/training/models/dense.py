@@ -34,7 +34,9 @@ class MLP(nn.Sequential):
         activation: str = "ReLU",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(nn.Flatten(), *_dense([math.prod(inputs), *hidden], classes, _maker(activation), dropout))
+        super().__init__(
+            nn.Flatten(), *dense_layers([math.prod(inputs), *hidden], classes, activation_maker(activation), dropout)
+        )
 
 
 class LeNet(nn.Sequential):
@@ -49,13 +51,13 @@ class LeNet(nn.Sequential):
 
     def __init__(self, inputs: Sequence[int], classes: int, *, activation: str = "ReLU", dropout: float = 0.5) -> None:
         channels, height, width = image_shape("lenet", inputs, smallest=16)
-        act = _maker(activation)
+        act = activation_maker(activation)
         rows, columns = (height - 12) // 4, (width - 12) // 4
         super().__init__(
             *(nn.Conv2d(channels, 16, 5), act(), nn.MaxPool2d(2)),
             *(nn.Conv2d(16, 16, 5), act(), nn.MaxPool2d(2)),
             nn.Flatten(),
-            *_dense([16 * rows * columns, 120, 84], classes, act, dropout),
+            *dense_layers([16 * rows * columns, 120, 84], classes, act, dropout),
         )
 
 
@@ -80,7 +82,7 @@ class VGG(nn.Sequential):
         batch_norm: bool = False,
     ) -> None:
         channels, height, width = image_shape("vgg", inputs, smallest=8)
-        act = _maker(activation)
+        act = activation_maker(activation)
         layers: list[nn.Module] = []
         for stage in ((32, 64), (128, 128), (256, 256)):
             for filters in stage:
@@ -90,10 +92,12 @@ class VGG(nn.Sequential):
                 channels = filters
             layers += [nn.MaxPool2d(2)]
         flat = channels * (height // 8) * (width // 8)
-        super().__init__(*layers, nn.Flatten(), *_dense([flat, 1024, 512], classes, act, dropout))
+        super().__init__(*layers, nn.Flatten(), *dense_layers([flat, 1024, 512], classes, act, dropout))
 
 
-def _dense(widths: Sequence[int], classes: int, activation: Callable[[], nn.Module], dropout: float) -> list[nn.Module]:
+def dense_layers(
+    widths: Sequence[int], classes: int, activation: Callable[[], nn.Module], dropout: float
+) -> list[nn.Module]:
     """Return linear layers of these widths, each followed by its activation, and the output layer."""
     check_widths(*widths, classes)
     if not 0 <= dropout < 1:
@@ -105,7 +109,7 @@ def _dense(widths: Sequence[int], classes: int, activation: Callable[[], nn.Modu
     return [*layers, nn.Linear(widths[-1], classes)]
 
 
-def _maker(activation: str) -> Callable[[], nn.Module]:
+def activation_maker(activation: str) -> Callable[[], nn.Module]:
     """Return the function that makes the activation of this name."""
     dotted = "." in activation
     make: Any = import_path(activation, option="--model.activation") if dotted else getattr(nn, activation, None)

@@ -10,8 +10,9 @@ from markupsafe import Markup
 from torch import Tensor
 
 from feedprop.inspection.heatmaps import heatmap
-from feedprop.training.explanation import IMAGES, TABLE, Explained, Fired
+from feedprop.training.explanation import IMAGES, TABLE, TEXT, Explained, Fired
 from feedprop.training.report import charts, png
+from feedprop.training.report.marked_text import marked_text
 from feedprop.training.report.page import render
 
 SIDE = 140  # of a picture on the page, in pixels
@@ -27,6 +28,7 @@ def write_explanation(
     facts: Mapping[str, Any],
     pushed: tuple[Tensor, Tensor] | None = None,
     inputs: Sequence[str] = (),
+    texts: Sequence[str] = (),
 ) -> str:
     """Return the page.
 
@@ -37,12 +39,13 @@ def write_explanation(
         facts: shown in a table.
         pushed: what `Explained.pushed` returns before and after training, drawn on one scale for each sample.
         inputs: names of the inputs of a table.
+        texts: as they were written.
     """
     told = [found.task.told(*pair) for pair in zip(found.outputs.cpu(), targets.cpu(), strict=True)]
-    draw = _bars if found.kind == TABLE else _heatmaps
+    draw = {TABLE: _bars, TEXT: _texts}.get(found.kind, _heatmaps)
     rows = [
         {"pictures": pictures, "answer": answer.words, "target": answer.target, "right": answer.right, "raster": ""}
-        for pictures, answer in zip(draw(found, pushed, inputs), told, strict=True)
+        for pictures, answer in zip(draw(found, pushed, texts or inputs), told, strict=True)
     ]
     rasters = _rasters(found.fired(RASTERS))
     for row, raster in zip(rows, rasters, strict=False):
@@ -89,6 +92,23 @@ def _bars(found: Explained, pushed: tuple[Tensor, Tensor] | None, names: Sequenc
                 charts.bars([names[place] for place in order], part.tolist(), title=title, largest=largest)
                 for title, part in zip(("reward before training", "after"), parts, strict=True)
             ]
+        drawn.append(pictures)
+    return drawn
+
+
+def _texts(found: Explained, pushed: tuple[Tensor, Tensor] | None, texts: Sequence[str]) -> list[list[Markup]]:
+    """Return each text in the colours of its relevance, and to be opened, in those of its rewards."""
+    assert found.tokens is not None
+    drawn = []
+    for sample, text in enumerate(texts):
+        pictures = [marked_text(text, found.inputs[sample], found.relevance[sample], found.tokens)]
+        if pushed is not None:
+            parts = [part[sample] for part in pushed]
+            largest = max(float(part.abs().max()) for part in parts)
+            rewards = [marked_text(text, found.inputs[sample], part, found.tokens, largest=largest) for part in parts]
+            pictures.append(
+                Markup("<details><summary>reward before training, and after</summary>{}{}</details>").format(*rewards)
+            )
         drawn.append(pictures)
     return drawn
 

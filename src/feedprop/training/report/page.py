@@ -91,7 +91,7 @@ def render_run(run: StoredRun, other: StoredRun | None = None) -> str:
         beside=None if other is None else curves_section.beside(run, other),
         pictures=_shown(_pictures(run, other)),
         only_epoch=curves_section.only_epoch(run) if other is None else [],
-        images=samples_section.images(run.samples, run.classes),
+        answered=samples_section.answered(run.samples, run.classes),
         layers=_shown(
             layers_section.pictures(
                 run.layers, results.get("weights"), signal="feedback" if run.method == "lfp" else "gradient"

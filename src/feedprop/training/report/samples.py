@@ -1,11 +1,13 @@
 """What the report shows of single test samples, measured after training and kept in samples.json.
 
-The report is drawn from files alone, so whatever needs the model is measured here: images with their predictions, the
-predictions of a model of two inputs over the plane, and what the neurons of a spiking network did on one sample.
+The report is drawn from files alone, so whatever needs the model is measured here: images and texts with their
+predictions, the predictions of a model of two inputs over the plane, and what the neurons of a spiking network did on
+one sample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,13 +15,14 @@ from torch import Tensor, nn
 
 from feedprop.spiking.activity import traces
 from feedprop.training.data.splits import Splits, loader
-from feedprop.training.data.tensors import SequenceData, TensorData
+from feedprop.training.data.tensors import SequenceData, TensorData, TextData
 from feedprop.training.evaluation import scores
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.report import png
 
 SEARCHED = 512  # of the first test samples, for those that are answered wrongly
 SHOWN = 12  # first samples, and first mistakes
+BEGINNING = 200  # characters of a text
 SIDE = 64  # pixels along the longer side of an image, at most
 RESOLUTION = 100  # points along each side of the plane
 POINTS = 500  # samples in the plane
@@ -30,7 +33,7 @@ PANELS, NEURONS, MEMBRANES = 4, 400, 8  # layers and neurons of each in the rast
 def collect(model: nn.Module, data: Splits, device: torch.device) -> dict[str, Any]:
     """Return what JSON holds of some test samples; the model is left in evaluation mode.
 
-    The keys are those of the kinds that there is something for: images, plane, spikes.
+    The keys are those of the kinds that there is something for: images, texts, plane, spikes.
     """
     model.eval()
     found: dict[str, Any] = {}
@@ -38,31 +41,48 @@ def collect(model: nn.Module, data: Splits, device: torch.device) -> dict[str, A
     inputs, targets = next(iter(loader(data.test, batch_size=1)))
     if targets.ndim == 1 and not targets.is_floating_point():
         if not timed and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
-            found["images"] = _images(model, data, device)
-        if isinstance(data.test, TensorData) and not timed and tuple(inputs.shape[1:]) == (2,):
+            found["images"] = _answered(model, data, device, lambda _, image: {"png": _png(image)})
+        if isinstance(data.test, TextData):
+            texts = data.test.first_texts(SEARCHED)
+            found["texts"] = _answered(model, data, device, lambda place, _: {"text": _beginning(texts[place])})
+        elif isinstance(data.test, TensorData) and not timed and tuple(inputs.shape[1:]) == (2,):
             found["plane"] = _plane(model, data.test, device)
     if firing_neurons(model):
         found["spikes"] = _spikes(model, inputs.to(device), targets)
     return found
 
 
-def _images(model: nn.Module, data: Splits, device: torch.device) -> dict[str, Any]:
-    """Return the first test images with their labels and answers, and the first that were answered wrongly."""
+def _answered(
+    model: nn.Module, data: Splits, device: torch.device, shown: Callable[[int, Tensor], dict[str, str]]
+) -> dict[str, Any]:
+    """Return the first test samples with their labels and answers, and the first that were answered wrongly.
+
+    Args:
+        model: in evaluation mode.
+        data: with the samples.
+        device: of the model.
+        shown: returns what is shown of a sample, given its place in the data and its inputs.
+    """
     first: list[dict[str, Any]] = []
     mistakes: list[dict[str, Any]] = []
     seen = 0
     for inputs, targets in loader(data.test, batch_size=128):
         answers = scores(model(inputs.to(device))).argmax(1).cpu()
-        for image, target, answer in zip(inputs, targets.tolist(), answers.tolist(), strict=True):
+        for place, (sample, target, answer) in enumerate(zip(inputs, targets.tolist(), answers.tolist(), strict=True)):
             rooms = [room for room, fits in ((first, True), (mistakes, answer != target)) if fits and len(room) < SHOWN]
             if rooms:
-                row = {"png": _png(image), "label": target, "answer": answer}
+                row = {**shown(seen + place, sample), "label": target, "answer": answer}
                 for room in rooms:
                     room.append(row)
         seen += len(targets)
         if seen >= SEARCHED:
             break
     return {"first": first, "mistakes": mistakes, "searched": seen}
+
+
+def _beginning(text: str) -> str:
+    words = " ".join(text[: 4 * BEGINNING].split())
+    return words if len(words) <= BEGINNING else f"{words[:BEGINNING].rstrip()} …"
 
 
 def _png(image: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""The report on single test samples: images with their predictions, and the decision boundaries in the plane."""
+"""The report on single test samples: images and texts with their predictions, and decision boundaries in the plane."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def pictures(samples: Mapping[str, Any], classes: Sequence[object]) -> list[tupl
     return found
 
 
-def images(samples: Mapping[str, Any], classes: Sequence[object]) -> list[dict[str, Any]]:
-    """Return the rows of images, each with a heading, for the page."""
-    found = samples.get("images")
+def answered(samples: Mapping[str, Any], classes: Sequence[object]) -> list[dict[str, Any]]:
+    """Return the rows of images or texts with their answers, each with a heading, for the page."""
+    found = samples.get("images", samples.get("texts"))
     if not found:
         return []
     mistakes = f"The first mistakes among {found['searched']:,} test samples" if found["mistakes"] else ""
@@ -31,4 +31,5 @@ def images(samples: Mapping[str, Any], classes: Sequence[object]) -> list[dict[s
 
 def _named(row: Mapping[str, Any], classes: Sequence[object]) -> dict[str, Any]:
     label, answer = (str(classes[int(row[key])]) for key in ("label", "answer"))
-    return {"png": str(row["png"]), "label": label, "answer": answer, "right": row["label"] == row["answer"]}
+    shown = {key: str(row[key]) for key in ("png", "text") if key in row}
+    return {**shown, "label": label, "answer": answer, "right": row["label"] == row["answer"]}
