@@ -45,7 +45,9 @@ def main() -> None:
         ours = [row for row in tested if row["network"] == network and row["method"] == "feedback"]
         theirs = [row for row in tested if row["network"] == network and row["method"] != "feedback"]
         cells = (mean_of(ours), setting(ours, network), mean_of(theirs), setting(theirs, network))
-        print(f"| {network} | {' | '.join(cells)} | {difference(ours, theirs)} | {goal} | {PUBLISHED.get(network, '')} |")
+        print(
+            f"| {network} | {' | '.join(cells)} | {difference(ours, theirs)} | {goal} | {PUBLISHED.get(network, '')} |"
+        )
     tuned = [row for row in rows if row["phase"] == "tuning"]
     print("\n| network | method | validation accuracy by learning rate |\n|---|---|---|")
     for network, method in dict.fromkeys((row["network"], row["method"]) for row in tuned):
