@@ -8,7 +8,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from feedprop import FeedpropError, attach
-from feedprop.distributed import TopKState
+from feedprop.distributed import TopKState, _largest
 from support import compressed
 
 Found = list[dict[str, dict[str, Tensor]]]  # of process 0 and process 1
@@ -134,3 +134,19 @@ def test_misuse_is_refused_on_processes(found: Found, misuse: str, sentence: str
 def test_arguments_out_of_range_are_refused(settings: dict[str, float], sentence: str) -> None:
     with pytest.raises(FeedpropError, match=re.escape(sentence)):
         TopKState(nn.Linear(2, 2), **settings)
+
+
+@pytest.mark.parametrize("case", ["spread", "mostly 0", "NaN", "all in the sample", "none in the sample"])
+def test_the_largest_are_found_by_a_sample(case: str) -> None:
+    magnitudes, count = torch.rand(200_003), 2000
+    if case == "mostly 0":
+        magnitudes *= torch.rand(200_003) < 0.002
+    elif case == "NaN":
+        magnitudes[torch.randperm(200_003)[:10]] = float("nan")
+    elif case.endswith("in the sample"):
+        magnitudes[::61] += -1 if case.startswith("none") else 1
+    found = _largest(magnitudes, count)
+    assert len(found.unique()) == count
+    torch.testing.assert_close(
+        magnitudes[found].sort().values, magnitudes.sort().values[-count:], rtol=0, atol=0, equal_nan=True
+    )

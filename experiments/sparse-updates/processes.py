@@ -6,7 +6,8 @@
   between the processes; on 5,000 validation images.
 - time: seconds and bytes of a step, over loopback as it is, and slowed down so that each process sends at most so many
   bits per second. Each rate has a network namespace of its own (Linux, `unshare` and `tc`), whose counter of bytes sees
-  no other program. The four ways take turns, one step each; the time is the median of the slower process.
+  no other program. The four ways take turns, one step each; the time is the median of the slower process, on the clock
+  and of its processor, which on a busy machine is the one to trust.
 """
 
 import itertools
@@ -38,12 +39,12 @@ from run import METHODS, NETWORKS, accuracy
 TRAINING, EPOCHS, WARM_UP = 10_000, 2, 16  # images; the last, in steps, is a tenth of all
 SENT: dict[str, dict[str, int] | None] = {  # settings of TopKState; None for DDP's own all-reduce
     "everything": None,
-    "1 %": {},
+    "1 %": {"whole_below": 0},
     "1 %, small ones whole": {"whole_below": 1000},
-    "1 %, warm-up": {"warm_up": WARM_UP},
+    "1 %, warm-up": {"whole_below": 0, "warm_up": WARM_UP},
 }
 RATES = {"loopback": None, "1 Gbit/s": 1000, "100 Mbit/s": 100}  # Mbit/s that each process sends
-ROUNDS, FIRST = 8, 2  # of which the first are not counted
+ROUNDS, FIRST = 6, 2  # of which the first are not counted
 SLOW = "tc qdisc add dev lo root tbf rate {}mbit burst 256kb latency 1s"
 
 
@@ -97,26 +98,29 @@ def write_accuracies(options) -> None:
 
 def write_times(options) -> None:
     for network, make in {"lenet": NETWORKS["lenet"], "wide mlp": wide}.items():
-        ways = {(m, s): spread(make, m, s) for m in ("backprop", "default") for s in ("everything", "1 %")}
+        ways = {
+            (m, s): spread(make, m, s) for m in ("backprop", "default") for s in ("everything", "1 %, small ones whole")
+        }
         inputs, targets = torch.randn(BATCH // 2, 1, 28, 28), torch.randint(10, (BATCH // 2,))
-        seconds, sent_bytes = ({way: [] for way in ways} for _ in range(2))
+        measured = {way: [] for way in ways}
         for _ in range(ROUNDS):
             for way, (model, objective) in ways.items():
                 model.zero_grad()
                 dist.barrier()
-                before, start = bytes_sent(), time.perf_counter()
+                before, start, cpu = bytes_sent(), time.perf_counter(), time.process_time()
                 objective(model(inputs), targets).backward()
-                mine = torch.tensor(time.perf_counter() - start)
+                mine = torch.tensor([time.perf_counter() - start, time.process_time() - cpu], dtype=torch.float64)
                 dist.barrier()
-                sent_bytes[way].append((bytes_sent() - before) / dist.get_world_size())
+                sent_bytes = (bytes_sent() - before) / dist.get_world_size()
                 dist.all_reduce(mine, dist.ReduceOp.MAX)
-                seconds[way].append(mine.item())
-        for (method, sent), times in seconds.items():
-            if dist.get_rank() == 0:
+                measured[way].append((*mine.tolist(), sent_bytes))
+        if dist.get_rank() == 0:
+            for (method, sent), found in measured.items():
+                seconds, cpu_seconds, sent_bytes = zip(*found[FIRST:], strict=True)
                 settings = {"part": "time", "network": network, "method": method, "sent": sent, "rate": options.rate}
-                counted = times[FIRST:]
-                figures = {"seconds": statistics.median(counted), "fastest": min(counted), "slowest": max(counted)}
-                figures["bytes"] = statistics.median(sent_bytes[method, sent][FIRST:])
+                settings["steps"] = ROUNDS - FIRST
+                figures = {"seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
+                figures |= {"cpu_seconds": statistics.median(cpu_seconds), "bytes": statistics.median(sent_bytes)}
                 write(options, None, settings, figures)
 
 
@@ -127,7 +131,7 @@ def bytes_sent() -> int:
 
 
 def write(options, seed: int | None, settings: dict, figures: dict) -> None:
-    command = "python experiments/sparse-updates/processes.py"
+    command = "python experiments/sparse-updates/processes.py"  # sys.argv of a process that it started is another
     write_row(
         options.results, experiment="sparse-updates", seed=seed, settings=settings, figures=figures, command=command
     )

@@ -32,7 +32,6 @@ def main() -> None:
         cells = ["" if value is None else f"{value:.3f}" for value in found]
         print(f"| {', '.join(case)} | {' | '.join(cells)} |".replace(" 0.", " ."))
 
-
     print_processes(flat(read_rows(Path(__file__).with_name("processes.jsonl"))))
 
 
@@ -48,11 +47,12 @@ def print_processes(rows: list[dict]) -> None:
         means = [statistics.mean(row["accuracy"] for row in found if row["sent"] == way) for way in sent]
         print(f"| {', '.join(case)} | {' | '.join(f'{value:.3f}' for value in means)} |".replace(" 0.", " ."))
     rates = list(dict.fromkeys(row["rate"] for found in cases["time"].values() for row in found))
-    print(f"\n| network, method, sent | bytes | {' | '.join(f'ms, {rate}' for rate in rates)} |")
-    print(f"|---|---{'|---' * len(rates)}|")
+    print(f"\n| network, method, sent | bytes | ms of the processor | {' | '.join(f'ms, {rate}' for rate in rates)} |")
+    print(f"|---|---|---{'|---' * len(rates)}|")
     for case, found in cases["time"].items():
         cells = [f"{1000 * row['seconds']:,.0f}" for rate in rates for row in found if row["rate"] == rate]
-        print(f"| {', '.join(case)} | {found[0]['bytes']:,.0f} | {' | '.join(cells)} |")
+        cpu = 1000 * min(row["cpu_seconds"] for row in found)
+        print(f"| {', '.join(case)} | {found[0]['bytes']:,.0f} | {cpu:,.0f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

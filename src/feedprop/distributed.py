@@ -35,7 +35,7 @@ class TopKState:
         model: the wrapped model, or the one inside, whose parameters get names here.
         share: of each parameter's entries, the share that is sent, 0 < share <= 1; at least one entry.
         warm_up: the first steps, in which everything is sent by torch's own all-reduce.
-        whole_below: parameters with fewer entries than this are sent whole.
+        whole_below: parameters with fewer entries than this are sent whole, such as biases and normalisations.
         process_group: the processes that average; those of the wrapped model, or else all, if not given.
 
     Raises:
@@ -53,7 +53,7 @@ class TopKState:
         share: float = 0.01,
         *,
         warm_up: int = 0,
-        whole_below: int = 0,
+        whole_below: int = 1000,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         if not 0 < share <= 1:
@@ -126,7 +126,7 @@ class TopKState:
         if count < self.whole_below or self.share == 1:
             positions = torch.arange(count, device=feedback.device)
         else:
-            positions = whole.abs().topk(max(1, round(self.share * count)), sorted=False).indices
+            positions = _largest(whole.abs(), max(1, round(self.share * count)))
         values = torch.where(feedback.any(), whole[positions], 0)
         whole[positions] -= values
         torch.where(values.isfinite().all(), whole, old, out=new)  # NaN and infinity are among the largest
@@ -167,6 +167,20 @@ def topk_hook(state: TopKState, bucket: Bucket) -> torch.futures.Future[Tensor]:
 
     averaged: torch.futures.Future[Tensor] = work.get_future().then(average)
     return averaged
+
+
+def _largest(magnitudes: Tensor, count: int) -> Tensor:
+    """Return the positions of the `count` largest; NaN is larger than any number.
+
+    On a CPU, topk takes a quarter of the time if a sample first tells which entries cannot be among them.
+    """
+    if magnitudes.is_cpu and 8 * count < len(magnitudes) > 100_000:
+        sample = magnitudes[::61]  # prime, or else it might be a few columns of the weight
+        threshold = sample.topk(2 * count // 61 + 1).values[-1]
+        candidates = (magnitudes < threshold).logical_not_().nonzero().flatten()
+        if len(candidates) >= count:
+            return candidates[magnitudes[candidates].topk(count, sorted=False).indices]
+    return magnitudes.topk(count, sorted=False).indices
 
 
 def _packed(state: TopKState, bucket: Bucket) -> tuple[Tensor, list[torch.dtype], list[int]]:

@@ -63,7 +63,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 def wrapped(model: nn.Module, share: float = SHARE, **settings: Any) -> tuple[DistributedDataParallel, TopKState]:
     """Return the model with a hook, in buckets of a few parameters, and the state of the hook."""
     spread = DistributedDataParallel(model, bucket_cap_mb=0.001, **settings)
-    state = TopKState(spread, share)
+    state = TopKState(spread, share, whole_below=0)
     spread.register_comm_hook(state, topk_hook)
     return spread, state
 
