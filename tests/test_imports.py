@@ -31,6 +31,7 @@ ORDER: dict[str, set[str]] = {
     "diagnosis": {"errors", "credit", "operations", "rules", "rewards", "interception", "attach"},
     "inspection": {"errors", "credit", "operations", "rules", "interception", "attach", "diagnosis"},
     "discrete": {"errors", "credit", "operations"},
+    "distributed": {"errors"},
     "spiking": {"errors", "credit", "operations"},
     "pruning": {"errors", "rules", "interception", "attach", "diagnosis"},
     "__init__": {
@@ -166,7 +167,7 @@ def _dependencies(package: str) -> set[str]:
 def test_import_feedprop_loads_torch_alone() -> None:
     _, modules = _measured()
     rooms = {module.split(".")[1] for module in modules if module.startswith("feedprop.")}
-    assert rooms == ORDER.keys() - {"__init__", "spiking", "pruning"}
+    assert rooms == ORDER.keys() - {"__init__", "distributed", "spiking", "pruning"}
     others = {module.split(".")[0] for module in modules} - {"feedprop"} - sys.stdlib_module_names
     assert others <= _dependencies("torch")
 

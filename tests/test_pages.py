@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import feedprop
-from feedprop import credit, discrete, pruning, rewards, rules, spiking
+from feedprop import credit, discrete, distributed, pruning, rewards, rules, spiking
 from support.pages import PAGES, ROOT, blocks, differences, inline_code, prose
 
 OTHERS = "ignore:.isinstance.treespec, LeafSpec:"  # lightning about itself
@@ -84,12 +84,12 @@ def test_an_output_that_differs_is_found(printed: str, remark: str, number: int)
     assert len(differences(SHOWN, printed, remark)) == number
 
 
-MODULES = (rules, rewards, discrete, spiking, pruning)
+MODULES = (rules, rewards, discrete, distributed, spiking, pruning)
 NAMESPACE = {
     **{name: getattr(feedprop, name) for name in feedprop.__all__},
     **{name: getattr(module, name) for module in MODULES for name in module.__all__},
     "feedprop": feedprop, "rules": rules, "rewards": rewards, "discrete": discrete, "spiking": spiking,
-    "pruning": pruning,
+    "distributed": distributed, "pruning": pruning,
     "credit": credit, "presets": rules.presets,
 }  # fmt: skip
 

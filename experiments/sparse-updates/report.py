@@ -1,4 +1,4 @@
-"""Print the tables of the README from results.jsonl."""
+"""Print the tables of the README from results.jsonl and processes.jsonl."""
 
 import statistics
 import sys
@@ -31,6 +31,28 @@ def main() -> None:
         found = [mean(*case, share, "accuracy") for share in shares]
         cells = ["" if value is None else f"{value:.3f}" for value in found]
         print(f"| {', '.join(case)} | {' | '.join(cells)} |".replace(" 0.", " ."))
+
+    print_processes(flat(read_rows(Path(__file__).with_name("processes.jsonl"))))
+
+
+def print_processes(rows: list[dict]) -> None:
+    """Print what two processes reach, send and wait for."""
+    cases: dict[str, dict[tuple[str, ...], list[dict]]] = {"accuracy": {}, "time": {}}
+    for row in rows:
+        keys = ("network", "method") if row["part"] == "accuracy" else ("network", "method", "sent")
+        cases[row["part"]].setdefault(tuple(row[key] for key in keys), []).append(row)
+    sent = list(dict.fromkeys(row["sent"] for found in cases["accuracy"].values() for row in found))
+    print(f"\n| network, method | {' | '.join(sent)} |\n|---{'|---' * len(sent)}|")
+    for case, found in cases["accuracy"].items():
+        means = [statistics.mean(row["accuracy"] for row in found if row["sent"] == way) for way in sent]
+        print(f"| {', '.join(case)} | {' | '.join(f'{value:.3f}' for value in means)} |".replace(" 0.", " ."))
+    rates = list(dict.fromkeys(row["rate"] for found in cases["time"].values() for row in found))
+    print(f"\n| network, method, sent | bytes | ms of the processor | {' | '.join(f'ms, {rate}' for rate in rates)} |")
+    print(f"|---|---|---{'|---' * len(rates)}|")
+    for case, found in cases["time"].items():
+        cells = [f"{1000 * row['seconds']:,.0f}" for rate in rates for row in found if row["rate"] == rate]
+        cpu = 1000 * min(row["cpu_seconds"] for row in found)
+        print(f"| {', '.join(case)} | {found[0]['bytes']:,.0f} | {cpu:,.0f} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ MODULES: dict[str, tuple[str, ...] | None] = {
     "feedprop.rewards": None,
     "feedprop.discrete": None,
     "feedprop.diagnosis": ("Check", "ParameterCheck", "LayerCheck"),
+    "feedprop.distributed": None,
     "feedprop.pruning": None,
     "feedprop.inspection.relevance": ("Relevance",),
     "feedprop.inspection.flows": ("Conservation", "LayerFlow"),
