@@ -32,7 +32,8 @@ def main() -> None:
         cells = ["" if value is None else f"{value:.3f}" for value in found]
         print(f"| {', '.join(case)} | {' | '.join(cells)} |".replace(" 0.", " ."))
 
-    print_processes(flat(read_rows(Path(__file__).with_name("processes.jsonl"))))
+    if rows := flat(read_rows(Path(__file__).with_name("processes.jsonl"))):
+        print_processes(rows)
 
 
 def print_processes(rows: list[dict]) -> None:
