@@ -42,8 +42,9 @@ def run(task: str, method: str, setting: tuple, seed: int, *, test: bool, data: 
             return row["accuracy"]
     images, epochs = (0, EPOCHS[task]) if test else TUNING[task]
     settings = argparse.Namespace(
-        **key, reward=setting[0], loss=setting[0], share=0.5, beta=0.9, epochs=epochs, train_on=images, data=data
-    )
+        **key, reward=setting[0], loss=setting[0], share=0.5, beta=0.9, epochs=epochs, train_on=images, data=data,
+        gradual=0.0, one_shot=0.0,
+    )  # fmt: skip
     figures = train(settings)
     del key["seed"]
     write_row(results, experiment="spiking", seed=seed, settings=key | {"epochs": epochs}, figures=figures)

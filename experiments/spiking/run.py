@@ -19,6 +19,7 @@ from surrogate import checked
 from torch import Tensor, nn
 
 import feedprop
+from feedprop import pruning
 from feedprop.rewards import SpikeRateReward, SpikeTargetReward
 from feedprop.spiking import LIF, SpikingSequential, models
 from feedprop.training.data.time_series import japanese_vowels
@@ -99,9 +100,12 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
     signal = criterion(settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     size, epochs = BATCH[task], settings.epochs or EPOCHS[task]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.lr, total_steps=epochs * (len(inputs) // size), pct_start=0.2
-    )
+    total = epochs * (len(inputs) // size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=settings.lr, total_steps=total, pct_start=0.2)
+    gradual = None
+    if settings.gradual:
+        span = {"begin": total // 5, "end": 4 * total // 5, "every": 20}
+        gradual = pruning.GradualPruning(model, settings.gradual, **span, optimizer=optimizer)
     begin, history = time.time(), []
     for _ in range(epochs):
         for batch in torch.randperm(len(inputs))[: len(inputs) // size * size].view(-1, size):
@@ -109,10 +113,16 @@ def train(settings: argparse.Namespace) -> dict[str, object]:
             signal(model(shown(task, inputs[batch])), labels[batch]).backward()
             optimizer.step()
             schedule.step()
+            if gradual is not None:
+                gradual.step()
         if not settings.test:
             history.append(score(model, task, scored, scored_labels))
     accuracy = score(model, task, scored, scored_labels)
-    return {"accuracy": accuracy, "history": history, "seconds": round(time.time() - begin, 1)}
+    figures = {"accuracy": accuracy, "history": history, "seconds": round(time.time() - begin, 1)}
+    if settings.one_shot:
+        pruning.prune(model, pruning.magnitude(model), settings.one_shot)
+        figures["pruned"] = score(model, task, scored, scored_labels)
+    return figures
 
 
 def main() -> None:
@@ -128,6 +138,8 @@ def main() -> None:
     arguments.add_argument("--lr", type=float, default=1e-3)
     arguments.add_argument("--epochs", type=int, default=0, help="0: as in the table of this file")
     arguments.add_argument("--train-on", type=int, default=0, help="only this many samples, for a first look")
+    arguments.add_argument("--gradual", type=float, default=0.0, help="share of the weights to prune while training")
+    arguments.add_argument("--one-shot", type=float, default=0.0, help="share of the weights to prune afterwards")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--test", action="store_true")
     settings = arguments.parse_args()
