@@ -13,48 +13,47 @@ PUBLISHED = {"step-mlp": ".70", "step-lenet": ".755"}
 GRADIENT = "gradient"  # what every estimator is of a function that has a derivative
 
 
-def mean_of(rows: list[dict]) -> str:
-    if not rows:
+def mean_of(values: list[float], sign: str = "") -> str:
+    if len(values) < 2:
         return "not run"
-    accuracies = [row["test"] for row in rows]
-    half = f"{half_width(accuracies):.4f}".removeprefix("0")
-    return f"{shown(statistics.mean(accuracies))} ± {half} ({', '.join(map(shown, accuracies))})"
+    return f"{statistics.mean(values):{sign}.4f} ± {half_width(values):.4f}".replace("0.", ".")
 
 
-def setting(rows: list[dict], network: str) -> str:
+def known_as(row: dict) -> str:
+    return GRADIENT if row["network"].startswith("sigmoid") and row["method"] != "feedback" else row["method"]
+
+
+def seeds_of(rows: list[dict]) -> str:
     if not rows:
         return ""
-    row = rows[0]
-    name = GRADIENT if network.startswith("sigmoid") else row["method"]
-    return f"{name}, " * (row["method"] != "feedback") + f"{row['optimizer']} {row['lr']:g}"
-
-
-def difference(ours: list[dict], theirs: list[dict]) -> str:
-    """Return the mean difference of seeds, which are the same for both, with its 95 % interval."""
-    others = {row["seed"]: row["test"] for row in theirs}
-    found = [row["test"] - others[row["seed"]] for row in ours if row["seed"] in others]
-    return f"{statistics.mean(found):+.4f} ± {half_width(found):.4f}".replace("0.", ".") if len(found) > 1 else ""
+    chosen = f"{rows[0]['optimizer']} {rows[0]['lr']:g}"
+    estimator = "" if rows[0]["method"] == "feedback" else f"{known_as(rows[0])}, "
+    return f"{', '.join(shown(row['test']) for row in rows)} ({estimator}{chosen})"
 
 
 def main() -> None:
     rows = flat(read_rows(parser(__doc__, __file__, results="results.jsonl").parse_args().results))
     tested = [row for row in rows if row["phase"] == "test"]
-    print("| network | LFP | setting | estimator | setting | LFP - estimator | goal | published LFP |")
-    print("|---|---|---|---|---|---|---|---|")
+    compared, seeds = [], []
     for network, goal in GOALS.items():
         ours = [row for row in tested if row["network"] == network and row["method"] == "feedback"]
         theirs = [row for row in tested if row["network"] == network and row["method"] != "feedback"]
-        cells = (mean_of(ours), setting(ours, network), mean_of(theirs), setting(theirs, network))
-        print(
-            f"| {network} | {' | '.join(cells)} | {difference(ours, theirs)} | {goal} | {PUBLISHED.get(network, '')} |"
-        )
-    tuned = [row for row in rows if row["phase"] == "tuning"]
-    print("\n| network | method | validation accuracy by learning rate |\n|---|---|---|")
-    for network, method in dict.fromkeys((row["network"], row["method"]) for row in tuned):
-        found = [row for row in tuned if (row["network"], row["method"]) == (network, method)]
-        cells = [f"{shown(row['validation'])} ({row['optimizer']} {row['lr']:g})" for row in found]
-        print(f"| {network} | {GRADIENT if network.startswith('sigmoid') and method != 'feedback' else method} | "
-              f"{', '.join(cells)} |")  # fmt: skip
+        others = {row["seed"]: row["test"] for row in theirs}
+        ahead = [row["test"] - others[row["seed"]] for row in ours if row["seed"] in others]
+        means = (mean_of([row["test"] for row in ours]), mean_of([*others.values()]), mean_of(ahead, "+"))
+        compared.append(f"| {network} | {' | '.join(means)} | {goal} | {PUBLISHED.get(network, '')} |")
+        seeds.append(f"| {network} | {seeds_of(ours)} | {seeds_of(theirs)} |")
+    print("| network | LFP | estimator | LFP - estimator | goal | published LFP (noise, 300 epochs) |")
+    print("|---|---|---|---|---|---|", *compared, sep="\n")
+    print("\n| network | LFP: seeds (setting) | estimator: seeds (setting) |\n|---|---|---|", *seeds, sep="\n")
+    tuned: dict[tuple[str, str], dict[str, list[dict]]] = {}
+    for row in rows:
+        if row["phase"] == "tuning":
+            tuned.setdefault((row["network"], known_as(row)), {}).setdefault(row["optimizer"], []).append(row)
+    print("\n| network | method | SGD .01, .03, .1 | Adam .0003, .001, .003 |\n|---|---|---|---|")
+    for case, found in tuned.items():
+        cells = [", ".join(shown(row["validation"]) for row in found[name]) for name in ("sgd", "adam")]
+        print(f"| {' | '.join(case)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

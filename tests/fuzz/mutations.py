@@ -112,7 +112,12 @@ MUTATIONS = [
         "for reader in marks.readers(base):",
         "for reader in ():",
     ),
-    Mutation("a written factor still gates itself", "operations/self_gated.py", " and tensor._version == version", ""),
+    Mutation(
+        "a written factor still gates itself",
+        "operations/self_gated.py",
+        "found = marks.get(x, marks.VALUES)",
+        "found = getattr(x, marks.VALUES, (None,))[0]",
+    ),
     Mutation(
         "in-place functions leave their target", "operations/in_place.py", "target.copy_(result)", "target = result"
     ),

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS = KINDS = (
+WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS, VALUES = KINDS = (
     "_feedprop_weight",
     "_feedprop_undamped",
     "_feedprop_comparison",
@@ -32,6 +32,7 @@ WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS =
     "_feedprop_non_negative",
     "_feedprop_start",
     "_feedprop_readers",
+    "_feedprop_values",
 )
 _ELEMENTWISE, _JUMPS = "_feedprop_elementwise", "_feedprop_jumps"  # on functions
 

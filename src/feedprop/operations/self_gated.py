@@ -15,12 +15,12 @@ sources has the largest.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from feedprop import credit
 from feedprop.credit import marks
@@ -29,7 +29,7 @@ from feedprop.operations.registry import Arguments, Context, Function, Handler, 
 
 FARTHEST = 6  # number of sources that a result remembers, the nearest first
 MULTIPLE, ARITHMETIC, SUM, GATE = range(4)
-Source = tuple[Tensor, int, int]  # a tensor, the version of its values, the kind of function
+Source = tuple[Any, int]  # what stands for the values of a tensor (`_values`), and the kind of function
 Call = tuple[Function, Arguments, Keywords]
 KindOf = Callable[..., int]  # takes the kinds of the arguments and the call
 
@@ -149,9 +149,9 @@ def _factors(args: Arguments, kwargs: Keywords) -> list[Tensor]:
 
 def _of_result(kind_of: KindOf, factors: list[Tensor], call: Call) -> list[Source]:
     if len(factors) == 1:
-        return [(x, version, kind_of(kind, call=call)) for x, version, kind in _sources(factors[0])]
+        return [(x, kind_of(kind, call=call)) for x, kind in _sources(factors[0])]
     if len(factors) == 2:
-        return [(x, version, kind_of(*kinds, call=call)) for x, version, *kinds in _common(*factors)]
+        return [(x, kind_of(*kinds, call=call)) for x, *kinds in _common(*factors)]
     return []
 
 
@@ -175,9 +175,9 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
                 if not x.requires_grad and credit.is_weight(args[0]):
                     marks.mark_weight(x)  # a mask of weights, made from weights
             output = plain(context, function, factors, kwargs)
-            _remember(output, [(x, version, GATE) for x, version, *_ in common])
+            _remember(output, [(x, GATE) for x, *_ in common])
             return output
-        x, _, *kinds = common[0]
+        x, *kinds = common[0]
         first = kinds[0] == MULTIPLE
         other = kinds[1 if first else 0]
         gates = other == GATE or (divides and other == SUM) or (context.conserving and other != MULTIPLE)
@@ -187,7 +187,7 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         # y = x g(x): c_x = c_y y / x = c_y g(x), as if g(x) were a constant
         output = handler(context, function, (args[0], args[1].detach()) if first else (args[0].detach(), args[1]), {})
         context.starts.remember(output, args[0] if first else args[1])
-        _remember(output, [(x, version, GATE) for x, version, *_ in common])
+        _remember(output, [(x, GATE) for x, *_ in common])
         if all(masks):
             marks.mark(output, marks.SELECTION, True)
         return output
@@ -198,7 +198,7 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
 def sources_of(*values: Any) -> list[Source]:
     """Return the tensors of which values are functions, for a result that is a gate."""
     found = [source for value in values if isinstance(value, Tensor) for source in _sources(value)]
-    return [(x, version, GATE) for x, version, _ in found]
+    return [(x, GATE) for x, _ in found]
 
 
 def selects(output: Tensor, sources: list[Source]) -> None:
@@ -216,13 +216,12 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
     if not is_activation(target):
         return copy
     hand_on(target, copy)
-    if not torch.compiler.is_compiling() and not credit.transformed():
+    if not torch.compiler.is_compiling():
         _remember(copy, list(_sources(target)))
         return copy
-    for other in others:  # traced, tensors have no versions: the copy replaces what will be overwritten
+    for other in others:  # traced, a tensor stands for its values: the copy replaces what will be overwritten
         if is_activation(other) and other is not target:
-            found = list(_sources(other))[1:]
-            _remember(other, [(copy, _version(copy), kind) if x is target else (x, v, kind) for x, v, kind in found])
+            _remember(other, [(copy if x is target else x, kind) for x, kind in _sources(other)][1:])
     return copy
 
 
@@ -242,26 +241,34 @@ def hand_on(result: Tensor, target: Tensor) -> None:
 
 
 def _remember(output: Tensor, sources: list[Source]) -> None:
-    kept: list[Any] = sources[:FARTHEST]
-    if not torch.compiler.is_compiling():  # weakly, because the model's code holds x if it will multiply by x
-        kept = [(weakref.ref(x), version, kind) for x, version, kind in kept]
-    marks.mark(output, marks.SOURCES, kept)
+    marks.mark(output, marks.SOURCES, sources[:FARTHEST])
 
 
 def _sources(value: Tensor) -> Iterator[Source]:
-    """Yield the tensors of whose values `value` is a function, itself first; some may have been overwritten since."""
-    yield value, _version(value), MULTIPLE
-    for x, version, kind in marks.get(value, marks.SOURCES) or ():
-        tensor = x if torch.compiler.is_compiling() else x()
-        if tensor is not None:
-            yield tensor, version, kind
+    """Yield the values that `value` is a function of, its own first; some may be gone, or overwritten, by now."""
+    yield _values(value), MULTIPLE
+    yield from marks.get(value, marks.SOURCES) or ()
 
 
-def _version(x: Tensor) -> int:
-    return 0 if torch.compiler.is_compiling() else x._version
+class _Values:
+    """Stands for the values of a tensor at one time, and does not keep them."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
 
 
-def _common(a: Tensor, b: Tensor) -> list[tuple[Tensor, int, int, int]]:
+def _values(x: Tensor) -> Any:
+    """Return what stands for the present values of `x`: a parameter, or a tensor that is traced, stands for itself."""
+    if torch.compiler.is_compiling() or isinstance(x, Parameter):
+        return x
+    found = marks.get(x, marks.VALUES)
+    if found is None:
+        found = _Values(x.shape)
+        marks.mark(x, marks.VALUES, found)
+    return found
+
+
+def _common(a: Tensor, b: Tensor) -> list[tuple[Any, int, int]]:
     """Return the values of which both are functions, nearest first, each with the kinds of a and b."""
     of_b = list(_sources(b))
-    return [(x, v, by_a, by_b) for x, v, by_a in _sources(a) for y, w, by_b in of_b if x is y and v == w]
+    return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if x is y]
