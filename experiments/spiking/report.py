@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, parser, read_rows, shown
+from results import flat, half_width, parser, read_rows, shown
 
 GOALS = {"mnist-mlp": ".975", "mnist-cnn": ".985", "fashion-cnn": ".88", "vowels": ".93"}
 
@@ -34,6 +34,22 @@ def main() -> None:
             tuned.setdefault((row["task"], row["method"], setting(row)), []).append(cell)
     for key, cells in tuned.items():
         print(f"| {' | '.join(key)} | {', '.join(cells)} |")
+    print_pruned(flat(read_rows(Path(__file__).with_name("pruned.jsonl"))))
+
+
+def print_pruned(rows: list[dict]) -> None:
+    """Print the accuracy of whole and pruned networks, means with 95 % intervals."""
+    print("\n| mnist-mlp | whole | 90 % pruned in one shot | 90 % pruned gradually |\n|---|---|---|---|")
+    for method in ("feedback", "surrogate"):
+        found = [row for row in rows if row["method"] == method]
+        shot, gradual = ([row for row in found if row[way]] for way in ("one_shot", "gradual"))
+        ways = (
+            [row["accuracy"] for row in shot],
+            [row["pruned"] for row in shot],
+            [row["accuracy"] for row in gradual],
+        )
+        cells = [f"{shown(statistics.mean(each))} ± {shown(half_width(each))}" for each in ways]
+        print(f"| {method} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
