@@ -195,7 +195,7 @@ def _check(program: Program) -> str:
 
 
 # a write that autograd does not see, or to numbers from comparisons, which need no gradient in plain torch
-UNSEEN = re.compile(r"\.detach\(\)\.|[<>]|where|heaviside|torch\.(gt|ge|lt|le|eq|ne|greater|less|not_equal)")
+UNSEEN = re.compile(r"\.detach\(\)\.|[<>]|where|heaviside|\.(gt|ge|lt|le|eq|ne|greater|less|not_equal)\b")
 OVERWROTE = "overwrote what the backward pass of feedprop needs"
 REFUSED = ("rewards outputs of exactly 0", OVERWROTE)  # with the remedy
 OTHERS = (

@@ -6,7 +6,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -263,7 +263,8 @@ class Builder:
 
     def add(self, template: Template, given: str | None = None) -> bool:
         """Add a line by this template, if plain torch runs it; returns whether it did. `given` is its {a}."""
-        before = len(self.setup), len(self.lines), len(self.known), set(self.read), dict(self.shapes), self.seed
+        before = len(self.setup), len(self.lines), set(self.read), dict(self.shapes), self.seed
+        known = [replace(value) for value in self.known]  # a line may write the input's values to what was there
         written = False
         try:
             line, name, from_input = self._line(template, given)
@@ -281,9 +282,10 @@ class Builder:
             NotImplementedError,
             AssertionError,
         ):
-            setup, lines, known, self.read, self.shapes, self.seed = before
+            setup, lines, self.read, self.shapes, self.seed = before
             shrunk = len(self.lines) > lines or len(self.setup) > setup
-            del self.setup[setup:], self.lines[lines:], self.known[known:]
+            del self.setup[setup:], self.lines[lines:]
+            self.known = known
             if shrunk or written:
                 self._restart()
             return False

@@ -108,7 +108,9 @@ def in_order(handler: Handler) -> Handler:
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
-        x = args[0] if args else kwargs.get("input")
+        x = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
+        if isinstance(x, (tuple, list)) and len(x) == 1:
+            x = x[0]  # cat([x]), stack([x])
         if not isinstance(output, Tensor) or not isinstance(x, Tensor) or output is x or not output.requires_grad:
             return output
         if output.numel() == x.numel() and (function.__name__ != "__getitem__" or _is_plain(args[1])):

@@ -52,27 +52,31 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     # --- what only moves values: views, selections by position, copies
     (keeps_sign(moved), """
-        cat concat concatenate stack permute transpose t expand expand_as chunk narrow select index_select gather repeat
+        permute transpose t chunk index_select gather
     """),
     (in_order(keeps_sign(moved)), """
+        cat concat concatenate stack expand expand_as narrow select repeat
         flatten ravel reshape view view_as squeeze unsqueeze unflatten __getitem__ clone contiguous alias_copy
     """),
-    (in_order(moved), "reshape_as"),
+    (in_order(moved), """
+        reshape_as broadcast_to column_stack row_stack dstack hstack vstack tile cpu cuda pin_memory view_copy
+        narrow_copy select_copy slice_copy expand_copy squeeze_copy unsqueeze_copy
+    """),
     (moved, """
-        as_strided broadcast_to column_stack row_stack diagonal dsplit dstack flip fliplr flipud hsplit hstack movedim
+        as_strided diagonal dsplit flip fliplr flipud hsplit movedim
         moveaxis H T mH mT adjoint pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle roll rot90
-        split split_with_sizes tensor_split swapaxes swapdims take take_along_dim tile unbind unfold
-        vsplit vstack cpu cuda pin_memory unsafe_chunk unsafe_split unsafe_split_with_sizes view_copy narrow_copy
-        select_copy slice_copy diagonal_copy expand_copy permute_copy split_copy split_with_sizes_copy squeeze_copy
-        t_copy transpose_copy unbind_copy unsqueeze_copy unfold_copy as_strided_copy detach_copy pad_sequence
+        split split_with_sizes tensor_split swapaxes swapdims take take_along_dim unbind unfold
+        vsplit unsafe_chunk unsafe_split unsafe_split_with_sizes diagonal_copy permute_copy split_copy
+        split_with_sizes_copy t_copy transpose_copy unbind_copy unfold_copy as_strided_copy detach_copy pad_sequence
     """),
     # --- selections, piecewise linear maps, transforms: linear in each input, or smooth, so the gradient is right
     (keeps_sign(ordinary), """
         max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d dropout dropout1d
         dropout2d dropout3d native_dropout
     """),
+    (in_order(ordinary), "atleast_1d atleast_2d atleast_3d"),
     (ordinary, """
-        atleast_1d atleast_2d atleast_3d broadcast_tensors copy_ diag diag_embed diagflat index_copy index_fill
+        broadcast_tensors copy_ diag diag_embed diagflat index_copy index_fill
         index_put masked_fill masked_scatter masked_select repeat_interleave resolve_conj resolve_neg conj
         conj_physical scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter slice_inverse tril triu
         view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__ pad
