@@ -97,13 +97,50 @@ def backprop_l1(model: nn.Module, rate: float, strength: float, steps: int) -> R
     return Run(WithL1(model, strength), sgd(model, rate))
 
 
+def gradual(model: nn.Module, objective: nn.Module, rate: float, share: float, steps: int, *, recent: bool) -> Run:
+    """Prune from a fifth to four fifths of training.
+
+    Args:
+        share: of the weights, 0 in the end.
+        recent: whether a weight is worth |w| times the root of what it has got lately, feedback or gradient, instead
+            of |w| alone.
+    """
+    optimizer, received = sgd(model, rate), Received(model)
+    pruner = pruning.GradualPruning(
+        model, share, begin=steps // 5, end=4 * steps // 5, every=20, optimizer=optimizer,
+        importance=received.scores if recent else pruning.magnitude,
+    )  # fmt: skip
+
+    def after(step: int) -> None:
+        if recent:
+            received.update()
+        pruner.step()
+
+    return Run(objective, optimizer, after)
+
+
+class Received:
+    """Running means of |.grad|: the size of the feedback, or of the gradients, of the last hundred steps or so."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.means = {name: torch.zeros_like(weight).detach() for name, weight in pruning.prunable(model).items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        for name, weight in pruning.prunable(self.model).items():
+            self.means[name].lerp_(weight.grad.abs(), 0.01)
+
+    def scores(self, model: nn.Module) -> pruning.importances.Scores:
+        return {name: size * self.means[name].sqrt() for name, size in pruning.magnitude(model).items()}
+
+
 def backprop_gradual(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    """Magnitude pruning from a fifth to four fifths of training; the strength is the share that is pruned."""
-    optimizer = sgd(model, rate)
-    gradual = pruning.GradualPruning(
-        model, strength, begin=steps // 5, end=4 * steps // 5, every=20, optimizer=optimizer
-    )
-    return Run(nn.CrossEntropyLoss(), optimizer, lambda step: gradual.step())
+    return gradual(model, nn.CrossEntropyLoss(), rate, strength, steps, recent=False)
+
+
+def backprop_gradual_recent(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
+    return gradual(model, nn.CrossEntropyLoss(), rate, strength, steps, recent=True)
 
 
 def lfp_plain(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
@@ -147,26 +184,37 @@ def lfp_per_tensor(model: nn.Module, rate: float, strength: float, steps: int) -
     return Run(rewards.SoftmaxReward(), PerTensorAdam(model.parameters(), rate, strength))
 
 
-def lfp_gradual(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    """As `backprop_gradual`."""
+def lfp_gradual_relative(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
     feedprop.attach(model, RELATIVE)
-    optimizer = sgd(model, rate)
-    gradual = pruning.GradualPruning(
-        model, strength, begin=steps // 5, end=4 * steps // 5, every=20, optimizer=optimizer
-    )
-    return Run(rewards.SoftmaxReward(), optimizer, lambda step: gradual.step())
+    return gradual(model, rewards.SoftmaxReward(), rate, strength, steps, recent=False)
 
 
+def lfp_gradual(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
+    feedprop.attach(model)
+    return gradual(model, rewards.SoftmaxReward(), rate, strength, steps, recent=False)
+
+
+def lfp_gradual_recent(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
+    feedprop.attach(model)
+    return gradual(model, rewards.SoftmaxReward(), rate, strength, steps, recent=True)
+
+
+SHARES = (0.9, 0.95, 0.98)
 FAMILIES: dict[str, Family] = {
     "backprop, SGD": Family(backprop_sgd, (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)),
+    "backprop, L1": Family(backprop_l1, (0.05, 0.1), (1e-4, 2e-4, 4e-4), "L1"),
+    "backprop, gradual": Family(backprop_gradual, (0.05, 0.1), SHARES, "pruned"),
+    "backprop, gradual, gradients": Family(backprop_gradual_recent, (0.05, 0.1), SHARES, "pruned"),
+    "LFP, relative": Family(lfp_relative, (0.1, 0.2), (1e-3, 2e-3, 4e-3), "decay"),
+    "LFP, gradual": Family(lfp_gradual, (0.05, 0.1), SHARES, "pruned"),
+    "LFP, gradual, feedback": Family(lfp_gradual_recent, (0.05, 0.1), SHARES, "pruned"),
+    # of the earlier comparison alone, earlier.jsonl
     "backprop, Adam": Family(backprop_adam, (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008)),
-    "backprop, SGD, L1": Family(backprop_l1, (0.05, 0.1), (2e-4, 4e-4, 8e-4), "L1"),
     "backprop, SGD, L2": Family(backprop_sgd, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
-    "backprop, SGD, gradual": Family(backprop_gradual, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
-    "LFP, relative": Family(lfp_relative, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
-    "LFP, relative, gradual": Family(lfp_gradual, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
+    "LFP, relative, gradual": Family(lfp_gradual_relative, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
     "LFP, relative, falling floor": Family(lfp_falling_floor, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
     "LFP, relative, L1": Family(lfp_l1, (0.05, 0.1), (1e-4, 2e-4, 4e-4), "L1"),
     "LFP, plain, Adam per tensor": Family(lfp_per_tensor, (0.003, 0.006), (0.2, 0.4, 0.8), "decay"),
     "LFP, plain": Family(lfp_plain, (0.5, 1.0, 2.0), (0.0, 4e-4), "decay"),
 }
+COMPARED = tuple(FAMILIES)[:7]
