@@ -18,7 +18,7 @@ from feedprop.training.report.figures import duration, plain
 from feedprop.training.report.page import render
 from feedprop.training.report.svg import Line
 
-OWN_SETTINGS = ("clip_norm", "magnitude_floor", "relative_magnitude")
+SHOWN_SETTINGS = ("clip_norm", "magnitude_floor", "relative_magnitude")  # of a method, where they are given
 SHARED_SETTINGS = ("epochs", "batch_size", "validation_fraction", "accumulate", "precision")
 _WHISKER = Markup('<path class="line" style="stroke:{}" d="M{:.1f},{:.1f}H{:.1f}"/>')
 _SEED = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2" style="fill:{};opacity:.6"/>')
@@ -193,7 +193,7 @@ def _options(config: Config) -> str:
         if kind in config.components:
             part = config.components[kind]
             parts.append(f"{kind} {_text(part, part.name.rpartition('.')[2])}")
-    settings = {name: getattr(config.settings, name) for name in OWN_SETTINGS}
+    settings = {name: getattr(config.settings, name) for name in SHOWN_SETTINGS}
     return "; ".join([*parts, *(f"{name} {plain(value)}" for name, value in settings.items() if value is not None)])
 
 
