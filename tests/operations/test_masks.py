@@ -66,6 +66,23 @@ SELECTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     "ReLU by cpu": (lambda z: z * (z > 0).double().cpu().broadcast_to(z.shape), F.relu),
     "ReLU by atleast": (lambda z: z * torch.atleast_2d((z > 0).double()), F.relu),
     "ReLU of cat of one": (lambda z: torch.cat([z]) * (z > 0).double(), F.relu),
+    "ReLU of a column": (lambda z: z[:, 0] * (z[:, 0] > 0).double(), lambda z: F.relu(z[:, 0])),
+    "ReLU by a column of a mask": (lambda z: z[:, :2] * (z > 0).double()[:, :2], lambda z: F.relu(z[:, :2])),
+    "ReLU by a column of a bool": (lambda z: z[:, 1] * (z > 0)[:, 1].double(), lambda z: F.relu(z[:, 1])),
+    "ReLU transposed": (lambda z: z.t() * (z > 0).double().t(), lambda z: F.relu(z.t())),
+    "ReLU transposed twice": (lambda z: z.mT * (z.mT > 0).double(), lambda z: F.relu(z.t())),
+    "ReLU by transpose": (
+        lambda z: z.transpose(0, 1) * (z > 0).transpose(0, 1).double(), lambda z: F.relu(z.t())
+    ),
+    "ReLU of a chunk": (lambda z: z.chunk(2, 1)[1] * (z > 0).double().chunk(2, 1)[1], lambda z: F.relu(z[:, 3:])),
+    "ReLU of a flip": (lambda z: z.flip(0) * (z.flip(dims=(0,)) > 0).flip(0).flip(0), lambda z: F.relu(z.flip(0))),
+    "ReLU of a column of a column": (
+        lambda z: z[1:][:, 0] * torch.where(z[1:] > 0, 1.0, 0.0)[:, 0], lambda z: F.relu(z[1:, 0])
+    ),
+    "ReLU expanded": (
+        lambda z: z.unsqueeze(0).expand(2, 5, 6) * (z.unsqueeze(0).expand(2, 5, 6) > 0).double(),
+        lambda z: F.relu(z.unsqueeze(0).expand(2, 5, 6)),
+    ),
     "ReLU by a flat bool": (lambda z: z * (z.view(-1) > 0).reshape_as(z).double(), F.relu),
     "ReLU of a slice of all": (lambda z: z[...] * (z[:, None] > 0).squeeze(1).double(), F.relu),
     "ReLU by a flat tanh": (lambda z: z * (z.flatten(0).tanh() > 0).double().unflatten(0, z.shape), F.relu),
@@ -96,6 +113,47 @@ def test_a_mask_of_what_it_multiplies_selects(name: str, composite: str) -> None
     torch.testing.assert_close(masked(z), selecting(z), **CLOSE)
     settings = COMPOSITES[composite]
     torch.testing.assert_close(_credit(masked, z, settings), _credit(selecting, z, settings), **CLOSE)
+
+
+def _written(z: Tensor) -> Tensor:
+    h = z.clone()
+    mask = (h[:, 0] > 0).double()
+    h.copy_(z.flip(1))
+    return h[:, 0] * mask
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda z: z[:, 0] * (z[:, 1] > 0).double(),
+        lambda z: z[0] * (z.view(6, 5)[0] > 0).double().sum(),
+        lambda z: z.chunk(2, 1)[0] * (z > 0).double().chunk(2, 1)[1],
+        lambda z: z[:5, :5] * (z[:5, :5] > 0).double().t(),
+        lambda z: _written(z),
+    ],
+    ids=["another column", "another shape", "another chunk", "transposed", "written"],
+)
+def test_a_mask_of_other_values_is_a_value(other: Callable[[Tensor], Tensor]) -> None:
+    """It passes credit of its own, where a mask that selects, or plain torch, passes none."""
+    z = torch.randn(5, 6)
+
+    found = _credit(other, z, rules.Composite())
+    constant = z.clone().requires_grad_()
+    output = other(constant)
+    output.backward(torch.linspace(-1, 2, output.numel()).view(output.shape))
+    assert not torch.allclose(found, constant.grad)
+
+
+@pytest.mark.parametrize("name", ["ReLU of a column", "ReLU by a column of a mask", "ReLU transposed twice"])
+def test_a_mask_of_moved_values_selects_compiled(name: str) -> None:
+    masked, selecting = SELECTIONS[name]
+    z = torch.randn(5, 6)
+    expected = _credit(selecting, z, rules.Composite())
+    x = z.clone().requires_grad_()
+    with attached(Call(lambda x: masked(x * 1.0))) as model:
+        output = torch.compile(model, backend="aot_eager")(x)
+        output.backward(torch.linspace(-1, 2, output.numel()).view(output.shape))
+    torch.testing.assert_close(x.grad, expected, **CLOSE)
 
 
 @WITH_COMPOSITES

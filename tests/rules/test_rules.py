@@ -1,6 +1,7 @@
 """Each rule against published cases and loops: rewards of the inputs, feedback of the weights, what it promises."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -217,6 +218,30 @@ def test_the_cheaper_path_for_non_negative_inputs_changes_nothing(name: str, mon
     assert asked.count(True) >= 2
     torch.testing.assert_close(found[0].input_reward, found[1].input_reward, **CLOSE)
     torch.testing.assert_close(found[0].feedback, found[1].feedback, **CLOSE)
+
+
+@pytest.mark.parametrize("rule", [rules.Gamma(0.25), rules.ZPlus(), rules.AlphaBeta()], ids=repr)
+def test_an_input_of_0_gets_its_credit_once(rule: rules.Rule) -> None:
+    """A step of 0 has credit for what turning 1 would be worth; it does not depend on what is known of its sign."""
+
+    class Steps(nn.Module):
+        def __init__(self, after: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.after = after
+            self.threshold = nn.Parameter(torch.tensor([0.3, -0.2, 0.1, 0.4]))
+            self.layer = randomised(nn.Linear(4, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.after((x > self.threshold).double()))
+
+    inputs, given = torch.randn(6, 4), torch.randn(6, 3)
+    activation = rules.CentralDifference(2.0)  # passes credit below the threshold too
+    found = []
+    for after in (lambda steps: steps, lambda steps: steps * 1, lambda steps: steps + 1e-9):
+        torch.manual_seed(1)
+        found.append(propagate(Steps(after), inputs, given, rule, activation=activation).feedback["threshold"])
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+    torch.testing.assert_close(found[2], found[0], atol=1e-6, rtol=1e-6)
 
 
 def test_what_was_written_to_is_not_known_to_be_non_negative() -> None:

@@ -11,10 +11,11 @@ import torch
 from torch.overrides import get_ignored_functions, get_overridable_functions
 
 from feedprop.operations.registry import HANDLERS, moved, neutral
+from feedprop.operations.self_gated import moves
 
 # torch.compile calls these for the attributes T, mT, H and mH of a tensor.
-for _name in ("numpy_T", "mT", "matrix_H", "mH", "adjoint"):
-    HANDLERS[getattr(torch.ops.aten, _name)] = moved
+for _name, _same in (("numpy_T", "T"), ("mT", "mT"), ("matrix_H", "H"), ("mH", "mH"), ("adjoint", "mH")):
+    HANDLERS[getattr(torch.ops.aten, _name)] = moves(moved, _same)
 
 _KEY: Any = "feedprop"  # our entry in torch's dictionary: namespace -> functions
 

@@ -29,7 +29,9 @@ from feedprop.operations.registry import Arguments, Context, Function, Handler, 
 
 FARTHEST = 6  # number of sources that a result remembers, the nearest first
 MULTIPLE, ARITHMETIC, SUM, GATE = range(4)
-Source = tuple[Any, int]  # what stands for the values of a tensor (`_values`), and the kind of function
+# what stands for the values of a tensor (`_values`), or for those that were moved (of what, how, to which shape); and
+# the kind of function
+Source = tuple[Any, int]
 Call = tuple[Function, Arguments, Keywords]
 KindOf = Callable[..., int]  # takes the kinds of the arguments and the call
 
@@ -103,29 +105,70 @@ def tracked(handler: Handler, kind_of: KindOf) -> Handler:
     return based_on(handler, handle)
 
 
-def in_order(handler: Handler) -> Handler:
-    """Return a handler of views and copies whose results remember the sources of what they hold all of, in order."""
+def moves(handler: Handler, name: str = "", *, in_order: bool = False) -> Handler:
+    """Return a handler of views and copies whose results remember the sources of what they hold.
+
+    Args:
+        handler: of functions that take a tensor, or several of which one is given.
+        name: of what the functions do; by default each does something else.
+        in_order: whether a result that holds all values has them in order, as that of `view` has.
+    """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
         x = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
         if isinstance(x, (tuple, list)) and len(x) == 1:
             x = x[0]  # cat([x]), stack([x])
-        if not isinstance(output, Tensor) or not isinstance(x, Tensor) or output is x or not output.requires_grad:
+        if not isinstance(x, Tensor):
             return output
-        if output.numel() == x.numel() and (function.__name__ != "__getitem__" or _is_plain(args[1])):
-            _remember(output, list(_sources(x)))
-            if marks.get(x, marks.SELECTION) is not None:
-                marks.mark(output, marks.SELECTION, True)
+        done = name or function.__name__
+        if isinstance(output, Tensor):
+            _move(x, output, (done, args[1:], kwargs), in_order=in_order)
+        elif isinstance(output, (tuple, list)):
+            for place, part in enumerate(output):
+                _move(x, part, (done, args[1:], kwargs, place), in_order=in_order)
         return output
 
     return based_on(handler, handle)
+
+
+def _move(x: Tensor, part: Tensor, move: tuple[Any, ...], *, in_order: bool) -> None:
+    """Remember the sources of `part`, which holds values of x; a mask of booleans has them in its comparison."""
+    comparison = marks.get(part, marks.COMPARISON)
+    if part is x or not (part.requires_grad or comparison is not None):
+        return
+    indexed = move[0] == "__getitem__"
+    if in_order and part.numel() == x.numel() and not (indexed and not _is_plain(move[1][0])):
+        sources = list(_sources(x))
+    else:
+        name, args, kwargs, *place = move
+        given = (*args, *(value for key, value in kwargs.items() if key != "input"))
+        if not all(map(_is_constant, given)):
+            return
+        key = (name, given, [*kwargs], place, x.shape)
+        sources = [((of, key, part.shape), kind) for of, kind in _sources(x)]
+        if comparison is not None:
+            moved = [((of, key, part.shape), kind) for of, kind in comparison.sources or ()]
+            marks.mark(part, marks.COMPARISON, comparison._replace(sources=moved))
+    if part.requires_grad:
+        _remember(part, sources)
+        if marks.get(x, marks.SELECTION) is not None:
+            marks.mark(part, marks.SELECTION, True)
 
 
 def _is_plain(index: Any) -> bool:
     """Whether an index that takes all elements takes them in order: slices and the like, no tensors or lists."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is ... or isinstance(part, (slice, int)) for part in parts)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether an argument is equal to another one if it means the same."""
+    if isinstance(value, slice):
+        return all(map(_is_constant, (value.start, value.stop, value.step)))
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_constant, value))
+    return value is None or value is ... or isinstance(value, (int, float, str, torch.dtype, torch.device))
 
 
 def before_write(handler: Handler, function: Function, args: Arguments, kwargs: Keywords) -> list[Source]:
@@ -183,7 +226,7 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         first = kinds[0] == MULTIPLE
         other = kinds[1 if first else 0]
         gates = other == GATE or (divides and other == SUM) or (context.conserving and other != MULTIPLE)
-        gated = gates and (first or (kinds[1] == MULTIPLE and not divides)) and x.shape == args[0].shape
+        gated = gates and (first or (kinds[1] == MULTIPLE and not divides)) and _shape(x) == args[0].shape
         if not gated or not context.activation.by_values or not all(map(is_activation, args)):
             return plain(context, function, args, kwargs)
         # y = x g(x): c_x = c_y y / x = c_y g(x), as if g(x) were a constant
@@ -223,7 +266,7 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
         return copy
     for other in others:  # traced, a tensor stands for its values: the copy replaces what will be overwritten
         if is_activation(other) and other is not target:
-            _remember(other, [(copy if x is target else x, kind) for x, kind in _sources(other)][1:])
+            _remember(other, [(_replaced(x, target, copy), kind) for x, kind in _sources(other)][1:])
     return copy
 
 
@@ -273,4 +316,24 @@ def _values(x: Tensor) -> Any:
 def _common(a: Tensor, b: Tensor) -> list[tuple[Any, int, int]]:
     """Return the values of which both are functions, nearest first, each with the kinds of a and b."""
     of_b = list(_sources(b))
-    return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if x is y]
+    return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if _same(x, y)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two sources are the same values, moved in the same ways."""
+    while isinstance(a, tuple) and isinstance(b, tuple):
+        if a[1] != b[1]:
+            return False
+        a, b = a[0], b[0]
+    return a is b
+
+
+def _shape(source: Any) -> Any:
+    return source[2] if isinstance(source, tuple) else source.shape
+
+
+def _replaced(source: Any, old: Tensor, new: Tensor) -> Any:
+    """Return a source in which a tensor stands for its values with another one in its place."""
+    if isinstance(source, tuple):
+        return _replaced(source[0], old, new), *source[1:]
+    return new if source is old else source

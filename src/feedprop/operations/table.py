@@ -27,7 +27,7 @@ from feedprop.operations.registry import (
     summed,
     with_constants,
 )
-from feedprop.operations.self_gated import added, gate, in_order, multiple, raised, self_gated, smooth, tracked
+from feedprop.operations.self_gated import added, gate, moves, multiple, raised, self_gated, smooth, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
 
 VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values
@@ -51,30 +51,36 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
     """),
     # --- what only moves values: views, selections by position, copies
-    (keeps_sign(moved), """
-        permute transpose t chunk index_select gather
-    """),
-    (in_order(keeps_sign(moved)), """
-        cat concat concatenate stack expand expand_as narrow select repeat
+    (moves(keeps_sign(moved)), "permute index_select gather"),
+    (moves(keeps_sign(moved), "transpose"), "transpose"),
+    (moves(keeps_sign(moved), "T"), "t"),
+    (moves(keeps_sign(moved), in_order=True), """
+        cat concat concatenate stack expand expand_as narrow select repeat chunk
         flatten ravel reshape view view_as squeeze unsqueeze unflatten __getitem__ clone contiguous alias_copy
     """),
-    (in_order(moved), """
+    (moves(moved, in_order=True), """
         reshape_as broadcast_to column_stack row_stack dstack hstack vstack tile cpu cuda pin_memory view_copy
         narrow_copy select_copy slice_copy expand_copy squeeze_copy unsqueeze_copy
+        split split_with_sizes tensor_split unbind hsplit vsplit dsplit unsafe_chunk unsafe_split
+        unsafe_split_with_sizes split_copy split_with_sizes_copy unbind_copy
     """),
-    (moved, """
-        as_strided diagonal dsplit flip fliplr flipud hsplit movedim
-        moveaxis H T mH mT adjoint pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle roll rot90
-        split split_with_sizes tensor_split swapaxes swapdims take take_along_dim unbind unfold
-        vsplit unsafe_chunk unsafe_split unsafe_split_with_sizes diagonal_copy permute_copy split_copy
-        split_with_sizes_copy t_copy transpose_copy unbind_copy unfold_copy as_strided_copy detach_copy pad_sequence
+    (moves(moved, "transpose"), "swapaxes swapdims transpose_copy"),
+    (moves(moved, "T"), "T t_copy"),
+    (moves(moved, "mT"), "mT"),
+    (moves(moved, "H"), "H"),
+    (moves(moved, "mH"), "mH adjoint"),
+    (moves(moved), """
+        as_strided diagonal flip fliplr flipud movedim moveaxis pixel_shuffle pixel_unshuffle channel_shuffle
+        native_channel_shuffle roll rot90 take take_along_dim unfold diagonal_copy permute_copy unfold_copy
+        as_strided_copy pad_sequence
     """),
+    (moved, "detach_copy"),
     # --- selections, piecewise linear maps, transforms: linear in each input, or smooth, so the gradient is right
     (keeps_sign(ordinary), """
         max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d dropout dropout1d
         dropout2d dropout3d native_dropout
     """),
-    (in_order(ordinary), "atleast_1d atleast_2d atleast_3d"),
+    (moves(ordinary, in_order=True), "atleast_1d atleast_2d atleast_3d"),
     (ordinary, """
         broadcast_tensors copy_ diag diag_embed diagflat index_copy index_fill
         index_put masked_fill masked_scatter masked_select repeat_interleave resolve_conj resolve_neg conj

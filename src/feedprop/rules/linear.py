@@ -266,8 +266,16 @@ def _one_sign(part: Part, inputs: Tensor, on_positive: Function, on_negative: Fu
     """Return z' from positive inputs with one modification of the weights and negative inputs with the other."""
     if marks.known_non_negative(inputs):
         return part(inputs, on_positive, on_bias=on_positive)
-    up = part(_positive(inputs), on_positive, on_bias=on_positive)
-    return up + part(_negative(inputs), on_negative, on_bias=None)
+    above, below = _by_sign(inputs)
+    return part(above, on_positive, on_bias=on_positive) + part(below, on_negative, on_bias=None)
+
+
+def _by_sign(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return max(x, 0) and min(x, 0); credit at a 0 is that of the first, whatever torch's clamp does there."""
+    if x.layout is not torch.strided:  # its zeros are not stored
+        return _positive(x), _negative(x)
+    negative = x.detach() < 0
+    return torch.where(negative, 0.0, x), torch.where(negative, x, 0.0)
 
 
 def _both_signs(part: Part, inputs: Tensor, on_positive: Function, on_negative: Function) -> tuple[Tensor, Tensor]:
