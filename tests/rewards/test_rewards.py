@@ -216,8 +216,10 @@ def _r_squared(reward: rewards.Reward, rate: float) -> float:
     with attached(model, rules.Epsilon()):
         for _ in range(600):
             optimizer.zero_grad()
-            value = reward(model(inputs), targets)
-            value.backward()
+            outputs = model(inputs)
+            if not float(outputs.detach().abs().max()) < 1e9:
+                return -math.inf  # diverged
+            reward(outputs, targets).backward()
             optimizer.step()
     with torch.no_grad():
         error = F.mse_loss(model(inputs), targets)

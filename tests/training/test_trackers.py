@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -201,9 +202,12 @@ def test_wandb_offline(command, tmp_path, monkeypatch):
     assert answer.code == 0, answer.err
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (file,) = folder.glob("*.wandb")
+    words = (b"accuracy/validation", b"feedback/1.weight", b"optimizer.lr", b"report")
+    end = time.monotonic() + 60  # a process of wandb's writes it, perhaps after the command has ended
+    while not all(word in file.read_bytes() for word in words) and time.monotonic() < end:
+        time.sleep(0.5)
     content = file.read_bytes()
-    for word in (b"accuracy/validation", b"feedback/1.weight", b"optimizer.lr", b"report"):
-        assert word in content, word
+    assert [word for word in words if word not in content] == []
     assert [*folder.rglob("*.png")]
 
 
