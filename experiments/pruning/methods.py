@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -97,26 +97,34 @@ def backprop_l1(model: nn.Module, rate: float, strength: float, steps: int) -> R
     return Run(WithL1(model, strength), sgd(model, rate))
 
 
-def gradual(model: nn.Module, objective: nn.Module, rate: float, share: float, steps: int, *, recent: bool) -> Run:
-    """Prune from a fifth to four fifths of training.
+def gradual(*, lfp: bool = False, adam: bool = False, received: bool = False) -> Callable[..., Run]:
+    """Return what makes a run that prunes from a fifth to four fifths of training; the strength is the share.
 
     Args:
-        share: of the weights, 0 in the end.
-        recent: whether a weight is worth |w| times the root of what it has got lately, feedback or gradient, instead
+        lfp: whether to train by LFP, with the default of `attach`.
+        adam: whether to train by Adam instead of SGD.
+        received: whether a weight is worth |w| times the root of what it has got lately, feedback or gradient, instead
             of |w| alone.
     """
-    optimizer, received = sgd(model, rate), Received(model)
-    pruner = pruning.GradualPruning(
-        model, share, begin=steps // 5, end=4 * steps // 5, every=20, optimizer=optimizer,
-        importance=received.scores if recent else pruning.magnitude,
-    )  # fmt: skip
 
-    def after(step: int) -> None:
-        if recent:
-            received.update()
-        pruner.step()
+    def make(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
+        if lfp:
+            feedprop.attach(model)
+        optimizer = torch.optim.Adam(model.parameters(), rate) if adam else sgd(model, rate)
+        lately = Received(model)
+        pruner = pruning.GradualPruning(
+            model, strength, begin=steps // 5, end=4 * steps // 5, every=20, optimizer=optimizer,
+            importance=lately.scores if received else pruning.magnitude,
+        )  # fmt: skip
 
-    return Run(objective, optimizer, after)
+        def after(step: int) -> None:
+            if received:
+                lately.update()
+            pruner.step()
+
+        return Run(rewards.SoftmaxReward() if lfp else nn.CrossEntropyLoss(), optimizer, after)
+
+    return make
 
 
 class Received:
@@ -133,14 +141,6 @@ class Received:
 
     def scores(self, model: nn.Module) -> pruning.importances.Scores:
         return {name: size * self.means[name].sqrt() for name, size in pruning.magnitude(model).items()}
-
-
-def backprop_gradual(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    return gradual(model, nn.CrossEntropyLoss(), rate, strength, steps, recent=False)
-
-
-def backprop_gradual_recent(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    return gradual(model, nn.CrossEntropyLoss(), rate, strength, steps, recent=True)
 
 
 def lfp_plain(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
@@ -185,29 +185,24 @@ def lfp_per_tensor(model: nn.Module, rate: float, strength: float, steps: int) -
 
 
 def lfp_gradual_relative(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
+    run = gradual()(model, rate, strength, steps)
     feedprop.attach(model, RELATIVE)
-    return gradual(model, rewards.SoftmaxReward(), rate, strength, steps, recent=False)
+    return replace(run, objective=rewards.SoftmaxReward())
 
 
-def lfp_gradual(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    feedprop.attach(model)
-    return gradual(model, rewards.SoftmaxReward(), rate, strength, steps, recent=False)
-
-
-def lfp_gradual_recent(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    feedprop.attach(model)
-    return gradual(model, rewards.SoftmaxReward(), rate, strength, steps, recent=True)
-
-
-SHARES = (0.9, 0.95, 0.98)
+SGD, ADAM, SHARES = (0.05, 0.1), (0.002, 0.004), (0.9, 0.95, 0.98)
 FAMILIES: dict[str, Family] = {
     "backprop, SGD": Family(backprop_sgd, (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)),
-    "backprop, L1": Family(backprop_l1, (0.05, 0.1), (1e-4, 2e-4, 4e-4), "L1"),
-    "backprop, gradual": Family(backprop_gradual, (0.05, 0.1), SHARES, "pruned"),
-    "backprop, gradual, gradients": Family(backprop_gradual_recent, (0.05, 0.1), SHARES, "pruned"),
+    "backprop, L1": Family(backprop_l1, SGD, (1e-4, 2e-4, 4e-4), "L1"),
+    "backprop, gradual": Family(gradual(), SGD, SHARES, "pruned"),
+    "backprop, gradual, gradients": Family(gradual(received=True), SGD, SHARES, "pruned"),
+    "backprop, Adam, gradual": Family(gradual(adam=True), ADAM, SHARES, "pruned"),
+    "backprop, Adam, gradual, gradients": Family(gradual(adam=True, received=True), ADAM, SHARES, "pruned"),
     "LFP, relative": Family(lfp_relative, (0.1, 0.2), (1e-3, 2e-3, 4e-3), "decay"),
-    "LFP, gradual": Family(lfp_gradual, (0.05, 0.1), SHARES, "pruned"),
-    "LFP, gradual, feedback": Family(lfp_gradual_recent, (0.05, 0.1), SHARES, "pruned"),
+    "LFP, gradual": Family(gradual(lfp=True), SGD, SHARES, "pruned"),
+    "LFP, gradual, feedback": Family(gradual(lfp=True, received=True), SGD, SHARES, "pruned"),
+    "LFP, Adam, gradual": Family(gradual(lfp=True, adam=True), ADAM, SHARES, "pruned"),
+    "LFP, Adam, gradual, feedback": Family(gradual(lfp=True, adam=True, received=True), ADAM, SHARES, "pruned"),
     # of the earlier comparison alone, earlier.jsonl
     "backprop, Adam": Family(backprop_adam, (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008)),
     "backprop, SGD, L2": Family(backprop_sgd, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
@@ -217,4 +212,11 @@ FAMILIES: dict[str, Family] = {
     "LFP, plain, Adam per tensor": Family(lfp_per_tensor, (0.003, 0.006), (0.2, 0.4, 0.8), "decay"),
     "LFP, plain": Family(lfp_plain, (0.5, 1.0, 2.0), (0.0, 4e-4), "decay"),
 }
-COMPARED = tuple(FAMILIES)[:7]
+# what is tested: of each way, for each share of weights, the setting that is best in tuning
+WAYS = {
+    "backprop": ("backprop, SGD",),
+    "backprop, L1": ("backprop, L1",),
+    "backprop, gradual": tuple(name for name in FAMILIES if name.startswith("backprop") and "gradual" in name),
+    "LFP, relative": ("LFP, relative",),
+    "LFP, gradual": ("LFP, gradual", "LFP, gradual, feedback", "LFP, Adam, gradual", "LFP, Adam, gradual, feedback"),
+}

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python experiments/pruning/run.py [--seeds 3 4 5]
 
-Each family of COMPARED, in `methods.py`, has six settings, tried by LeNet on Fashion-MNIST with one seed. For each
-share of weights the setting with the best validation accuracy is then tested, once per seed, on both data sets and
-with both networks, without further tuning. Families that prune in one shot set the weights of least magnitude to 0
-after training, and do not train afterwards. Rows that the file of --results has already are not run again.
+Each way to train, in `methods.py`, has families of six settings, tried by LeNet on Fashion-MNIST with one seed. For
+each share of weights the way's setting with the best validation accuracy is then tested, once per seed, on both data
+sets and with both networks, without further tuning. Ways that prune in one shot set the weights of least magnitude to
+0 after training, and do not train afterwards. Rows that the file of --results has already are not run again.
 """
 
 import copy
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from methods import COMPARED, FAMILIES
+from methods import FAMILIES, WAYS
 from torch import nn
 from torchvision import datasets
 
@@ -79,11 +79,11 @@ def train(network: Network, family: str, rate: float, strength: float, data: Dat
     return feedprop.detach(model) if family.startswith("LFP") else model
 
 
-def chosen(rows: list[dict], family: str) -> list[tuple[float, float]]:
-    """Return the settings, rate and strength, that did best in tuning at one of the shares of weights."""
-    tuned = [row for row in rows if row["family"] == family and row["part"] == "validation" and row["accuracies"]]
+def chosen(rows: list[dict], way: str) -> list[tuple[str, float, float]]:
+    """Return the settings, family, rate and strength, that did best in tuning at one of the shares of weights."""
+    tuned = [row for row in rows if row["family"] in WAYS[way] and row["part"] == "validation" and row["accuracies"]]
     best = (max(tuned, key=lambda row: row["accuracies"][str(amount)]) for amount in AMOUNTS)
-    return list(dict.fromkeys((row["rate"], row["strength"]) for row in best))
+    return list(dict.fromkeys((row["family"], row["rate"], row["strength"]) for row in best))
 
 
 def main() -> None:
@@ -103,8 +103,8 @@ def main() -> None:
             parts[name, size] = {"training": training, "validation": validation, "test": test}
         return parts[name, size][part]
 
-    def run(name: str, network: str, family: str, setting: tuple[float, float], seed: int, part: str) -> None:
-        rate, strength = setting
+    def run(name: str, network: str, setting: tuple[str, float, float], seed: int, part: str) -> None:
+        family, rate, strength = setting
         settings = {"data": name, "network": network, "family": family, "rate": rate, "strength": strength}
         settings["part"] = part
         if any(row["seed"] == seed and row["settings"] == settings for row in read_rows(options.results)):
@@ -119,15 +119,15 @@ def main() -> None:
         }
         write_row(options.results, experiment="pruning", seed=seed, settings=settings, figures=figures)
 
-    for family in COMPARED:
-        for setting in FAMILIES[family].settings():
-            run("fashion-mnist", "lenet", family, setting, TUNING_SEED, "validation")
+    for family in (family for families in WAYS.values() for family in families):
+        for rate, strength in FAMILIES[family].settings():
+            run("fashion-mnist", "lenet", (family, rate, strength), TUNING_SEED, "validation")
     for network in options.networks:
         for name in options.sets:
             for seed in options.seeds:
-                for family in COMPARED:
-                    for setting in chosen(flat(read_rows(options.results)), family):
-                        run(name, network, family, setting, seed, "test")
+                for way in WAYS:
+                    for setting in chosen(flat(read_rows(options.results)), way):
+                        run(name, network, setting, seed, "test")
 
 
 if __name__ == "__main__":
