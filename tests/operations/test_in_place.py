@@ -421,3 +421,21 @@ def test_torch_speaks_of_overwritten_values_outside_of_attached_models() -> None
     with attached(nn.Linear(4, 3)), pytest.raises(RuntimeError, match="modified by an inplace") as raised:
         output.sum().backward()
     assert not isinstance(raised.value, FeedpropError)
+
+
+@pytest.mark.parametrize(
+    "write", [Tensor.tanh_, Tensor.mul_, Tensor.relu_, Tensor.__setitem__], ids=lambda f: f.__name__
+)
+def test_a_write_to_a_part_of_a_chunk_of_a_mask_is_refused(write: Callable) -> None:
+    """Plain torch follows no gradient there, and allows it; a mask carries credit."""
+    arguments = {"mul_": (2.0,), "__setitem__": (0, 1.0)}.get(write.__name__, ())
+
+    def written(x: Tensor) -> Tensor:
+        first, second = (x > 0).double().chunk(2, -1)
+        write(second, *arguments)
+        return first + second
+
+    x = torch.randn(3, 4, requires_grad=True)
+    written(x)
+    with attached(Call(written)) as model, pytest.raises(FeedpropError, match=r"one of several views .* out of place"):
+        model(x)

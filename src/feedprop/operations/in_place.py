@@ -9,6 +9,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.errors import FeedpropError
 from feedprop.operations import self_gated
 from feedprop.operations.elementwise import relu
 from feedprop.operations.products import added_product
@@ -40,7 +41,15 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             marks.forget(target)
             return _written(context, target, (copy, *args[1:]), kwargs)
         sources = self_gated.before_write(handler, out_of_place, args, kwargs)
-        output = _handled(context, function, target, args, kwargs, weight)
+        try:
+            output = _handled(context, function, target, args, kwargs, weight)
+        except RuntimeError as error:
+            if "returns multiple views" not in str(error):
+                raise
+            raise FeedpropError(
+                f"{function.__name__} writes to one of several views of a tensor that carries credit (a part of "
+                f"chunk(), split() or unbind()), which autograd does not allow: write it out of place"
+            ) from error
         if sources:
             self_gated.after_write(target, sources)
         return output
