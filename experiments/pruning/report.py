@@ -1,49 +1,64 @@
-"""Print the tables of the published results, or of others: report.py [--results FILE]."""
+"""Print the tables of the published results, or of others: report.py [--results FILE].
+
+A cell of a test is the mean over the seeds, and half the width of its 95 % interval, of the way's setting that had the
+best validation accuracy with this share of the weights pruned. In the table of tuning these settings have an asterisk.
+"""
 
 import statistics
 import sys
 from pathlib import Path
 
+from methods import WAYS
+
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, parser, read_rows, shown
+from results import flat, half_width, parser, read_rows, shown
 
 AMOUNTS = ("0.0", "0.8", "0.9", "0.95", "0.98")
-SHORT = {"LFP, relative, falling floor": "LFP, falling floor", "LFP, plain, Adam per tensor": "LFP, Adam per tensor"}
-STUDENT = {2: 12.71, 3: 4.303}  # of 95 %, by the number of seeds
 HEADINGS = " | ".join("full" if amount == "0.0" else f"{100 * float(amount):g} %" for amount in AMOUNTS)
+TITLES = {"lenet": "LeNet", "vgg": "VGG", "fashion-mnist": "Fashion-MNIST", "mnist": "MNIST"}
+Setting = tuple[str, float, float]
 
 
-def with_interval(values: list[float]) -> str:
-    """Return the mean, and half the width of its 95 % interval."""
-    if len(values) not in STUDENT:
-        return shown(values[0])
-    half = STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return f"{shown(statistics.mean(values))} ± {half:.3f}".replace("± 0.", "± .")
+def setting(row: dict) -> Setting:
+    return row["family"], row["rate"], row["strength"]
 
 
-def setting(row: dict) -> str:
-    return f"{row['rate']:g}" + (f", {row['strength']:g}" if row["strength"] else "")
+def best(tuned: list[dict], way: str, amount: str) -> Setting:
+    """Return the setting that is best in tuning, at one share of the weights."""
+    of_way = (row for row in tuned if row["family"] in WAYS[way] and row["accuracies"])
+    return setting(max(of_way, key=lambda row: row["accuracies"][amount]))
+
+
+def cell(tests: list[dict], chosen: Setting, amount: str) -> str:
+    found = [row["accuracies"] for row in tests if setting(row) == chosen]
+    if not found or None in found:
+        return "diverged" if found else "-"
+    values = [accuracies[amount] for accuracies in found]
+    mean = shown(statistics.mean(values))
+    return mean if len(values) < 2 else f"{mean} ± {half_width(values):.3f}".replace("± 0.", "± .")
 
 
 def main() -> None:
     rows = flat(read_rows(parser(__doc__, __file__, results="results.jsonl").parse_args().results))
-    families = list(dict.fromkeys(row["family"] for row in rows))
-    for data in dict.fromkeys(row["data"] for row in rows if row["part"] == "test"):
-        print(f"| {data}, test | setting | {HEADINGS} |\n|---|---{'|---' * len(AMOUNTS)}|")
-        for family in families:
-            found = [row for row in rows if (row["family"], row["data"], row["part"]) == (family, data, "test")]
-            if found:
-                lost = any(row["accuracies"] is None for row in found)
-                values = ([row["accuracies"][amount] for row in found] if not lost else [] for amount in AMOUNTS)
-                cells = ["diverged" if lost else with_interval(each) for each in values]
-                print(f"| {SHORT.get(family, family)} | {setting(found[0])} | {' | '.join(cells)} |")
+    tuned = [row for row in rows if row["part"] == "validation"]
+    tests = [row for row in rows if row["part"] == "test"]
+    ways = [way for way in WAYS if any(row["family"] in WAYS[way] and row["accuracies"] for row in tuned)]
+    chosen = {(way, amount): best(tuned, way, amount) for way in ways for amount in AMOUNTS}
+    for network, data in dict.fromkeys((row["network"], row["data"]) for row in tests):
+        print(f"| {TITLES[network]}, {TITLES[data]}, test | {HEADINGS} |\n|---{'|---' * len(AMOUNTS)}|")
+        here = [row for row in tests if (row["network"], row["data"]) == (network, data)]
+        for way in ways:
+            print(f"| {way} | {' | '.join(cell(here, chosen[way, amount], amount) for amount in AMOUNTS)} |")
         print()
-    print(f"| fashion-mnist, validation | setting | {HEADINGS} |\n|---|---{'|---' * len(AMOUNTS)}|")
-    for row in rows:
-        if row["part"] == "validation":
-            accuracies = row["accuracies"] or dict.fromkeys(AMOUNTS)
-            cells = ["diverged" if accuracies[amount] is None else shown(accuracies[amount]) for amount in AMOUNTS]
-            print(f"| {row['family']} | {setting(row)} | {' | '.join(cells)} |")
+    print(f"| LeNet, Fashion-MNIST, validation | setting | {HEADINGS} |\n|---|---{'|---' * len(AMOUNTS)}|")
+    for row in tuned:
+        numbers = f"{row['rate']:g}" + (f", {row['strength']:g}" if row["strength"] else "")
+        marked = {amount for (_, amount), found in chosen.items() if found == setting(row)}
+        values = (
+            shown(row["accuracies"][amount]) + "*" * (amount in marked) if row["accuracies"] else "diverged"
+            for amount in AMOUNTS
+        )
+        print(f"| {row['family']} | {numbers} | {' | '.join(values)} |")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,9 @@ def test_a_mask_of_other_values_is_a_value(other: Callable[[Tensor], Tensor]) ->
     assert not torch.allclose(found, constant.grad)
 
 
-@pytest.mark.parametrize("name", ["ReLU of a column", "ReLU by a column of a mask", "ReLU transposed twice"])
+@pytest.mark.parametrize(
+    "name", ["ReLU of a column", "ReLU by a column of a mask", "ReLU transposed", "ReLU of a chunk"]
+)
 def test_a_mask_of_moved_values_selects_compiled(name: str) -> None:
     masked, selecting = SELECTIONS[name]
     z = torch.randn(5, 6)
