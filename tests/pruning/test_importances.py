@@ -137,16 +137,17 @@ def test_magnitude_names_the_weights_alone() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("signed", [False, True])
-def test_feedback_is_summed_over_backward_passes(signed: bool) -> None:
+@pytest.mark.parametrize(("signed", "decay"), [(False, 1.0), (True, 1.0), (False, 0.9), (True, 0.5)])
+def test_feedback_is_summed_over_backward_passes(signed: bool, decay: float) -> None:
     model = feedprop.attach(mlp(), rules.presets.sparse())
     inputs, targets = samples()
     reward, optimizer = rewards.SoftmaxReward(), torch.optim.SGD(model.parameters(), 0.1)
     expected = torch.zeros(5, 4)
-    with pruning.AccumulatedFeedback(model, signed=signed) as feedback:
+    with pruning.AccumulatedFeedback(model, signed=signed, decay=decay) as feedback:
         for _ in range(3):
             optimizer.zero_grad()
             reward(model(inputs), targets).backward()
+            expected *= decay
             expected += -model[0].weight.grad if signed else model[0].weight.grad.abs()
             optimizer.step()
     reward(model(inputs), targets).backward()  # after the block, which does not count
@@ -173,6 +174,9 @@ def test_feedback_counts_each_pass_of_accumulated_batches() -> None:
 def test_feedback_is_refused_where_there_is_none() -> None:
     with pytest.raises(FeedpropError, match="needs an attached model"), pruning.AccumulatedFeedback(mlp()):
         pass
+    for decay in (0.0, 1.5, float("nan")):
+        with pytest.raises(FeedpropError, match="0 < decay <= 1"):
+            pruning.AccumulatedFeedback(mlp(), decay=decay)
     with (
         pruning.AccumulatedFeedback(feedprop.attach(mlp())) as feedback,
         pytest.raises(FeedpropError, match="no feedback was accumulated"),

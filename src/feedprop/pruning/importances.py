@@ -134,13 +134,18 @@ class AccumulatedFeedback:
         model: an attached model. Weights that are frozen get no feedback, and no score.
         signed: whether to sum the feedback with its sign, so that weights that were punished, rather than those that
             got nothing, score lowest. By default absolute values are summed.
+        decay: what each backward pass leaves of the sums so far, 0 < decay <= 1. With .99, about the last hundred
+            passes count; by default all do.
 
     Raises:
-        FeedpropError: (at the beginning of the block) the model is not attached, so its `.grad` holds gradients.
+        FeedpropError: `decay` is out of range; or, at the beginning of the block, the model is not attached, so its
+            `.grad` holds gradients.
     """
 
-    def __init__(self, model: nn.Module, *, signed: bool = False) -> None:
-        self.model, self.signed = model, signed
+    def __init__(self, model: nn.Module, *, signed: bool = False, decay: float = 1.0) -> None:
+        if not 0 < decay <= 1:
+            raise FeedpropError(f"decay is what is left of the sums, 0 < decay <= 1, but is {decay!r}")
+        self.model, self.signed, self.decay = model, signed, decay
         self.passes = 0
         """Backward passes that reached each weight, at most."""
         self._sums = {
@@ -169,7 +174,8 @@ class AccumulatedFeedback:
         def add(grad: Tensor) -> None:
             feedback = -(grad.to_dense() if grad.layout is not torch.strided else grad.detach())
             total = self._sums[name]
-            self._sums[name] = total.to(feedback.device).add_(feedback if self.signed else feedback.abs())
+            total = total.to(feedback.device).mul_(self.decay)
+            self._sums[name] = total.add_(feedback if self.signed else feedback.abs())
             self._counts[name] += 1
             self.passes = max(self.passes, self._counts[name])
 
