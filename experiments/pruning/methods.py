@@ -203,7 +203,7 @@ FAMILIES: dict[str, Family] = {
     "LFP, gradual, feedback": Family(gradual(lfp=True, received=True), SGD, SHARES, "pruned"),
     "LFP, Adam, gradual": Family(gradual(lfp=True, adam=True), ADAM, SHARES, "pruned"),
     "LFP, Adam, gradual, feedback": Family(gradual(lfp=True, adam=True, received=True), ADAM, SHARES, "pruned"),
-    # of the earlier comparison alone, earlier.jsonl
+    # of the earlier comparison alone
     "backprop, Adam": Family(backprop_adam, (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008)),
     "backprop, SGD, L2": Family(backprop_sgd, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
     "LFP, relative, gradual": Family(lfp_gradual_relative, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
