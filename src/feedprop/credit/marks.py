@@ -185,14 +185,27 @@ def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
             continue
         tensors: Any = [value.tensor for value in found] if isinstance(moved, (tuple, list)) else first.tensor
         result = function(tensors, *args[1:], **kwargs) if args else function(**kwargs | {name: tensors})
-        if torch.compiler.is_compiling() and isinstance(output, (tuple, list)):  # it marks no part of a tuple
-            output = tuple([part.view_as(part) for part in output])
+        output = markable(output)
         weight = get(first.tensor, WEIGHT)
         for part, tensor in _pairs(output, result):
             if weight is not None:
                 mark_weight(tensor, weight)
             mark(part, kind, first._replace(tensor=tensor))
     return output
+
+
+def markable(output: Any) -> Any:
+    """Return `output` with parts that can be marked: torch.compile marks no part of a tuple, but a view of it."""
+    if not (torch.compiler.is_compiling() and isinstance(output, (tuple, list))):
+        return output
+    views = []
+    for part in output:
+        view = part.view_as(part)
+        for kind in KINDS:
+            if (value := get(part, kind)) is not None:
+                mark(view, kind, value)
+        views.append(view)
+    return tuple(views)
 
 
 def _pairs(output: Any, result: Any) -> Iterator[tuple[Tensor, Tensor]]:

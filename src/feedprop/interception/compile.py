@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch.overrides import get_ignored_functions, get_overridable_functions
 
-from feedprop.operations.registry import HANDLERS, moved, neutral
-from feedprop.operations.self_gated import moves
+import feedprop.operations.table  # noqa: F401  fills the table
+from feedprop.operations.registry import HANDLERS, neutral
 
-# torch.compile calls these for the attributes T, mT, H and mH of a tensor.
-for _name, _same in (("numpy_T", "T"), ("mT", "mT"), ("matrix_H", "H"), ("mH", "mH"), ("adjoint", "mH")):
-    HANDLERS[getattr(torch.ops.aten, _name)] = moves(moved, _same)
+# torch.compile calls operators for these attributes of a tensor, and for adjoint().
+_FOR: Any = {"numpy_T": torch.Tensor.T, "mT": torch.Tensor.mT, "matrix_H": torch.Tensor.H, "mH": torch.Tensor.mH}
+for _name, _attribute in _FOR.items():
+    HANDLERS[getattr(torch.ops.aten, _name)] = HANDLERS[_attribute.__get__]
+HANDLERS[torch.ops.aten.adjoint] = HANDLERS[torch.adjoint]
 
 _KEY: Any = "feedprop"  # our entry in torch's dictionary: namespace -> functions
 

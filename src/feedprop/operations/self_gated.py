@@ -125,26 +125,12 @@ def moves(handler: Handler, name: str = "", *, in_order: bool = False) -> Handle
         if isinstance(output, Tensor):
             _move(x, output, (done, args[1:], kwargs), in_order=in_order)
         elif isinstance(output, (tuple, list)):
-            output = _markable(output)
+            output = marks.markable(output)
             for place, part in enumerate(output):
                 _move(x, part, (done, args[1:], kwargs, place), in_order=in_order)
         return output
 
     return based_on(handler, handle)
-
-
-def _markable(parts: Any) -> Any:
-    """Return the parts of a tensor as tensors that can be marked: torch.compile marks no part of a tuple."""
-    if not torch.compiler.is_compiling():
-        return parts
-    views = []
-    for part in parts:
-        view = part.view_as(part)
-        for kind in marks.KINDS:
-            if (value := marks.get(part, kind)) is not None:
-                marks.mark(view, kind, value)
-        views.append(view)
-    return tuple(views)
 
 
 def _move(x: Tensor, part: Tensor, move: tuple[Any, ...], *, in_order: bool) -> None:
