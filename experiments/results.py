@@ -65,6 +65,12 @@ def shown(value: float) -> str:
     return f"{value:.4f}".removeprefix("0")
 
 
+def with_interval(values: list[float]) -> str:
+    """Write a mean and half the width of its 95 % interval; one value as it is."""
+    mean = shown(statistics.mean(values))
+    return mean if len(values) < 2 else f"{mean} ± {shown(half_width(values))}"
+
+
 def half_width(values: list[float]) -> float:
     """Return half the width of the 95 % interval of a mean, by the t distribution; infinite for one value."""
     if len(values) < 2:

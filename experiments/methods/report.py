@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, half_width, parser, read_rows, shown
+from results import flat, half_width, parser, read_rows, shown, with_interval
 
 
 def main() -> None:
@@ -22,9 +22,9 @@ def main() -> None:
     for method in methods:
         found = list(tests[method].values())
         apart = [test - tests["lfp"][seed] for seed, test in tests[method].items()]
-        mean = f"{shown(statistics.mean(found))} ± {shown(half_width(found))}"
         difference = f"{statistics.mean(apart):+.4f} ± {half_width(apart):.4f}".replace("0.", ".")
         each = ", ".join(map(shown, found))
+        mean = with_interval(found)
         print(f"| {method} | {chosen[method]} | {mean} | {each} | {'' if method == 'lfp' else difference} |")
     tuned = {(row["method"], row["learning_rate"]): row for row in rows if row["phase"] == "tuning"}
     rates = list(dict.fromkeys(rate for _, rate in tuned))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ import feedprop
 from feedprop import pruning, rewards, rules
 
 Optimizer = torch.optim.Optimizer
-PLAIN, RELATIVE = rules.presets.sparse(), rules.Composite(relative_magnitude=True)
+DEFAULT, PLAIN = rules.presets.training(), rules.presets.sparse()
+RELATIVE = rules.Composite(relative_magnitude=True)
 
 
 @dataclass(frozen=True)
@@ -97,19 +98,21 @@ def backprop_l1(model: nn.Module, rate: float, strength: float, steps: int) -> R
     return Run(WithL1(model, strength), sgd(model, rate))
 
 
-def gradual(*, lfp: bool = False, adam: bool = False, received: bool = False) -> Callable[..., Run]:
+def gradual(
+    composite: rules.Composite | None = None, *, adam: bool = False, received: bool = False
+) -> Callable[..., Run]:
     """Return what makes a run that prunes from a fifth to four fifths of training; the strength is the share.
 
     Args:
-        lfp: whether to train by LFP, with the default of `attach`.
+        composite: of LFP; None trains by backprop.
         adam: whether to train by Adam instead of SGD.
         received: whether a weight is worth |w| times the root of what it has got lately, feedback or gradient, instead
             of |w| alone.
     """
 
     def make(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-        if lfp:
-            feedprop.attach(model)
+        if composite is not None:
+            feedprop.attach(model, composite)
         optimizer = torch.optim.Adam(model.parameters(), rate) if adam else sgd(model, rate)
         lately = Received(model)
         pruner = pruning.GradualPruning(
@@ -122,7 +125,8 @@ def gradual(*, lfp: bool = False, adam: bool = False, received: bool = False) ->
                 lately.update()
             pruner.step()
 
-        return Run(rewards.SoftmaxReward() if lfp else nn.CrossEntropyLoss(), optimizer, after)
+        objective = nn.CrossEntropyLoss() if composite is None else rewards.SoftmaxReward()
+        return Run(objective, optimizer, after)
 
     return make
 
@@ -184,12 +188,6 @@ def lfp_per_tensor(model: nn.Module, rate: float, strength: float, steps: int) -
     return Run(rewards.SoftmaxReward(), PerTensorAdam(model.parameters(), rate, strength))
 
 
-def lfp_gradual_relative(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    run = gradual()(model, rate, strength, steps)
-    feedprop.attach(model, RELATIVE)
-    return replace(run, objective=rewards.SoftmaxReward())
-
-
 SGD, ADAM, SHARES = (0.05, 0.1), (0.002, 0.004), (0.9, 0.95, 0.98)
 FAMILIES: dict[str, Family] = {
     "backprop, SGD": Family(backprop_sgd, (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)),
@@ -199,14 +197,14 @@ FAMILIES: dict[str, Family] = {
     "backprop, Adam, gradual": Family(gradual(adam=True), ADAM, SHARES, "pruned"),
     "backprop, Adam, gradual, gradients": Family(gradual(adam=True, received=True), ADAM, SHARES, "pruned"),
     "LFP, relative": Family(lfp_relative, (0.1, 0.2), (1e-3, 2e-3, 4e-3), "decay"),
-    "LFP, gradual": Family(gradual(lfp=True), SGD, SHARES, "pruned"),
-    "LFP, gradual, feedback": Family(gradual(lfp=True, received=True), SGD, SHARES, "pruned"),
-    "LFP, Adam, gradual": Family(gradual(lfp=True, adam=True), ADAM, SHARES, "pruned"),
-    "LFP, Adam, gradual, feedback": Family(gradual(lfp=True, adam=True, received=True), ADAM, SHARES, "pruned"),
+    "LFP, gradual": Family(gradual(DEFAULT), SGD, SHARES, "pruned"),
+    "LFP, gradual, feedback": Family(gradual(DEFAULT, received=True), SGD, SHARES, "pruned"),
+    "LFP, Adam, gradual": Family(gradual(DEFAULT, adam=True), ADAM, SHARES, "pruned"),
+    "LFP, Adam, gradual, feedback": Family(gradual(DEFAULT, adam=True, received=True), ADAM, SHARES, "pruned"),
     # of the earlier comparison alone
     "backprop, Adam": Family(backprop_adam, (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008)),
     "backprop, SGD, L2": Family(backprop_sgd, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
-    "LFP, relative, gradual": Family(lfp_gradual_relative, (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
+    "LFP, relative, gradual": Family(gradual(RELATIVE), (0.05, 0.1), (0.8, 0.9, 0.95), "pruned"),
     "LFP, relative, falling floor": Family(lfp_falling_floor, (0.05, 0.1), (2e-3, 4e-3, 8e-3), "decay"),
     "LFP, relative, L1": Family(lfp_l1, (0.05, 0.1), (1e-4, 2e-4, 4e-4), "L1"),
     "LFP, plain, Adam per tensor": Family(lfp_per_tensor, (0.003, 0.006), (0.2, 0.4, 0.8), "decay"),

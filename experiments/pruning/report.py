@@ -4,14 +4,13 @@ A cell of a test is the mean over the seeds, and half the width of its 95 % inte
 best validation accuracy with this share of the weights pruned. In the table of tuning these settings have an asterisk.
 """
 
-import statistics
 import sys
 from pathlib import Path
 
 from methods import WAYS
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, half_width, parser, read_rows, shown
+from results import flat, parser, read_rows, shown, with_interval
 
 AMOUNTS = ("0.0", "0.8", "0.9", "0.95", "0.98")
 HEADINGS = " | ".join("full" if amount == "0.0" else f"{100 * float(amount):g} %" for amount in AMOUNTS)
@@ -33,9 +32,7 @@ def cell(tests: list[dict], chosen: Setting, amount: str) -> str:
     found = [row["accuracies"] for row in tests if setting(row) == chosen]
     if not found or None in found:
         return "diverged" if found else "-"
-    values = [accuracies[amount] for accuracies in found]
-    mean = shown(statistics.mean(values))
-    return mean if len(values) < 2 else f"{mean} ± {half_width(values):.3f}".replace("± 0.", "± .")
+    return with_interval([accuracies[amount] for accuracies in found])
 
 
 def main() -> None:

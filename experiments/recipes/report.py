@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import half_width, read_rows, shown
+from results import half_width, read_rows, shown, with_interval
 
 Scores = dict[str, dict[str, dict[int, float | None]]]  # recipe -> method -> seed -> score
 
@@ -25,7 +25,7 @@ def _cell(values: dict[int, float | None]) -> str:
     known = [value for value in values.values() if value is not None]
     if len(known) < max(len(values), 3):
         return seeds
-    return f"{shown(statistics.mean(known))} ± {shown(half_width(known))} ({seeds})"
+    return f"{with_interval(known)} ({seeds})"
 
 
 def main() -> None:

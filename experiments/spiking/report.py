@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, half_width, parser, read_rows, shown
+from results import flat, parser, read_rows, shown, with_interval
 
 GOALS = {"mnist-mlp": ".975", "mnist-cnn": ".985", "fashion-cnn": ".88", "vowels": ".93"}
 
@@ -48,8 +48,7 @@ def print_pruned(rows: list[dict]) -> None:
             [row["pruned"] for row in shot],
             [row["accuracy"] for row in gradual],
         )
-        cells = [f"{shown(statistics.mean(each))} ± {shown(half_width(each))}" for each in ways]
-        print(f"| {method} | {' | '.join(cells)} |")
+        print(f"| {method} | {' | '.join(map(with_interval, ways))} |")
 
 
 if __name__ == "__main__":
