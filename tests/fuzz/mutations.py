@@ -114,7 +114,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a written factor still gates itself",
-        "operations/self_gated.py",
+        "operations/sources.py",
         "found = marks.get(x, marks.VALUES)",
         "found = getattr(x, marks.VALUES, (None,))[0]",
     ),

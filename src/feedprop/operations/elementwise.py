@@ -11,7 +11,6 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
-from feedprop.operations import self_gated
 from feedprop.operations.registry import (
     Arguments,
     Context,
@@ -23,6 +22,7 @@ from feedprop.operations.registry import (
     ordinary,
     summed,
 )
+from feedprop.operations.sources import selects, sources_of
 
 
 def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -65,11 +65,11 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
         if credit.is_weight(z):
             output = _of_weight(context, phi, z, constant_in_pieces=function in PIECEWISE_CONSTANT)
             if function in PIECEWISE_CONSTANT:
-                self_gated.selects(output, self_gated.sources_of(z))
+                selects(output, sources_of(z))
             return output
         output = _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
         if function in PIECEWISE_CONSTANT:
-            self_gated.selects(output, self_gated.sources_of(z))
+            selects(output, sources_of(z))
         return output
 
     return handle
@@ -130,7 +130,7 @@ def compared(context: Context, function: Function, args: Arguments, kwargs: Keyw
     difference = credit.as_weight(z, context.magnitude) if same else summed(context, torch.sub, (z, other), {})
     if not difference.is_floating_point():  # complex numbers or integers
         return answer
-    sources = self_gated.sources_of(z, other)
+    sources = sources_of(z, other)
     compare = COMPARISONS[function.__name__]
     marks.mark(answer, marks.COMPARISON, marks.Comparison(difference, compare, sources=sources))
     if credit.is_weight(difference):
@@ -141,10 +141,8 @@ def compared(context: Context, function: Function, args: Arguments, kwargs: Keyw
 def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tensor:
     """Return `value`, a comparison that became a number, with the backward pass of a step function."""
     z, compare, yes, no, sources = comparison
-    dtype, kept = (
-        value.dtype,
-        [value],
-    )  # popped when used, since a graph must not hold its own output
+    dtype = value.dtype
+    kept = [value]  # popped when used, since a graph must not hold its own output
 
     def phi(values: Tensor) -> Tensor:
         if kept and not credit.traced() and values.data_ptr() == z.data_ptr():
@@ -157,7 +155,7 @@ def _step(context: Context, comparison: marks.Comparison, value: Tensor) -> Tens
         rising = compare in (operator.gt, operator.ge)
         output = context.activation(phi, z, at_zero=(no, yes) if rising else (yes, no))
         output = _answered(context, output, z, non_negative=min(yes, no) >= 0)
-    self_gated.selects(output, sources)
+    selects(output, sources)
     return output
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
-from feedprop.operations import self_gated
 from feedprop.operations.elementwise import relu
 from feedprop.operations.products import added_product
 from feedprop.operations.registry import (
@@ -25,6 +24,7 @@ from feedprop.operations.registry import (
     ordinary,
     summed,
 )
+from feedprop.operations.sources import after_write, before_write, copied, hand_on, laid_out_alike
 
 
 def in_place(handler: Handler, out_of_place: Function) -> Handler:
@@ -37,10 +37,10 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         target = args[0]
         weight = marks.get(target, marks.WEIGHT)
         if torch.compiler.is_compiling() or credit.transformed():  # they make copies anyway
-            copy = self_gated.copied(target, args[1:])
+            copy = copied(target, args[1:])
             marks.forget(target)
             return _written(context, target, (copy, *args[1:]), kwargs)
-        sources = self_gated.before_write(handler, out_of_place, args, kwargs)
+        sources = before_write(handler, out_of_place, args, kwargs)
         try:
             output = _handled(context, function, target, args, kwargs, weight)
         except RuntimeError as error:
@@ -51,7 +51,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
                 f"chunk(), split() or unbind()), which autograd does not allow: write it out of place"
             ) from error
         if sources:
-            self_gated.after_write(target, sources)
+            after_write(target, sources)
         return output
 
     def _handled(
@@ -59,7 +59,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
     ) -> Any:
         if base is relu and target.requires_grad:
             return _relu_in_place(context, target)
-        before = self_gated.copied(target, args[1:]) if base not in (ordinary, moved, summed) else None
+        before = copied(target, args[1:]) if base not in (ordinary, moved, summed) else None
         sources = context.starts.behind(flat((*args, target._base)))
         credit.prepare_write(target)
         if weight is not None:  # the old values are still a weight for this operation
@@ -80,13 +80,13 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             if operands.yield_weight:
                 return operands.mark(output)
             return credit.damped_in_place(output, context.active_rule().damping)
-        return _written(context, target, (self_gated.laid_out_alike(target), *args[1:]), kwargs)
+        return _written(context, target, (laid_out_alike(target), *args[1:]), kwargs)
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, _with_layout_of(target) if base is added_product else out_of_place, args, kwargs)
         result = args[0] if result is None else result  # __setitem__ returns None and has written to the copy
         target.copy_(result)
-        self_gated.hand_on(result, target)
+        hand_on(result, target)
         if isinstance(result, Tensor) and result.requires_grad:
             weight = marks.get(result, marks.WEIGHT)
             if weight is not None:

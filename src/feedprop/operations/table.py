@@ -27,7 +27,8 @@ from feedprop.operations.registry import (
     summed,
     with_constants,
 )
-from feedprop.operations.self_gated import added, gate, moves, multiple, raised, self_gated, smooth, tracked
+from feedprop.operations.self_gated import self_gated
+from feedprop.operations.sources import added, gate, moves, multiple, raised, smooth, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
 
 VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values
