@@ -313,3 +313,40 @@ def test_a_state_of_another_batch() -> None:
     _, state = LIF()(torch.zeros(4, 2, 3), State())
     with pytest.raises(FeedpropError, match=r"state of LIF has shape \(2, 3\), but the currents are \(5, 3\)"):
         LIF()(torch.zeros(4, 5, 3), state)
+
+
+@every_neuron
+def test_torch_func_is_refused(build) -> None:
+    neuron, currents = build(), torch.rand(2, 3, 1, 4)
+    with pytest.raises(FeedpropError, match=r"do not run under torch.func .* call backward\(\) for one sample"):
+        torch.func.vmap(neuron)(currents)
+
+
+def test_a_step_of_ones_own_gives_feedback_per_sample() -> None:
+    class Own(Neuron):
+        def step(self, current: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            membrane = current + (self.beta * state[0] if state else 0)
+            spike = (membrane > self.threshold).to(current.dtype)
+            return spike, (membrane,)
+
+    model = attach(nn.Sequential(nn.Linear(4, 3), Own()))
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    currents = torch.rand(5, 6, 4) * 3
+
+    def total(weights: dict[str, Tensor], sample: Tensor) -> Tensor:
+        return torch.func.functional_call(model, weights, (sample.unsqueeze(1),)).sum()
+
+    together = torch.func.vmap(torch.func.grad(total), (None, 0))(weights, currents)
+    for sample, found in zip(currents, together["0.weight"], strict=True):
+        model.zero_grad()
+        model(sample.unsqueeze(1)).sum().backward()
+        assert found.abs().sum() > 0
+        torch.testing.assert_close(found, model[0].weight.grad)
+
+
+def test_outputs_whose_sum_overflows_are_finite() -> None:
+    class Large(Neuron):
+        def step(self, current: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            return torch.full_like(current, 3e38), (current,)
+
+    assert Large()(torch.ones(2, 3, 4)).isfinite().all()

@@ -31,6 +31,7 @@ from feedprop.credit.derivative import derivative
 from feedprop.credit.flow import STAND_IN_NODE, follows_weights, scaled, stand_in, substituted, with_values
 from feedprop.credit.graph import sequence_number, walk
 from feedprop.credit.marks import is_weight
+from feedprop.credit.readable import not_finite, readable
 from feedprop.credit.start import Starts, computed, divided, enter, moves, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, damping_of, kept, undamped
 from feedprop.credit.transforms import transformed
@@ -70,8 +71,10 @@ __all__ = [
     "marks",
     "modified_weight",
     "moves",
+    "not_finite",
     "offset_secant",
     "prepare_write",
+    "readable",
     "relu_in_place",
     "root_mean_square",
     "scaled",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from feedprop.credit import marks
 from feedprop.credit.derivative import is_taken
+from feedprop.credit.readable import readable
 from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 from feedprop.credit.weights import Magnitude, root_mean_square
@@ -117,7 +118,7 @@ def secant_of_weight(activation: Activation, weight: Tensor, magnitude: Magnitud
 def _with_limit(slopes: Tensor, z: Tensor, activation: Activation) -> Tensor:
     """Replace the slopes where z = 0 by the slope of the activation at 0, a narrow central difference."""
     zero = z == 0
-    if z.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed() and not zero.any():
+    if readable(z) and not zero.any():
         return slopes
     kind = torch.float32 if z.dtype in (torch.float16, torch.bfloat16) else z.dtype
     step = 1e-5 if kind in (torch.float64, torch.complex128) else 2.0**-7

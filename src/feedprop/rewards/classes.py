@@ -9,7 +9,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.errors import FeedpropError, non_negative
-from feedprop.rewards.reward import Reward, can_look, check_outputs, check_range, in_single_precision
+from feedprop.rewards.reward import Reward, check_outputs, check_range, in_single_precision
 
 
 class Labels(NamedTuple):
@@ -68,7 +68,7 @@ class ClassReward(Reward):
         dim = class_dimension(outputs)
         self._check(outputs, targets)
         index = targets.unsqueeze(dim).long()
-        if weights is None and can_look(outputs) and not 0 <= self.ignore_index < outputs.shape[dim]:
+        if weights is None and credit.readable(outputs) and not 0 <= self.ignore_index < outputs.shape[dim]:
             try:
                 onehot = torch.zeros_like(outputs).scatter_(dim, index, 1.0)
                 return Labels(index, outputs.new_ones(()), onehot, max(index.numel(), 1))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from feedprop import credit
 from feedprop.errors import FeedpropError
 from feedprop.rewards.reward import (
     Reward,
-    can_look,
     check_outputs,
     check_range,
     check_same_shape,
@@ -47,7 +47,7 @@ class ChoiceReward(Reward):
                 f"ChoiceReward takes outputs (batch, classes) and yes/no targets (batch,), "
                 f"got {tuple(outputs.shape)} and {tuple(targets.shape)}"
             )
-        if can_look(targets) and ((targets < 0) | (targets > 1)).any():
+        if credit.readable(targets) and ((targets < 0) | (targets > 1)).any():
             raise FeedpropError("ChoiceReward takes yes/no targets in [0, 1], not classes: pass chosen == classes")
         if chosen is None:
             chosen = outputs.argmax(1)

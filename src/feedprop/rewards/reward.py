@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -113,13 +112,12 @@ class Reward(nn.Module):
                 f"got shape {tuple(answer.shape)}"
             )
         rewards = answer.detach().to(outputs.dtype)
-        if can_look(rewards) and not math.isfinite(rewards.sum()) and outputs.isfinite().all():
-            wrong = int((~rewards.isfinite()).sum())
-            if wrong:
-                raise FeedpropError(
-                    f"{name} gave NaN or infinity for {wrong} of {rewards.numel()} outputs, all of which are finite: "
-                    f"check the targets, and what it divides by or takes the logarithm of"
-                )
+        wrong = credit.not_finite(rewards)
+        if wrong and outputs.isfinite().all():
+            raise FeedpropError(
+                f"{name} gave NaN or infinity for {wrong} of {rewards.numel()} outputs, all of which are finite: "
+                f"check the targets, and what it divides by or takes the logarithm of"
+            )
         return rewards
 
     def _started(self, outputs: Tensor, targets: Any, credits: Tensor) -> Tensor:
@@ -169,14 +167,9 @@ def check_same_shape(reward: Reward, outputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def can_look(values: Tensor) -> bool:
-    """Whether Python may read values: elsewhere that makes the device wait, or is impossible."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling() and not credit.transformed()
-
-
 def check_range(classes: Tensor, number: int) -> None:
     """Raise if a class is not below `number`, where values can be read."""
-    if not can_look(classes):
+    if not credit.readable(classes):
         return
     low, high = (int(bound) for bound in torch.aminmax(classes))
     if low < 0 or high >= number:

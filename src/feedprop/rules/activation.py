@@ -49,14 +49,12 @@ class ActivationRule(Settings):
         if not isinstance(slopes, Tensor) or slopes.shape != z.shape:
             got = shape_or_type(slopes)
             raise FeedpropError(f"{name} must return a tensor shaped like z {tuple(z.shape)}, got {got}")
-        look = z.device.type == "cpu" and not torch.compiler.is_compiling() and not credit.transformed()
-        if look and not slopes.sum().isfinite() and z.isfinite().all():
-            wrong = int((~slopes.isfinite()).sum())
-            if wrong:
-                raise FeedpropError(
-                    f"{name} gave NaN or infinity for {wrong} of {z.numel()} pre-activations, all of which are finite: "
-                    f"check what it divides by"
-                )
+        wrong = credit.not_finite(slopes)
+        if wrong and z.isfinite().all():
+            raise FeedpropError(
+                f"{name} gave NaN or infinity for {wrong} of {z.numel()} pre-activations, all of which are finite: "
+                f"check what it divides by"
+            )
         return slopes if slopes.is_complex() else slopes.to(z.dtype)
 
 

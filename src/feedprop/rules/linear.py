@@ -108,7 +108,7 @@ class Rule(Settings):
             raise FeedpropError(
                 f"{name}: z' was computed without gradient, so no credit passes it; use part(inputs, ...)"
             )
-        if z.device.type == "cpu" and any(_has_nan(part) for _, part in pairs) and not _has_nan(z):
+        if credit.readable(z) and any(_has_nan(part) for _, part in pairs) and not _has_nan(z):
             raise FeedpropError(
                 f"{name}: z' contains NaN, although the outputs of the layer do not: check how weights and inputs are "
                 f"modified"

@@ -79,6 +79,7 @@ def _scan(
     currents: Tensor, start: Tensor | None, *, steps: int | None, beta: Number, **settings: Any
 ) -> tuple[Tensor, Tensor]:
     check_currents(currents, steps)
+    check_transforms()
     check_settings(beta=beta, threshold=settings["threshold"], reset=settings["reset"])
     kind = currents.dtype
     if kind in (torch.float16, torch.bfloat16):  # a membrane that sums in half precision loses small currents
@@ -104,11 +105,18 @@ def check_currents(currents: Tensor, steps: int | None) -> None:
         raise FeedpropError("a spiking neuron needs at least one step, got T = 0")
 
 
+def check_transforms() -> None:
+    """Raise FeedpropError while a transform of torch.func is running."""
+    if credit.transformed():
+        raise FeedpropError(
+            "spiking neurons do not run under torch.func (vmap, grad): for feedback per sample, call backward() for one "
+            "sample at a time, currents (T, 1, ...)"
+        )
+
+
 def _check_finite(membranes: Tensor) -> None:
     """Check the last step alone, since NaN and infinity stay; skipped where the check would make the device wait."""
-    if membranes.device.type != "cpu" or torch.compiler.is_compiling() or membranes.detach().sum().isfinite():
-        return
-    wrong = int((~membranes.detach().isfinite()).sum())
+    wrong = credit.not_finite(membranes)
     if wrong:
         raise FeedpropError(
             f"{wrong} of {membranes.numel()} membranes are NaN or infinite after the last step: "

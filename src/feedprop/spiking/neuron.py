@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from feedprop import credit
 from feedprop.errors import FeedpropError
 from feedprop.spiking.dynamics import Number, check_settings
 from feedprop.spiking.lif import check_currents, lif
@@ -153,8 +154,7 @@ class Neuron(nn.Module):
             raise FeedpropError(
                 f"{name} must return outputs of the dtype of the current, {current.dtype}, got {_kind(answer[0])}"
             )
-        look = current.device.type == "cpu" and not torch.compiler.is_compiling()
-        if look and not answer[0].detach().sum().isfinite() and current.detach().isfinite().all():
+        if credit.not_finite(answer[0]) and current.detach().isfinite().all():
             raise FeedpropError(f"{name} returned outputs that are NaN or infinite, although the current is finite")
         return answer
 

@@ -17,7 +17,7 @@ from feedprop import credit
 from feedprop.operations.dispatch import listened_to
 from feedprop.operations.registry import Arguments, Context, Function, Keywords, register
 from feedprop.spiking.dynamics import Number, check_settings
-from feedprop.spiking.lif import check_currents
+from feedprop.spiking.lif import check_currents, check_transforms
 from feedprop.spiking.neuron import LIF
 
 
@@ -31,6 +31,7 @@ def leaky_sum(currents: Tensor, start: Tensor | None = None, *, alpha: Number, s
         result: Tensor = handle_torch_function(leaky_sum, (currents,), currents, start, alpha=alpha, steps=steps)
         return result
     check_currents(currents, steps)
+    check_transforms()
     check_settings(alpha=alpha)
     if steps is not None:
         currents = currents.expand(steps, *currents.shape)
