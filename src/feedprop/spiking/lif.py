@@ -109,8 +109,8 @@ def check_transforms() -> None:
     """Raise FeedpropError while a transform of torch.func is running."""
     if credit.transformed():
         raise FeedpropError(
-            "spiking neurons do not run under torch.func (vmap, grad): for feedback per sample, call backward() for one "
-            "sample at a time, currents (T, 1, ...)"
+            "spiking neurons do not run under torch.func (vmap, grad): for feedback per sample, call backward() for "
+            "one sample at a time, currents (T, 1, ...)"
         )
 
 
