@@ -156,6 +156,134 @@ def test_a_mask_of_moved_values_selects_compiled(name: str) -> None:
     torch.testing.assert_close(found, _credit(selecting, z, settings), **CLOSE)
 
 
+# --- masks of values that moved, of statistics, of parts; all are functions of what they multiply ---
+
+MASKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "above the mean": lambda z: (z > z.mean()).double(),
+    "above the mean of the row": lambda z: (z > z.mean(-1, keepdim=True)).double(),
+    "difference from the mean": lambda z: (z - z.mean(-1, keepdim=True) > 0).double(),
+    "difference, keywords": lambda z: (torch.sub(z, other=z.mean()) > 0).double(),
+    "standard score": lambda z: ((z - z.mean()) / z.std() > 0.3).double(),
+    "above the median": lambda z: (z > z.median(-1, keepdim=True).values).double(),
+    "above half of the maximum": lambda z: (z.abs() / z.abs().max() > 0.5).double(),
+    "softmax": lambda z: (z.softmax(-1) > 0.15).double(),
+    "log-softmax": lambda z: (F.log_softmax(z, -1) > -1.5).double(),
+    "layer norm": lambda z: (F.layer_norm(z, (6,)) > 0).double(),
+    "batch norm": lambda z: (F.batch_norm(z, None, None, training=True) > 0).double(),
+    "unit length": lambda z: (F.normalize(z, dim=-1) > 0.2).double(),
+    "norm of the row": lambda z: (z.norm(dim=-1, keepdim=True) > 2.2).double(),
+    "norm of the column": lambda z: (torch.linalg.vector_norm(z, dim=0) > 2.2).double(),
+    "sum of squares": lambda z: (z.pow(2).sum(-1, keepdim=True) > 5).double(),
+    "variance": lambda z: (z.var(-1, keepdim=True) > 1).double(),
+    "sum of all": lambda z: (z.sum() > 0).double(),
+    "running sum": lambda z: (z.cumsum(-1) > 0).double(),
+    "distance": lambda z: (torch.cdist(z, z)[:, :1] > 1).double(),
+    "divided by the share": lambda z: (lambda mask: mask / mask.mean(-1, keepdim=True))((z > 0).double()),
+    "divided by the sum": lambda z: (lambda mask: mask / mask.sum())((z > 0).double()),
+    "by a constant mask": lambda z: (z > 0).double() * torch.tensor([1.0, 0, 1, 0, 1, 0]),
+    "product so far": lambda z: (z > 0).double().cumprod(-1),
+    "least so far": lambda z: (z > -1).double().cummin(-1).values,
+    "lesser of two masks": lambda z: torch.minimum((z > -1).double(), (z < 1).double()),
+    "greater of two masks": lambda z: torch.maximum((z > 1).double(), (z < -1).double()),
+    "rolled there and back": lambda z: (z.roll(1, 0) > 0).double().roll(-1, 0),
+    "transposed there and back": lambda z: (z.permute(1, 0) > 0).double().permute(1, 0),
+    "transposed before it is a number": lambda z: (z.t() > 0).t().double(),
+    "flipped there and back": lambda z: (z.flip(1) > 0).double().flip(1),
+    "picked": lambda z: (z.index_select(1, torch.arange(6).flip(0)) > 0).double()[:, torch.arange(6).flip(0)],
+    "joined halves": lambda z: torch.cat([(z[:, :3] > 0).double(), (z[:, 3:] > 0).double()], 1),
+    "joined chunks": lambda z: torch.cat([(part > 0.1).double() for part in z.chunk(2, -1)], -1),
+    "joined rows": lambda z: torch.stack([(row > 0).double() for row in z]),
+    "joined columns": lambda z: torch.stack([(column > 0).double() for column in z.unbind(1)], 1),
+    "joined booleans": lambda z: torch.cat([z[:2] > 0, z[2:] > 0]).double(),
+    "between tensors": lambda z: torch.where(z > 0, torch.ones_like(z), torch.zeros_like(z)),
+    "between a number and a tensor": lambda z: torch.where(z > 0, 1.0, z.new_zeros(6)),
+    "between numbers, in steps": lambda z: torch.where(z > 1, 1.0, torch.where(z > 0, 0.5, 0.0)),
+    "ones where": lambda z: torch.ones_like(z).where(z > 0, torch.zeros(())),
+    "interpolated": lambda z: torch.lerp(torch.zeros_like(z), torch.ones_like(z), (z > 0).double()),
+}  # fmt: skip
+
+
+@WITH_COMPOSITES
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_computed_from_what_it_multiplies_is_a_constant(name: str, composite: str) -> None:
+    z, settings = torch.randn(5, 6), COMPOSITES[composite]
+    kept = MASKS[name](z)
+    assert 0 < kept.count_nonzero() < kept.numel() or kept.numel() == 1
+    found, expected = (_credit(f, z, settings) for f in (lambda z: z * MASKS[name](z), lambda z: z * kept))
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", [name for name in MASKS if "joined" not in name and "there and back" not in name])
+def test_a_mask_computed_from_what_it_multiplies_is_a_constant_compiled(name: str) -> None:
+    z, settings = torch.randn(5, 6), rules.presets.training()
+    found = _credit(lambda z: z * MASKS[name](z), z, settings, compiled=True)
+    torch.testing.assert_close(found, _credit(lambda z: z * MASKS[name](z), z, settings), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [lambda z: (z[:, :1] > 0).double(), lambda z: (z[:, :2].sum(-1, keepdim=True) > 0).double().expand(5, 6)],
+    ids=["of a column", "of a sum of columns"],
+)
+def test_a_mask_selects_only_what_it_was_computed_from(mask: Callable[[Tensor], Tensor]) -> None:
+    z, columns = torch.randn(5, 6), 1 if mask(torch.zeros(5, 6)).shape[1] == 1 else 2
+    constant = mask(z).expand(5, 6)
+
+    def apart(z: Tensor) -> Tensor:
+        return torch.cat(
+            [z[:, :columns] * constant[:, :columns], z[:, columns:] * mask(z).expand(5, 6)[:, columns:]], 1
+        )
+
+    found, expected = (_credit(f, z, rules.Composite()) for f in (lambda z: z * mask(z), apart))
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert not torch.allclose(found, _credit(lambda z: z * constant, z, rules.Composite()))
+
+
+def test_a_mask_selects_in_fused_products() -> None:
+    z, zeros = torch.randn(5, 6), torch.zeros(5, 6)
+    expected = _credit(F.relu, z, rules.Composite())
+    for fused in (
+        lambda z: torch.addcmul(zeros, z, (z > 0).double()),
+        lambda z: torch.addcdiv(zeros, (z > 0).double(), 1 / z),
+        lambda z: torch.lerp(zeros, z, (z > 0).double()),
+    ):
+        torch.testing.assert_close(_credit(fused, z, rules.Composite()), expected, **CLOSE)
+
+
+STEPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "signs": (
+        lambda z: torch.where(z > 0, 1.0, -1.0), lambda z: torch.where(z > 0, torch.ones_like(z), -torch.ones_like(z))
+    ),
+    "a tensor and a number": (
+        lambda z: torch.where(z > 0.3, 2.0, 0.0), lambda z: torch.where(z > 0.3, torch.full_like(z, 2.0), 0.0)
+    ),
+    "keywords": (
+        lambda z: torch.where(z > 0.3, 2.0, 0.5),
+        lambda z: torch.where(input=torch.tensor(2.0), condition=z > 0.3, other=torch.full((6,), 0.5)),
+    ),
+    "falling": (lambda z: (z < 0).double(), lambda z: torch.where(z < 0, torch.ones(()), torch.zeros(()))),
+    "method": (lambda z: (z > 0).double(), lambda z: torch.ones_like(z).where(z > 0, torch.zeros(()))),
+}  # fmt: skip
+
+
+@WITH_COMPOSITES
+@pytest.mark.parametrize("name", STEPS)
+def test_selecting_between_constant_tensors_is_a_step(name: str, composite: str) -> None:
+    numbers, tensors = STEPS[name]
+    z, settings = torch.randn(5, 6), COMPOSITES[composite]
+    assert torch.equal(numbers(z), tensors(z))
+    expected = _credit(numbers, z, settings)
+    assert expected.any()
+    torch.testing.assert_close(_credit(tensors, z, settings), expected, **CLOSE)
+
+
+def test_infinite_steps_pass_finite_credit() -> None:
+    z = torch.randn(5, 6)
+    low = torch.full_like(z, -torch.inf)
+    credit = _credit(lambda z: (z + torch.where(z > 0, torch.zeros_like(z), low)).softmax(-1), z, rules.Composite())
+    assert credit.isfinite().all()
+
+
 @WITH_COMPOSITES
 def test_a_sign_selects_the_half_of_an_absolute_value(composite: str) -> None:
     """|z| sign(z) is z; conserving, |z| is an activation by itself, so its own slope stays."""

@@ -122,7 +122,9 @@ def test_cosine_classifier_and_gated_network_learn() -> None:
 
 
 def test_every_name_is_called() -> None:
-    assert {name for name, handler in table.handlers().items() if handler is products.product_of_elements} == {
-        "prod",
-        "cumprod",
+    called = {
+        name
+        for name, handler in table.handlers().items()
+        if getattr(handler, "base", None) is products.product_of_elements
     }
+    assert called == {"prod", "cumprod"}

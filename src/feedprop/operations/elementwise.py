@@ -174,15 +174,50 @@ def converted(context: Context, function: Function, args: Arguments, kwargs: Key
     return _step(context, comparison, plain)
 
 
+FAR = 1e4  # stands for infinity between which a step jumps
+
+
 def selected(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Select by a condition; between two numbers, as in where(z > 0, 1.0, -1.0), this is a step function."""
-    values = (*args, *kwargs.values())
-    comparison = marks.get(values[0], marks.COMPARISON) if values else None
-    if comparison is None or len(values) != 3 or not all(isinstance(value, (int, float)) for value in values[1:]):
+    """Select by a condition; between constants or steps, as in where(z > 0, 1.0, -1.0), this is a step function."""
+    condition, values = _branches(args, kwargs)
+    comparison = marks.get(condition, marks.COMPARISON)
+    if comparison is None or len(values) != 2 or not all(map(_is_step, values)):
         return ordinary(context, function, args, kwargs)
-    plain = function(*args, **kwargs)
-    comparison = comparison._replace(yes=float(values[1]), no=float(values[2]))
-    if plain.is_floating_point():
-        return _step(context, comparison, plain)
-    marks.mark(plain, marks.COMPARISON, comparison)
-    return plain
+    plain = function(*(value.detach() if isinstance(value, Tensor) else value for value in args), **kwargs)
+    if not any(isinstance(value, Tensor) for value in values):
+        comparison = comparison._replace(yes=float(values[0]), no=float(values[1]))
+        if plain.is_floating_point():
+            return _step(context, comparison, plain)
+        marks.mark(plain, marks.COMPARISON, comparison)
+        return plain
+    if not plain.is_floating_point() or kwargs.get("out") is not None:
+        return plain
+    steps = []
+    for value, (yes, no) in zip(values, ((1.0, 0.0), (0.0, 1.0)), strict=True):
+        chosen = torch.where(condition, yes, no).to(plain.dtype)
+        step = _step(context, comparison._replace(yes=yes, no=no), chosen)
+        finite = value.nan_to_num(posinf=FAR, neginf=-FAR) if isinstance(value, Tensor) else min(max(value, -FAR), FAR)
+        steps.append(step * finite)
+    output = credit.with_values(plain, steps[0] + steps[1])
+    if credit.is_weight(comparison.tensor):
+        marks.mark_weight(output)
+    else:
+        _answered(context, output, comparison.tensor)
+    selects(output, [*comparison.sources, *sources_of(*values)])
+    return output
+
+
+def _branches(args: Arguments, kwargs: Keywords) -> tuple[Any, list[Any]]:
+    """Return the condition of where(z > 0, a, b) or a.where(z > 0, b), and the values between which it selects."""
+    given = list(args)
+    if len(given) > 1 and isinstance(given[1], Tensor) and given[1].dtype is torch.bool:
+        given[:2] = given[1], given[0]  # the method's order
+    condition = kwargs["condition"] if "condition" in kwargs else given.pop(0) if given else None
+    return condition, [*given, *(kwargs[name] for name in ("input", "self", "other") if name in kwargs)]
+
+
+def _is_step(value: Any) -> bool:
+    """Whether a value is a constant, or a step function."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, (int, float))
+    return not value.requires_grad or marks.get(value, marks.SELECTION) is not None

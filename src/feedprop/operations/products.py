@@ -185,9 +185,9 @@ def product_of_elements(context: Context, function: Function, args: Arguments, k
 
 
 def interpolated(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Pass lerp(a, b, w) as a sum; conserving, and if w is an activation, as the product and sums a + w (b - a)."""
+    """Pass lerp(a, b, w) as a sum; if w is an activation, as the product and sums a + w (b - a)."""
     a, b, gate = (*args, *(kwargs[name] for name in ("input", "end", "weight")[len(args) :]))
-    if not context.conserving or not is_activation(gate):
+    if not is_activation(gate):
         return summed(context, function, args, kwargs)
     passing = context.decompose(lambda: a + gate * (b - a))
     return credit.with_values(function(a.detach(), b.detach(), gate.detach()), passing)
@@ -208,7 +208,7 @@ def gated(context: Context, function: Function, args: Arguments, kwargs: Keyword
 def summed_with_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Pass addcmul(x, a, b, value=v) = x + v a b as a product and a sum."""
     x, a, b = _three(args, kwargs)
-    part = elementwise_product(context, torch.mul, (a, b), {})
+    part = context.decompose(torch.mul, a, b)
     passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
     return _through(function, args, kwargs, passing)
 
@@ -216,7 +216,7 @@ def summed_with_product(context: Context, function: Function, args: Arguments, k
 def summed_with_quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Pass addcdiv(x, a, b, value=v) = x + v a / b as a quotient and a sum."""
     x, a, b = _three(args, kwargs)
-    part = quotient(context, torch.div, (a, b), {})
+    part = context.decompose(torch.div, a, b)
     passing = summed(context, torch.add, (x, part), {"alpha": kwargs.get("value", 1)})
     return _through(function, args, kwargs, passing)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from feedprop import credit
@@ -24,8 +25,9 @@ from feedprop.operations.sources import (
     divided,
     multiplied,
     remember,
-    shape_of,
+    sources_of,
     tracked,
+    where_selected,
 )
 
 
@@ -39,23 +41,17 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
             kwargs = {name: value for name, value in kwargs.items() if name not in ("input", "other")}
         if len(args) != 2 or kwargs or not all(isinstance(x, Tensor) and x.requires_grad for x in args):
             return plain(context, function, args, kwargs)
+        masks = [marks.get(x, marks.SELECTION) is not None for x in args]
+        if any(masks) and not all(masks):
+            return selecting(context, function, args, kwargs, masks)
         shared = common(*args)
         if not shared:
             return plain(context, function, args, kwargs)
-        masks = [marks.get(x, marks.SELECTION) is not None for x in args]
-        if any(masks) and not all(masks):
-            factors = tuple(x.detach() if mask else x for x, mask in zip(args, masks, strict=True))
-            for x in factors:
-                if not x.requires_grad and credit.is_weight(args[0]):
-                    marks.mark_weight(x)  # a mask of weights, made from weights
-            output = plain(context, function, factors, kwargs)
-            remember(output, [(x, GATE) for x, *_ in shared])
-            return output
         x, *kinds = shared[0]
         first = kinds[0] == MULTIPLE
         other = kinds[1 if first else 0]
         gates = other == GATE or (divides and other == SUM) or (context.conserving and other != MULTIPLE)
-        gated = gates and (first or (kinds[1] == MULTIPLE and not divides)) and shape_of(x) == args[0].shape
+        gated = gates and (first or (kinds[1] == MULTIPLE and not divides)) and x.shape == args[0].shape
         if not gated or not context.activation.by_values or not all(map(is_activation, args)):
             return plain(context, function, args, kwargs)
         # y = x g(x): c_x = c_y y / x = c_y g(x), as if g(x) were a constant
@@ -64,6 +60,21 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         remember(output, [(x, GATE) for x, *_ in shared])
         if all(masks):
             marks.mark(output, marks.SELECTION, True)
+        return output
+
+    def selecting(context: Context, function: Function, args: Arguments, kwargs: Keywords, masks: list[bool]) -> Any:
+        """Multiply x by a mask: it is a constant where it was computed from x, elsewhere a value."""
+        mask, x = args if masks[0] else reversed(args)
+        where = where_selected(x, mask)
+        if where is False:
+            return plain(context, function, args, kwargs)
+        constant = mask.detach()
+        if where is not True:
+            constant = torch.where(where, constant, mask)
+        if credit.is_weight(mask):
+            marks.mark_weight(constant)  # a mask of weights, made from weights
+        output = plain(context, function, (constant, x) if masks[0] else (x, constant), kwargs)
+        remember(output, sources_of(x))
         return output
 
     return handle

@@ -5,9 +5,12 @@ whether its factors are functions of the same values (`self_gated`). The kind of
 several sources has the largest.
 
     MULTIPLE    of the source: 2 * x, x.clone(), -x; also its values in another shape, in the same order
+    OFFSET      x + 1, x + x
     ARITHMETIC  powers, products and smooth functions of it: x * x, x.log(), x.exp()
     SUM         arithmetic plus something: divided by it, x is an activation, x / (1 + exp(-x)) or x / (1 + |x|)
     GATE        an activation function took part, or erf
+    NORMALISED  another function at each place: softmax, layer_norm, constants that differ from element to element
+    PARTLY      other values took part: x.sum(), x - x.mean(), x + y
 """
 
 from __future__ import annotations
@@ -21,14 +24,15 @@ from torch.nn import Parameter
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.operations.places import Mix, Move, covers, indices_of, is_mixed, meeting, root_of, same
 from feedprop.operations.products import EXPONENTS
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
 FARTHEST = 6  # number of sources that a result remembers, the nearest first
-MULTIPLE, ARITHMETIC, SUM, GATE = range(4)
-# what stands for the values of a tensor (`_values`), or for those that were moved (of what, how, to which shape); and
-# the kind of function
-Source = tuple[Any, int]
+MULTIPLE, OFFSET, ARITHMETIC, SUM, GATE, NORMALISED, PARTLY = range(7)
+Source = tuple[
+    Any, int
+]  # what stands for the values of a tensor (`_values`), a Move or a Mix; and the kind of function
 Call = tuple[Function, Arguments, Keywords]
 KindOf = Callable[..., int]  # takes the kinds of the arguments and the call
 
@@ -50,7 +54,7 @@ def multiplied(*kinds: int, call: Call) -> int:
 
 def added(*kinds: int, call: Call) -> int:
     """Return the kind of a sum or difference."""
-    return max(SUM, *kinds)
+    return max(OFFSET if max(kinds) <= OFFSET else SUM, *kinds)
 
 
 def gate(*kinds: int, call: Call) -> int:
@@ -102,71 +106,116 @@ def tracked(handler: Handler, kind_of: KindOf) -> Handler:
     return based_on(handler, handle)
 
 
+def mixes(handler: Handler, *, in_place: bool = False) -> Handler:
+    """Return a handler of functions that compute each element from several, a sum or a softmax, which remembers that.
+
+    Args:
+        handler: of functions whose first argument is a tensor.
+        in_place: whether each element of the result belongs to one of the input, as in a softmax.
+    """
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        output = handler(context, function, args, kwargs)
+        x = args[0] if args else kwargs.get("input")
+        if not isinstance(x, Tensor) or not x.requires_grad:
+            return output
+        if isinstance(output, Tensor):
+            _mix(x, output, in_place=in_place)
+        elif isinstance(output, (tuple, list)):
+            for part in output:
+                _mix(x, part, in_place=in_place)
+        return output
+
+    return based_on(handler, handle)
+
+
+def _mix(x: Tensor, output: Any, *, in_place: bool) -> None:
+    if not isinstance(output, Tensor) or not output.requires_grad:
+        return
+    if in_place and output.shape == x.shape:
+        remember(output, [(of, max(kind, NORMALISED)) for of, kind in _sources(x)])
+    else:
+        remember(output, [(Mix(of, output.shape), PARTLY) for of, _ in _sources(x)])
+    if marks.get(x, marks.SELECTION) is not None:
+        marks.mark(output, marks.SELECTION, True)
+
+
 def moves(handler: Handler, name: str = "", *, in_order: bool = False) -> Handler:
     """Return a handler of views and copies whose results remember the sources of what they hold.
 
     Args:
-        handler: of functions that take a tensor, or several of which one is given.
+        handler: of functions that take a tensor, or several.
         name: of what the functions do; by default each does something else.
         in_order: whether a result that holds all values has them in order, as that of `view` has.
     """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
-        x = args[0] if args else kwargs.get("input", kwargs.get("tensors"))
-        if isinstance(x, (tuple, list)) and len(x) == 1:
-            x = x[0]  # cat([x]), stack([x])
-        if not isinstance(x, Tensor):
+        given = "input" if "input" in kwargs else "tensors"
+        x = args[0] if args else kwargs.get(given)
+        joins = isinstance(x, (tuple, list))
+        parts: tuple[Any, ...] = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+        if not parts or not all(isinstance(part, Tensor) for part in parts):
             return output
-        done = name or function.__name__
+        named = {key: value for key, value in kwargs.items() if args or key != given}
+        move = Move((), name or function.__name__, function, joins, args[1:], named, None, (), torch.Size())
         if isinstance(output, Tensor):
-            _move(x, output, (done, args[1:], kwargs), in_order=in_order)
+            _move(parts, output, move, in_order=in_order)
         elif isinstance(output, (tuple, list)):
             output = marks.markable(output)
             for place, part in enumerate(output):
-                _move(x, part, (done, args[1:], kwargs, place), in_order=in_order)
+                _move(parts, part, move._replace(place=place), in_order=in_order)
         return output
 
     return based_on(handler, handle)
 
 
-def _move(x: Tensor, part: Tensor, move: tuple[Any, ...], *, in_order: bool) -> None:
-    """Remember the sources of `part`, which holds values of x; a mask of booleans has them in its comparison."""
-    comparison = marks.get(part, marks.COMPARISON)
-    if part is x or not (part.requires_grad or comparison is not None):
+def _move(parts: tuple[Tensor, ...], output: Tensor, move: Move, *, in_order: bool) -> None:
+    """Remember the sources of `output`, which holds values of `parts`; those of booleans are in their comparison."""
+    x = parts[0]
+    comparison = marks.get(output, marks.COMPARISON)
+    if output is x or not (output.requires_grad or comparison is not None):
         return
-    indexed = move[0] == "__getitem__"
-    if in_order and part.numel() == x.numel() and not (indexed and not _is_plain(move[1][0])):
-        sources = list(_sources(x))
-    else:
-        name, args, kwargs, *place = move
-        given = (*args, *(value for key, value in kwargs.items() if key != "input"))
-        if not all(map(_is_constant, given)):
-            return
-        key = (name, given, [*kwargs], place, x.shape)
-        sources = [((of, key, part.shape), kind) for of, kind in _sources(x)]
-        if comparison is not None:
-            moved = [((of, key, part.shape), kind) for of, kind in comparison.sources or ()]
-            marks.mark(part, marks.COMPARISON, comparison._replace(sources=moved))
-    if part.requires_grad:
-        remember(part, sources)
-        if marks.get(x, marks.SELECTION) is not None:
-            marks.mark(part, marks.SELECTION, True)
+    selects = all(marks.get(part, marks.SELECTION) is not None for part in parts)
+    if len(parts) > 1 and not selects and comparison is None:
+        return
+    move = move._replace(shapes=tuple(part.shape for part in parts), shape=output.shape)
+    indexed = move.name == "__getitem__"
+    in_order = in_order and len(parts) == 1 and output.numel() == x.numel()
+    if comparison is not None and not (in_order and not indexed):
+        compared = [getattr(marks.get(part, marks.COMPARISON), "sources", None) or () for part in parts]
+        marks.mark(output, marks.COMPARISON, comparison._replace(sources=_moved(compared, move)))
+    if output.requires_grad:
+        kept = in_order and not (indexed and not _is_plain(move.rest[0]))
+        remember(output, list(_sources(x)) if kept else _moved([list(_sources(part)) for part in parts], move))
+        if selects:
+            marks.mark(output, marks.SELECTION, True)
+
+
+def _moved(sources: list[Any], move: Move) -> list[Source]:
+    """Return the sources that all parts have, moved; those of each part may have been moved in a way of its own."""
+    tensors = indices_of(move)
+    if any(x.requires_grad for x in tensors):
+        return []
+    move = move._replace(version=sum(map(marks.version, tensors)))
+    found: list[Source] = []
+    first, *others = sources
+    for of, kind in first:
+        matching = [_of_same_root(of, candidates) for candidates in others]
+        if all(match is not None for match in matching):
+            found.append((move._replace(parts=(of, *matching)), kind))
+    return found
+
+
+def _of_same_root(of: Any, sources: Any) -> Any:
+    root = root_of(of)
+    return next((other for other, _ in sources if root_of(other) is root and is_mixed(other) == is_mixed(of)), None)
 
 
 def _is_plain(index: Any) -> bool:
     """Whether an index that takes all elements takes them in order: slices and the like, no tensors or lists."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is ... or isinstance(part, (slice, int)) for part in parts)
-
-
-def _is_constant(value: Any) -> bool:
-    """Whether an argument is equal to another one if it means the same."""
-    if isinstance(value, slice):
-        return all(map(_is_constant, (value.start, value.stop, value.step)))
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_constant, value))
-    return value is None or value is ... or isinstance(value, (int, float, str, torch.dtype, torch.device))
 
 
 def before_write(handler: Handler, function: Function, args: Arguments, kwargs: Keywords) -> list[Source]:
@@ -183,25 +232,44 @@ def after_write(target: Tensor, sources: list[Source]) -> None:
 
 
 def _factors(args: Arguments, kwargs: Keywords) -> list[Tensor]:
-    """Return the arguments that require a gradient; none if one of the others has more than one element."""
+    """Return the arguments that require a gradient; none if one of the others is larger."""
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    if any(x.numel() != 1 for x in tensors if not x.requires_grad):
-        return []
-    return [x for x in tensors if x.requires_grad]
+    factors = [x for x in tensors if x.requires_grad]
+    if len(factors) < len(tensors) and factors:
+        constants = [x for x in tensors if not x.requires_grad and x.numel() != 1]
+        if any(x.dim() > factors[0].dim() or _spreads(x.shape, factors[0].shape) for x in constants):
+            return []
+    return factors
+
+
+def _spreads(shape: torch.Size, of: torch.Size) -> bool:
+    """Whether a tensor of the shape `of` grows when it meets one of `shape`."""
+    return any(size not in (1, own) for size, own in zip(reversed(shape), reversed(of), strict=False))
 
 
 def _of_result(kind_of: KindOf, factors: list[Tensor], call: Call) -> list[Source]:
     if len(factors) == 1:
-        return [(x, kind_of(kind, call=call)) for x, kind in _sources(factors[0])]
+        return [(x, _kind(kind_of, (kind,), call)) for x, kind in _sources(factors[0])]
     if len(factors) == 2:
-        return [(x, kind_of(*kinds, call=call)) for x, *kinds in common(*factors)]
+        a, b = (list(_sources(factor)) for factor in factors)
+        found = [(x, _kind(kind_of, (by_a, by_b), call)) for x, by_a in a for y, by_b in b if same(x, y)]
+        shared = [x for x, _ in found]
+        alone = [(x, PARTLY) for x, _ in (*a, *b) if not any(same(x, y) for y in shared)]
+        return found + alone
     return []
+
+
+def _kind(kind_of: KindOf, kinds: tuple[int, ...], call: Call) -> int:
+    _, args, kwargs = call
+    constants = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and not x.requires_grad)
+    least = NORMALISED if any(x.numel() != 1 for x in constants) else MULTIPLE  # constants that differ
+    return max(least, *kinds) if max(kinds) >= NORMALISED or least else kind_of(*kinds, call=call)
 
 
 def sources_of(*values: Any) -> list[Source]:
     """Return the tensors of which values are functions, for a result that is a gate."""
     found = [source for value in values if isinstance(value, Tensor) for source in _sources(value)]
-    return [(x, GATE) for x, _ in found]
+    return [(x, max(kind, GATE)) for x, kind in found]
 
 
 def selects(output: Tensor, sources: list[Source]) -> None:
@@ -273,27 +341,36 @@ def _values(x: Tensor) -> Any:
 
 
 def common(a: Tensor, b: Tensor) -> list[tuple[Any, int, int]]:
-    """Return the values of which both are functions, nearest first, each with the kinds of a and b."""
-    of_b = list(_sources(b))
-    return [(x, by_a, by_b) for x, by_a in _sources(a) for y, by_b in of_b if _same(x, y)]
+    """Return the values of which both are functions alone, nearest first, each with the kinds of a and b."""
+    of_b = [(y, kind) for y, kind in _sources(b) if kind <= GATE]
+    return [(x, by_a, by_b) for x, by_a in _sources(a) if by_a <= GATE for y, by_b in of_b if same(x, y)]
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Whether two sources are the same values, moved in the same ways."""
-    while isinstance(a, tuple) and isinstance(b, tuple):
-        if a[1] != b[1]:
-            return False
-        a, b = a[0], b[0]
-    return a is b
+def where_selected(x: Tensor, mask: Tensor) -> Any:
+    """Return where `mask`, a comparison that became a number, was computed from the values of x that it multiplies.
 
-
-def shape_of(source: Any) -> Any:
-    """Return the shape of the values that a source stands for."""
-    return source[2] if isinstance(source, tuple) else source.shape
+    Returns:
+        True for everywhere, False for nowhere, or a tensor of booleans.
+    """
+    own = [of for of, kind in _sources(x) if kind < PARTLY]
+    compared = [of for of, _ in _sources(mask)]
+    pairs = [(a, b) for a in own for b in compared if root_of(a) is root_of(b)]
+    if any(covers(a, b) and (x.shape == mask.shape or is_mixed(b)) for a, b in pairs):
+        return True
+    if torch.compiler.is_compiling() or credit.transformed():
+        return any(covers(a, b) for a, b in pairs)
+    where: Any = False
+    for a, b in pairs:
+        found = meeting(a, b, x, mask)
+        if found is not None and found.any():
+            where = found if where is False else where | found
+    return True if where is not False and bool(where.all()) else where
 
 
 def _replaced(source: Any, old: Tensor, new: Tensor) -> Any:
     """Return a source in which a tensor stands for its values with another one in its place."""
-    if isinstance(source, tuple):
-        return _replaced(source[0], old, new), *source[1:]
+    if isinstance(source, Move):
+        return source._replace(parts=tuple(_replaced(part, old, new) for part in source.parts))
+    if isinstance(source, Mix):
+        return source._replace(of=_replaced(source.of, old, new))
     return new if source is old else source

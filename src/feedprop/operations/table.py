@@ -28,7 +28,7 @@ from feedprop.operations.registry import (
     with_constants,
 )
 from feedprop.operations.self_gated import self_gated
-from feedprop.operations.sources import added, gate, moves, multiple, raised, smooth, tracked
+from feedprop.operations.sources import added, gate, mixes, moves, multiple, raised, smooth, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
 
 VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values
@@ -94,14 +94,18 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor sparse_compressed_tensor im2col
         max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices
         adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d
-        fractional_max_pool2d fractional_max_pool3d max min amax amin maximum minimum fmax fmin median nanmedian mode
-        quantile nanquantile sort topk kthvalue msort cummax cummin aminmax scatter_reduce index_reduce
-        alpha_dropout feature_dropout feature_alpha_dropout softmax log_softmax softmin gumbel_softmax
+        fractional_max_pool2d fractional_max_pool3d scatter_reduce index_reduce
+        alpha_dropout feature_dropout feature_alpha_dropout
         fft ifft fft2 ifft2 fftn ifftn rfft irfft rfft2 irfft2 rfftn irfftn hfft ihfft hfft2 ihfft2 hfftn ihfftn
         fftshift ifftshift stft istft diff gradient affine_grid affine_grid_generator cov corrcoef
         _pack_padded_sequence _pad_packed_sequence fmod remainder __mod__ __rmod__ __imod__ copysign
     """),
-    (tracked(ordinary, gate), "leaky_relu rrelu prelu"),
+    (mixes(ordinary), """
+        max min amax amin median nanmedian mode quantile nanquantile sort topk kthvalue msort aminmax var std var_mean
+        std_mean norm vector_norm matrix_norm cdist
+    """),
+    (mixes(ordinary, in_place=True), "softmax log_softmax softmin gumbel_softmax cummax cummin"),
+    (tracked(ordinary, gate), "leaky_relu rrelu prelu maximum minimum fmax fmin"),
     (tracked(ordinary, multiple), "neg negative"),
     (with_constants("target", 1), "soft_margin_loss"),
     (with_constants("weight", 2), "binary_cross_entropy nll_loss nll_loss2d"),
@@ -110,8 +114,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (with_constants("weight pos_weight", 2, 3, 6), "binary_cross_entropy_with_logits"),
     # --- norms, losses, linear algebra, special functions: smooth arithmetic has its ordinary backward
     (ordinary, """
-        var std var_mean std_mean norm vector_norm matrix_norm norm_except_dim _weight_norm nuclear_norm
-        frobenius_norm dist renorm cdist pdist pairwise_distance
+        norm_except_dim _weight_norm nuclear_norm frobenius_norm dist renorm pdist pairwise_distance
         poisson_nll_loss gaussian_nll_loss kl_div ctc_loss mse_loss l1_loss smooth_l1_loss huber_loss
         hinge_embedding_loss margin_ranking_loss multilabel_margin_loss multilabel_soft_margin_loss
         triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
@@ -122,20 +125,22 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         multigammaln igamma gammainc igammac gammaincc zeta cross
     """),
     # --- sums of contributions: the ordinary backward, damped
-    (keeps_sign(summed), """
+    (mixes(keeps_sign(summed)), """
         sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     """),
+    (mixes(summed), "nansum nanmean logsumexp"),
+    (mixes(summed, in_place=True), "cumsum logcumsumexp"),
     (tracked(summed, added), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
     (summed, """
-        __iadd__ __isub__ nansum nanmean cumsum logcumsumexp logsumexp trace _sparse_sum interpolate upsample
+        __iadd__ __isub__ trace _sparse_sum interpolate upsample
         upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
         upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d grid_sample grid_sampler grid_sampler_2d
         grid_sampler_3d index_add scatter_add fold col2im segment_reduce trapezoid trapz cumulative_trapezoid
     """),
-    (products.interpolated, "lerp"),
+    (tracked(products.interpolated, added), "lerp"),
     # --- normalisations and lookups
     (normalisation.lookup, "embedding embedding_bag"),
-    (normalisation.unit_length, "normalize"),
+    (mixes(normalisation.unit_length, in_place=True), "normalize"),
     (normalisation.cosine_similarity, "cosine_similarity"),
     (normalisation.rescaled, "local_response_norm"),
     # --- layers and products
@@ -151,14 +156,15 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (self_gated(products.quotient, divides=True), """
         div divide true_divide __truediv__ __div__ __itruediv__ __idiv__
     """),
-    (products.product_of_elements, "prod cumprod"),
+    (mixes(products.product_of_elements), "prod"),
+    (mixes(products.product_of_elements, in_place=True), "cumprod"),
     (tracked(products.power, raised), "square sqrt rsqrt reciprocal pow __pow__"),
     (products.solution, """
         solve solve_triangular triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve
     """),
     (products.gated, "glu"),
-    (products.summed_with_product, "addcmul"),
-    (products.summed_with_quotient, "addcdiv"),
+    (tracked(products.summed_with_product, added), "addcmul"),
+    (tracked(products.summed_with_quotient, added), "addcdiv"),
     (scaled_dot_product_attention, "scaled_dot_product_attention"),
     # --- comparisons, and conversions of their results
     (compared, "gt ge lt le greater greater_equal less less_equal"),
@@ -250,7 +256,8 @@ def _fill() -> None:
         if handler is not neutral:
             for function, plain in in_place_spellings(name):
                 HANDLERS[function] = in_place(handler, plain)
-    HANDLERS.update(normalisation.NORMALISATIONS)
+    for function, handler in normalisation.NORMALISATIONS.items():
+        HANDLERS[function] = mixes(handler, in_place=True)
     HANDLERS.update(recurrent.RECURRENT)
     for name in PIECEWISE_CONSTANT.split():
         elementwise.PIECEWISE_CONSTANT.update(spellings(name))

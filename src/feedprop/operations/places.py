@@ -1,0 +1,131 @@
+"""What stands for values that were moved or mixed, and where in a tensor they came from.
+
+A mask selects what it was computed from. Whether it was, the positions tell: each move of the mask's values and of
+those that it multiplies is repeated with the positions of the tensor that both come from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from feedprop.credit import marks
+from feedprop.operations.registry import Arguments, Function, Keywords, flat
+
+
+class Move(NamedTuple):
+    """Stands for values that were moved: `function` of `parts` and the rest of its arguments."""
+
+    parts: tuple[Any, ...]
+    name: str  # of what was done
+    function: Function
+    joins: bool  # whether it takes a list of tensors
+    rest: Arguments
+    named: Keywords
+    place: int | None  # of the result among several
+    shapes: tuple[torch.Size, ...]  # of the parts
+    shape: torch.Size  # of the result
+    version: int = 0  # of the indices among the arguments: how often they have been written to
+
+    def does_as(self, other: Move) -> bool:
+        """Whether both did the same with their parts."""
+        mine, others = self.how, other.how
+        return len(self.parts) == len(other.parts) and mine == others and mine is not None
+
+    @property
+    def how(self) -> Any:
+        """Return what was done, to be compared; None if its arguments cannot be."""
+        given = (*self.rest, *self.named.values())
+        return (self.name, given, [*self.named], self.place, self.shapes) if all(map(_is_constant, given)) else None
+
+
+class Mix(NamedTuple):
+    """Stands for a result each of whose elements is computed from several values of `of`, as a sum is."""
+
+    of: Any
+    shape: torch.Size
+
+
+def covers(a: Any, b: Any) -> bool:
+    """Whether a comparison of `b` is computed from the values `a`, as far as the ways in which they were moved tell."""
+    while is_mixed(b):
+        if isinstance(b, Mix) and same(a, b.of):
+            return True
+        b = _inner(b)
+    return same(a, b)
+
+
+def meeting(a: Any, b: Any, x: Tensor, mask: Tensor) -> Tensor | None:
+    """Return where the elements of the mask were computed from those of x, by following all positions."""
+    mixed = is_mixed(b)
+    while is_mixed(b):
+        b = _inner(b)
+    of_x, of_mask = (_positions(source, x.device) for source in (a, b))
+    if of_x is None or of_mask is None or of_x.numel() != x.numel():
+        return None
+    of_x = of_x.reshape(x.shape)
+    if mixed:
+        return torch.isin(of_x, of_mask.flatten())
+    return of_x == of_mask.reshape(mask.shape) if of_mask.numel() == mask.numel() else None
+
+
+def _positions(source: Any, device: torch.device) -> Tensor | None:
+    """Return the positions of the values that a source stands for in the tensor that they were moved out of."""
+    if not isinstance(source, Move):
+        return torch.arange(source.shape.numel(), device=device).view(source.shape)
+    found = [_positions(part, device) for part in source.parts]
+    inputs = [x.reshape(shape) for x, shape in zip(found, source.shapes, strict=True) if x is not None]
+    if len(inputs) < len(found) or sum(map(marks.version, indices_of(source))) != source.version:
+        return None
+    try:
+        output = source.function(inputs if source.joins else inputs[0], *source.rest, **source.named)
+    except RuntimeError:  # it takes no integers
+        return None
+    moved: Tensor = output if source.place is None else output[source.place]
+    return moved
+
+
+def is_mixed(source: Any) -> bool:
+    """Whether there is a `Mix` in a source."""
+    while isinstance(source, Move):
+        source = source.parts[0]
+    return isinstance(source, Mix)
+
+
+def _inner(source: Any) -> Any:
+    """Return what the outermost `Mix` of a source was computed from."""
+    while isinstance(source, Move):
+        source = source.parts[0]
+    return source.of
+
+
+def root_of(source: Any) -> Any:
+    """Return what stands for the values that a source was moved and mixed out of."""
+    while isinstance(source, (Move, Mix)):
+        source = source.parts[0] if isinstance(source, Move) else source.of
+    return source
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two sources are the same values, moved in the same ways."""
+    while isinstance(a, Move) and isinstance(b, Move):
+        if len(a.parts) > 1 or not a.does_as(b):
+            return False
+        a, b = a.parts[0], b.parts[0]
+    return not isinstance(a, (Move, Mix)) and a is b
+
+
+def indices_of(move: Move) -> list[Tensor]:
+    """Return the tensors among the arguments of a move, its indices."""
+    return [value for value in flat((*move.rest, *move.named.values())) if isinstance(value, Tensor)]
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether an argument is equal to another one if it means the same."""
+    if isinstance(value, slice):
+        return all(map(_is_constant, (value.start, value.stop, value.step)))
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_constant, value))
+    return value is None or value is ... or isinstance(value, (int, float, str, torch.dtype, torch.device))
