@@ -388,10 +388,62 @@ def test_a_gradient_taken_inside_the_model_is_the_derivative(activation: Callabl
         assert (model.layer.weight.grad != 0).any()
 
 
-def test_a_gradient_that_is_to_be_differentiated_is_refused() -> None:
+def _by_grad(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    return torch.autograd.grad(y, x, **options)[0]
+
+
+def _by_method(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    y.backward(inputs=[x], **options)
+    return x.grad
+
+
+def _by_function(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    torch.autograd.backward([y], inputs=[x], **options)
+    return x.grad
+
+
+def _without_recording(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    with torch.no_grad():
+        return _by_grad(y, x, **options)
+
+
+GRADIENTS = {"grad": _by_grad, "method": _by_method, "function": _by_function, "no_grad": _without_recording}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_gradient_taken_inside_by_any_call_is_ordinary(name: str) -> None:
+    def both(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        y = layer(x).tanh()
+        return y, GRADIENTS[name](y.square().sum(), x, retain_graph=True)
+
+    model, x = Given(both), torch.randn(5, 4)
+    y, slope = model(x)
+    with attached(model, rules.Epsilon(0.3)):
+        found = model(x)
+        assert torch.equal(found[0], y)
+        torch.testing.assert_close(found[1], slope, **CLOSE)
+        found[0].sum().backward()
+        assert (model.layer.weight.grad != 0).any()
+
+
+def test_gradients_of_parameters_taken_inside_are_ordinary() -> None:
+    def steps(layer: nn.Module, x: Tensor) -> Tensor:
+        layer(x).tanh().sum().backward()
+        gradient, layer.weight.grad, layer.bias.grad = layer.weight.grad, None, None
+        return layer(x) * gradient.sum()
+
+    model, x = Given(steps), torch.randn(5, 4)
+    expected = model(x)
+    with attached(model):
+        torch.testing.assert_close(model(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_gradient_that_is_to_be_differentiated_is_refused(name: str) -> None:
     def penalised(layer: nn.Module, x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(layer(x).tanh().sum(), x, create_graph=True)[0]
+        return GRADIENTS[name](layer(x).tanh().sum(), x, create_graph=True)
 
     with attached(Given(penalised)) as model, pytest.raises(FeedpropError, match="without create_graph"):
         model(torch.randn(5, 4))

@@ -18,7 +18,16 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.interception.audit import Spans
 from feedprop.interception.location import remedy, running_module, spelling
-from feedprop.operations.registry import HANDLERS, Arguments, Function, Handler, Keywords, neutral, ordinary
+from feedprop.operations.registry import (
+    HANDLERS,
+    Arguments,
+    Function,
+    Handler,
+    Keywords,
+    gradient_inside,
+    neutral,
+    ordinary,
+)
 from feedprop.rules import Composite, Rule
 
 _LEAF_MAKERS = (Tensor.requires_grad_, Tensor.requires_grad.__set__)  # type: ignore[attr-defined]  # a descriptor
@@ -102,7 +111,7 @@ class Propagation(TorchFunctionMode):
             if function in _LEAF_MAKERS and not compiling:
                 self.leaves.append(args[0])
             return function(*args, **kwargs)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and handler is not gradient_inside:
             _refuse_reentrant_checkpoint()
             return function(*args, **kwargs)
         if compiling:
