@@ -182,7 +182,7 @@ def _in_a_thread(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 STORED = {"weight": torch.zeros(3, 4)}
-LEAF = torch.ones(3, requires_grad=True)
+LEAF = torch.ones(3, dtype=torch.float64, requires_grad=True)
 
 INSIDE: dict[str, tuple[Callable[[nn.Module, Tensor], Any], str]] = {
     "another thread": (_in_a_thread, r"in another thread"),
@@ -248,6 +248,40 @@ def test_an_unregistered_function_is_refused_at_any_step(steps: int) -> None:
             UnknownOperationError, match=r"Rounded, a torch\.autograd\.Function.*feedprop\.rules\.register"
         ):
             model(torch.randn(5, 4))
+
+
+def _disabled_product(layer: nn.Module, x: Tensor) -> Tensor:
+    y = layer(x)
+    with torch._C.DisableTorchFunction():
+        doubled = y * 2.0
+    return doubled.sin() if layer.other else y.cos()
+
+
+def _leaf_if_other(layer: nn.Module) -> Tensor:
+    return LEAF if layer.other else LEAF.detach()
+
+
+OTHER_GRAPHS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], str]] = {
+    "another function": (_disabled_product, r"MulBackward0 was computed where no rule sees it"),
+    "a leaf": (lambda layer, x: layer(x) * _leaf_if_other(layer), r"a tensor of shape \(3,\)"),
+    "a leaf in a list": (lambda layer, x: torch.cat([layer(x)[0], _leaf_if_other(layer)]), r"a tensor of shape \(3,\)"),
+    "a leaf by keyword": (
+        lambda layer, x: F.linear(layer(x), torch.eye(3), bias=_leaf_if_other(layer)),
+        r"a tensor of shape \(3,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_GRAPHS)
+def test_another_graph_with_as_many_nodes_is_searched_too(name: str) -> None:
+    function, message = OTHER_GRAPHS[name]
+    model, x = Given(function), torch.randn(5, 4)
+    model.layer.other = False
+    with attached(model):
+        model(x).sum().backward()
+        model.layer.other = True
+        with pytest.raises(UnknownOperationError, match=message):
+            model(x)
 
 
 # --- outputs in any object ---

@@ -116,6 +116,7 @@ class Propagation(TorchFunctionMode):
             return function(*args, **kwargs)
         if compiling:
             return self._handle(handler, function, args, kwargs)
+        self.spans.note(function, args, kwargs)
         begin = credit.sequence_number()
         output = self._handle(handler, function, args, kwargs)
         self.spans.add(begin, credit.sequence_number())
