@@ -9,7 +9,7 @@ when `.backward()` starts (see `backward`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FunctionType, GeneratorType
 from typing import Any
 
@@ -145,6 +145,7 @@ class Audit:
         plain = [x for x in returned if x.requires_grad and x.grad_fn is None and id(x) not in leaves]
         strays: list[str] = []
         for node in nodes_behind(returned, ends=ends):
+            strays += [type(stray).__name__ for stray in _from_another_thread(node, ends, spans)]
             if node._sequence_nr() < since and not hasattr(node, "variable"):
                 continue
             if not self._seen(node, spans):
@@ -154,8 +155,9 @@ class Audit:
                 plain.append(variable)
         self._refuse_leaves(plain)
         if strays:
+            names = first_few(list(dict.fromkeys(strays)))
             raise UnknownOperationError(
-                f"{first_few(strays)} was computed where no rule sees it: in another thread, by an extension, or with "
+                f"{names} was computed where no rule sees it: in another thread, by an extension, or with "
                 f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
                 f'the gradient of all such parts by attach(model, unknown="gradient")'
             )
@@ -204,6 +206,19 @@ class Audit:
             f"a tensor of shape {shapes} requires a gradient, but is neither a parameter nor an input of the model, so "
             f"it would get its plain gradient; make it an nn.Parameter, or pass it to the model"
         )
+
+
+def _from_another_thread(node: Any, ends: Collection[Any], spans: Spans) -> Iterator[Any]:
+    """Yield nodes that were made in another thread, as far as `node` shows it: each thread has its own numbers.
+
+    In one thread, a node has a higher number than those that it uses, but for views, which autograd makes late.
+    """
+    number = node._sequence_nr()
+    for before, _ in node.next_functions:
+        if before is None or hasattr(before, "variable") or before in ends or type(before).__name__ in _OF_VIEWS:
+            continue
+        if before._sequence_nr() >= number:
+            yield before if number in spans and before._sequence_nr() not in spans else node
 
 
 def nodes_behind(
