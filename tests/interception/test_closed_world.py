@@ -8,6 +8,7 @@ import dataclasses
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize, prune
 
-from feedprop import FeedpropError, UnknownOperationError, attach, attached, rules
+from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, rules
 from support.propagation import CLOSE, feedback_of, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -181,14 +182,36 @@ def _in_a_thread(layer: nn.Module, x: Tensor) -> Tensor:
     return found[0] * 2.0
 
 
-STORED = {"weight": torch.zeros(3, 4)}
+def _in_a_pool(layer: nn.Module, x: Tensor) -> Tensor:
+    with ThreadPoolExecutor(2) as pool:
+        return next(pool.map(torch.tanh, [layer(x)]))
+
+
+def _in_a_thread_that_ran_before(layer: nn.Module, x: Tensor) -> Tensor:
+    """Use a thread whose nodes have the numbers of this one's."""
+    y = layer(x).relu()
+    end = credit.sequence_number()
+
+    def late(z: Tensor) -> Tensor:
+        leaf = torch.ones(1, requires_grad=True)
+        while credit.sequence_number() < end - 1:
+            leaf * 2.0
+        return z.tanh()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(late, y).result()
+
+
 LEAF = torch.ones(3, dtype=torch.float64, requires_grad=True)
 
 INSIDE: dict[str, tuple[Callable[[nn.Module, Tensor], Any], str]] = {
     "another thread": (_in_a_thread, r"in another thread"),
+    "a pool of threads": (_in_a_pool, r"^TanhBackward0 was computed where no rule sees it: in another thread"),
+    "a thread that ran before": (_in_a_thread_that_ran_before, r"^TanhBackward0 was computed .* in another thread"),
     "torch functions disabled": (lambda layer, x: _disabled(layer, x), r"layer\.weight, layer\.bias: used where"),
     "a leaf": (lambda layer, x: layer(x) * LEAF, r"a tensor of shape \(3,\) requires a gradient.*make it an nn.Param"),
     "a leaf returned": (lambda layer, x: (layer(x), LEAF), r"a tensor of shape \(3,\) .*make it an nn.Parameter"),
+    "a leaf that is told again": (lambda layer, x: layer(x) * LEAF.requires_grad_(), r"a tensor of shape \(3,\)"),
     "a generator": (lambda layer, x: (layer(part) for part in x), r"returns a generator.*return the tensors"),
     "a function": (lambda layer, x: lambda: layer(x), r"returns the function <lambda>.*return the tensors"),
     "a function in a tuple": (lambda layer, x: (layer(x), lambda: layer(x)), r"returns the function .*return the tens"),

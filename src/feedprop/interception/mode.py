@@ -108,7 +108,7 @@ class Propagation(TorchFunctionMode):
             function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
-            if function in _LEAF_MAKERS and not compiling:
+            if function in _LEAF_MAKERS and not compiling and not args[0].requires_grad:
                 self.leaves.append(args[0])
             return function(*args, **kwargs)
         if not torch.is_grad_enabled() and handler is not gradient_inside:
