@@ -21,7 +21,6 @@ from feedprop.operations.elementwise import elementwise
 from feedprop.operations.registry import HANDLERS
 
 _OURS = ("feedprop", "torch")  # torch's autograd functions run models: checkpoints, DDP, FSDP, compiled regions
-_COMPILED = "torch._functorch"  # the module of the functions of compiled regions, which contain the rules
 _OF_VIEWS = frozenset(  # nodes that autograd makes for views of tensors that were written to
     f"{name}Backward0"
     for name in """
@@ -240,5 +239,4 @@ def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any]
 
 
 def _gives_feedback(node: Any) -> bool:
-    function = getattr(node, "_forward_cls", None)
-    return isinstance(node, credit.WEIGHT_NODES) or getattr(function, "__module__", "").startswith(_COMPILED)
+    return isinstance(node, credit.WEIGHT_NODES) or credit.is_compiled(node)

@@ -203,6 +203,12 @@ def gradient_inside(context: Context, function: Function, args: Arguments, kwarg
             "a gradient taken with create_graph=True inside of an attached model: no rule says how credit passes a "
             "derivative; take it without create_graph, or outside of the model"
         )
+    roots = flat((args[0] if args else kwargs.get("outputs", kwargs.get("tensors")),))
+    if any(map(credit.is_compiled, credit.walk(getattr(root, "grad_fn", None) for root in roots))):
+        raise FeedpropError(
+            "a gradient taken inside of an attached model goes through a part that torch.compile compiled, which would "
+            "pass credit instead; let the function that takes it run as it is, by torch.compiler.disable(function)"
+        )
     with credit.derivative():
         return function(*args, **kwargs)
 
