@@ -8,6 +8,7 @@ import dataclasses
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize, prune
 
-from feedprop import FeedpropError, UnknownOperationError, attach, attached, rules
+from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, rules
 from support.propagation import CLOSE, feedback_of, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -181,14 +182,36 @@ def _in_a_thread(layer: nn.Module, x: Tensor) -> Tensor:
     return found[0] * 2.0
 
 
-STORED = {"weight": torch.zeros(3, 4)}
-LEAF = torch.ones(3, requires_grad=True)
+def _in_a_pool(layer: nn.Module, x: Tensor) -> Tensor:
+    with ThreadPoolExecutor(2) as pool:
+        return next(pool.map(torch.tanh, [layer(x)]))
+
+
+def _in_a_thread_that_ran_before(layer: nn.Module, x: Tensor) -> Tensor:
+    """Use a thread whose nodes have the numbers of this one's."""
+    y = layer(x).relu()
+    end = credit.sequence_number()
+
+    def late(z: Tensor) -> Tensor:
+        leaf = torch.ones(1, requires_grad=True)
+        while credit.sequence_number() < end - 1:
+            leaf * 2.0
+        return z.tanh()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(late, y).result()
+
+
+LEAF = torch.ones(3, dtype=torch.float64, requires_grad=True)
 
 INSIDE: dict[str, tuple[Callable[[nn.Module, Tensor], Any], str]] = {
     "another thread": (_in_a_thread, r"in another thread"),
+    "a pool of threads": (_in_a_pool, r"^TanhBackward0 was computed where no rule sees it: in another thread"),
+    "a thread that ran before": (_in_a_thread_that_ran_before, r"^TanhBackward0 was computed .* in another thread"),
     "torch functions disabled": (lambda layer, x: _disabled(layer, x), r"layer\.weight, layer\.bias: used where"),
     "a leaf": (lambda layer, x: layer(x) * LEAF, r"a tensor of shape \(3,\) requires a gradient.*make it an nn.Param"),
     "a leaf returned": (lambda layer, x: (layer(x), LEAF), r"a tensor of shape \(3,\) .*make it an nn.Parameter"),
+    "a leaf that is told again": (lambda layer, x: layer(x) * LEAF.requires_grad_(), r"a tensor of shape \(3,\)"),
     "a generator": (lambda layer, x: (layer(part) for part in x), r"returns a generator.*return the tensors"),
     "a function": (lambda layer, x: lambda: layer(x), r"returns the function <lambda>.*return the tensors"),
     "a function in a tuple": (lambda layer, x: (layer(x), lambda: layer(x)), r"returns the function .*return the tens"),
@@ -248,6 +271,40 @@ def test_an_unregistered_function_is_refused_at_any_step(steps: int) -> None:
             UnknownOperationError, match=r"Rounded, a torch\.autograd\.Function.*feedprop\.rules\.register"
         ):
             model(torch.randn(5, 4))
+
+
+def _disabled_product(layer: nn.Module, x: Tensor) -> Tensor:
+    y = layer(x)
+    with torch._C.DisableTorchFunction():
+        doubled = y * 2.0
+    return doubled.sin() if layer.other else y.cos()
+
+
+def _leaf_if_other(layer: nn.Module) -> Tensor:
+    return LEAF if layer.other else LEAF.detach()
+
+
+OTHER_GRAPHS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], str]] = {
+    "another function": (_disabled_product, r"MulBackward0 was computed where no rule sees it"),
+    "a leaf": (lambda layer, x: layer(x) * _leaf_if_other(layer), r"a tensor of shape \(3,\)"),
+    "a leaf in a list": (lambda layer, x: torch.cat([layer(x)[0], _leaf_if_other(layer)]), r"a tensor of shape \(3,\)"),
+    "a leaf by keyword": (
+        lambda layer, x: F.linear(layer(x), torch.eye(3), bias=_leaf_if_other(layer)),
+        r"a tensor of shape \(3,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_GRAPHS)
+def test_another_graph_with_as_many_nodes_is_searched_too(name: str) -> None:
+    function, message = OTHER_GRAPHS[name]
+    model, x = Given(function), torch.randn(5, 4)
+    model.layer.other = False
+    with attached(model):
+        model(x).sum().backward()
+        model.layer.other = True
+        with pytest.raises(UnknownOperationError, match=message):
+            model(x)
 
 
 # --- outputs in any object ---
@@ -388,10 +445,62 @@ def test_a_gradient_taken_inside_the_model_is_the_derivative(activation: Callabl
         assert (model.layer.weight.grad != 0).any()
 
 
-def test_a_gradient_that_is_to_be_differentiated_is_refused() -> None:
+def _by_grad(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    return torch.autograd.grad(y, x, **options)[0]
+
+
+def _by_method(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    y.backward(inputs=[x], **options)
+    return x.grad
+
+
+def _by_function(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    torch.autograd.backward([y], inputs=[x], **options)
+    return x.grad
+
+
+def _without_recording(y: Tensor, x: Tensor, **options: Any) -> Tensor:
+    with torch.no_grad():
+        return _by_grad(y, x, **options)
+
+
+GRADIENTS = {"grad": _by_grad, "method": _by_method, "function": _by_function, "no_grad": _without_recording}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_gradient_taken_inside_by_any_call_is_ordinary(name: str) -> None:
+    def both(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        y = layer(x).tanh()
+        return y, GRADIENTS[name](y.square().sum(), x, retain_graph=True)
+
+    model, x = Given(both), torch.randn(5, 4)
+    y, slope = model(x)
+    with attached(model, rules.Epsilon(0.3)):
+        found = model(x)
+        assert torch.equal(found[0], y)
+        torch.testing.assert_close(found[1], slope, **CLOSE)
+        found[0].sum().backward()
+        assert (model.layer.weight.grad != 0).any()
+
+
+def test_gradients_of_parameters_taken_inside_are_ordinary() -> None:
+    def steps(layer: nn.Module, x: Tensor) -> Tensor:
+        layer(x).tanh().sum().backward()
+        gradient, layer.weight.grad, layer.bias.grad = layer.weight.grad, None, None
+        return layer(x) * gradient.sum()
+
+    model, x = Given(steps), torch.randn(5, 4)
+    expected = model(x)
+    with attached(model):
+        torch.testing.assert_close(model(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_gradient_that_is_to_be_differentiated_is_refused(name: str) -> None:
     def penalised(layer: nn.Module, x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(layer(x).tanh().sum(), x, create_graph=True)[0]
+        return GRADIENTS[name](layer(x).tanh().sum(), x, create_graph=True)
 
     with attached(Given(penalised)) as model, pytest.raises(FeedpropError, match="without create_graph"):
         model(torch.randn(5, 4))

@@ -12,7 +12,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import attach, attached, discrete, rewards, rules, spiking
+from feedprop import FeedpropError, attach, attached, discrete, rewards, rules, spiking
 from support.propagation import CLOSE, Call, Residual, feedback_of, randomised
 from support.stepped import Stepped
 
@@ -306,3 +306,32 @@ def test_parameters_that_leave_a_compiled_graph(name: str) -> None:
             sum(part.square().sum() for part in parts).backward()
         found.append(feedback_of(model))
     torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+class Forces(nn.Module):
+    """Takes the gradient of an energy, computed by a function of the layer and x."""
+
+    def __init__(self, energy: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.energy = randomised(nn.Linear(3, 4)), energy
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.force(x).sum()
+
+    @torch.compiler.disable
+    def force(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.energy(self.layer, x), x)[0]
+
+
+def test_gradients_taken_inside_are_ordinary_or_refused() -> None:
+    def energy(layer: nn.Module, x: Tensor) -> Tensor:
+        return torch.tanh(layer(x)).sum()
+
+    torch._dynamo.reset()
+    x, parted = torch.randn(5, 3), Forces(torch.compile(energy, backend="aot_eager"))
+    plain = Forces(energy)
+    with attached(plain, rules.Epsilon(0.3)), attached(parted):
+        torch.testing.assert_close(torch.compile(plain, backend="aot_eager")(x), plain(x), **CLOSE)
+        with pytest.raises(FeedpropError, match=r"goes through a part that torch\.compile compiled.*compiler\.disable"):
+            parted(x)

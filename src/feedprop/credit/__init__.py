@@ -29,7 +29,7 @@ from feedprop.credit.activations import (
 )
 from feedprop.credit.derivative import derivative
 from feedprop.credit.flow import STAND_IN_NODE, follows_weights, scaled, stand_in, substituted, with_values
-from feedprop.credit.graph import sequence_number, walk
+from feedprop.credit.graph import is_compiled, sequence_number, walk
 from feedprop.credit.marks import is_weight
 from feedprop.credit.readable import not_finite, readable
 from feedprop.credit.start import Starts, computed, divided, enter, moves, start_backward, traced
@@ -64,6 +64,7 @@ __all__ = [
     "divided",
     "enter",
     "follows_weights",
+    "is_compiled",
     "is_weight",
     "jumps",
     "kept",

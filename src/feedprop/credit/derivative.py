@@ -30,6 +30,6 @@ def refuse_derivative(rule: str) -> None:
     """Raise within a block of `derivative`, for backward passes that have no ordinary form."""
     if _taken:
         raise FeedpropError(
-            f"torch.autograd.grad() inside of the model needs an ordinary gradient, but {rule} shares rewards by rules "
+            f"a gradient taken inside of the model must be an ordinary one, but {rule} shares rewards by rules "
             f"of its own; use rules.Epsilon() there"
         )

@@ -14,6 +14,14 @@ Ends = Callable[[Any], bool]
 sequence_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 
 
+_COMPILED = "torch._functorch"  # the module of the functions of compiled regions, which contain the rules
+
+
+def is_compiled(node: Any) -> bool:
+    """Whether a node is a region that torch.compile compiled, whose backward pass was made with it."""
+    return getattr(getattr(node, "_forward_cls", None), "__module__", "").startswith(_COMPILED)
+
+
 def walk(
     nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Ends | None = None, last: Ends | None = None
 ) -> Iterator[Any]:

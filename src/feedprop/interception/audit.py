@@ -1,14 +1,15 @@
 """Searches the graph of a forward pass for what no rule saw, and refuses it.
 
 The world is closed: a parameter reaches an output through a weight node, and every node between was made by a handler,
-by feedprop or by torch's own machinery. Each pass counts its nodes and those that handlers made. If a pair of counts is
-new, the graph is searched. What is used outside of a pass is found when `.backward()` starts (see `backward`).
+by feedprop or by torch's own machinery. Each pass keeps a signature of the functions that it called, and counts its
+nodes and those that handlers made. If these are new, the graph is searched. What is used outside of a pass is found
+when `.backward()` starts (see `backward`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FunctionType, GeneratorType
 from typing import Any
 
@@ -20,7 +21,6 @@ from feedprop.operations.elementwise import elementwise
 from feedprop.operations.registry import HANDLERS
 
 _OURS = ("feedprop", "torch")  # torch's autograd functions run models: checkpoints, DDP, FSDP, compiled regions
-_COMPILED = "torch._functorch"  # the module of the functions of compiled regions, which contain the rules
 _OF_VIEWS = frozenset(  # nodes that autograd makes for views of tensors that were written to
     f"{name}Backward0"
     for name in """
@@ -28,14 +28,25 @@ _OF_VIEWS = frozenset(  # nodes that autograd makes for views of tensors that we
     Slice Diagonal Unfold Narrow ViewAsReal ViewAsComplex Conj NegView
     """.split()  # noqa: SIM905
 ) | {"CopySlices"}
-_MOST = 100_000  # number of objects that are searched for tensors
+_MOST = 100_000  # number of objects that are searched for tensors, and of graphs that are remembered
 
 
 class Spans:
-    """The sequence numbers of the nodes that handlers made in one pass, as ranges in ascending order."""
+    """The sequence numbers of the nodes that handlers made in one pass, as ranges in ascending order.
+
+    Attributes:
+        signature: stands for the functions that were called, in this order, each with those of its arguments that
+            required a gradient.
+    """
 
     def __init__(self) -> None:
         self.ranges: list[list[int]] = []
+        self.signature = 0
+
+    def note(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Add a call to the signature."""
+        required = _required((*args, *kwargs.values()) if kwargs else args)
+        self.signature = hash((self.signature, function, required))
 
     def add(self, begin: int, end: int) -> None:
         """Note that a handler made the nodes from `begin` up to but not including `end`."""
@@ -54,6 +65,18 @@ class Spans:
 
     def __contains__(self, number: int) -> bool:
         return any(begin <= number < end for begin, end in self.ranges)
+
+
+def _required(values: Iterable[Any]) -> int:
+    """Return which of these tensors require a gradient, as the bits of a number."""
+    bits = 1
+    for value in values:
+        kind = type(value)
+        if kind is Tensor:
+            bits += bits + value.requires_grad
+        elif kind is list or kind is tuple:
+            bits = (bits << 64) + _required(value)
+    return bits
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -91,11 +114,11 @@ def refuse_code(result: Any) -> None:
 
 
 class Audit:
-    """Searches each new graph of an attached model once; remembers graphs by their numbers of nodes."""
+    """Searches each new graph of an attached model once; remembers graphs by signature and numbers of nodes."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.known: set[tuple[int, int]] = set()
+        self.known: set[tuple[int, int, int]] = set()
 
     def check(self, result: Any, inputs: Any, spans: Spans, *, since: int) -> None:
         """Raise if the graph of a result contains a node or a parameter that no rule saw.
@@ -110,7 +133,7 @@ class Audit:
             FeedpropError: the model returned a function or generator.
             UnknownOperationError: a node or parameter that no rule saw; the message has the remedy.
         """
-        key = credit.sequence_number() - since, spans.count()
+        key = spans.signature, credit.sequence_number() - since, spans.count()
         if key in self.known:
             return
         refuse_code(result)
@@ -121,6 +144,7 @@ class Audit:
         plain = [x for x in returned if x.requires_grad and x.grad_fn is None and id(x) not in leaves]
         strays: list[str] = []
         for node in nodes_behind(returned, ends=ends):
+            strays += [type(stray).__name__ for stray in _from_another_thread(node, ends, spans)]
             if node._sequence_nr() < since and not hasattr(node, "variable"):
                 continue
             if not self._seen(node, spans):
@@ -130,11 +154,14 @@ class Audit:
                 plain.append(variable)
         self._refuse_leaves(plain)
         if strays:
+            names = first_few(list(dict.fromkeys(strays)))
             raise UnknownOperationError(
-                f"{first_few(strays)} was computed where no rule sees it: in another thread, by an extension, or with "
+                f"{names} was computed where no rule sees it: in another thread, by an extension, or with "
                 f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
                 f'the gradient of all such parts by attach(model, unknown="gradient")'
             )
+        if len(self.known) > _MOST:
+            self.known.clear()
         self.known.add(key)
 
     def _seen(self, node: Any, spans: Spans) -> bool:
@@ -180,6 +207,19 @@ class Audit:
         )
 
 
+def _from_another_thread(node: Any, ends: Collection[Any], spans: Spans) -> Iterator[Any]:
+    """Yield nodes that were made in another thread, as far as `node` shows it: each thread has its own numbers.
+
+    In one thread, a node has a higher number than those that it uses, but for views, which autograd makes late.
+    """
+    number = node._sequence_nr()
+    for before, _ in node.next_functions:
+        if before is None or hasattr(before, "variable") or before in ends or type(before).__name__ in _OF_VIEWS:
+            continue
+        if before._sequence_nr() >= number:
+            yield before if number in spans and before._sequence_nr() not in spans else node
+
+
 def nodes_behind(
     tensors: Iterable[Tensor], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None
 ) -> Iterator[Any]:
@@ -199,5 +239,4 @@ def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any]
 
 
 def _gives_feedback(node: Any) -> bool:
-    function = getattr(node, "_forward_cls", None)
-    return isinstance(node, credit.WEIGHT_NODES) or getattr(function, "__module__", "").startswith(_COMPILED)
+    return isinstance(node, credit.WEIGHT_NODES) or credit.is_compiled(node)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from feedprop import credit
 from feedprop.errors import FeedpropError, first_few
 from feedprop.interception.audit import nodes_behind, walk
+from feedprop.interception.mode import running
+from feedprop.operations.registry import gradient_inside
 
 _MOST = 4096  # number of passes to remember at least; the graphs of older ones are searched
 
@@ -68,6 +70,8 @@ def make() -> None:
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return plain(tensors, *args, **kwargs)
+        if passes := running():
+            return gradient_inside(passes[-1], plain, (tensors, *args), kwargs)
         roots = tensors if isinstance(tensors, (tuple, list)) else (tensors,)
         _GRAPHS.look_at(_tensors(roots))
         try:

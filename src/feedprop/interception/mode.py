@@ -18,7 +18,16 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.interception.audit import Spans
 from feedprop.interception.location import remedy, running_module, spelling
-from feedprop.operations.registry import HANDLERS, Arguments, Function, Handler, Keywords, neutral, ordinary
+from feedprop.operations.registry import (
+    HANDLERS,
+    Arguments,
+    Function,
+    Handler,
+    Keywords,
+    gradient_inside,
+    neutral,
+    ordinary,
+)
 from feedprop.rules import Composite, Rule
 
 _LEAF_MAKERS = (Tensor.requires_grad_, Tensor.requires_grad.__set__)  # type: ignore[attr-defined]  # a descriptor
@@ -99,14 +108,15 @@ class Propagation(TorchFunctionMode):
             function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
         if handler is neutral or self.suspended:
-            if function in _LEAF_MAKERS and not compiling:
+            if function in _LEAF_MAKERS and not compiling and not args[0].requires_grad:
                 self.leaves.append(args[0])
             return function(*args, **kwargs)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and handler is not gradient_inside:
             _refuse_reentrant_checkpoint()
             return function(*args, **kwargs)
         if compiling:
             return self._handle(handler, function, args, kwargs)
+        self.spans.note(function, args, kwargs)
         begin = credit.sequence_number()
         output = self._handle(handler, function, args, kwargs)
         self.spans.add(begin, credit.sequence_number())

@@ -196,17 +196,24 @@ def moved(context: Context, function: Function, args: Arguments, kwargs: Keyword
 
 
 def gradient_inside(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Call torch.autograd.grad inside the model: it returns an ordinary gradient, through which no credit passes."""
-    if kwargs.get("create_graph") or (len(args) > 4 and args[4]):
+    """Take a gradient inside the model, by torch.autograd.grad or backward(): an ordinary one; no credit passes it."""
+    position = 4 if function is torch.autograd.grad else 3
+    if kwargs.get("create_graph") or (len(args) > position and args[position]):
         raise FeedpropError(
-            "torch.autograd.grad(..., create_graph=True) inside of an attached model: no rule says how credit passes a "
+            "a gradient taken with create_graph=True inside of an attached model: no rule says how credit passes a "
             "derivative; take it without create_graph, or outside of the model"
+        )
+    roots = flat((args[0] if args else kwargs.get("outputs", kwargs.get("tensors")),))
+    if any(map(credit.is_compiled, credit.walk(getattr(root, "grad_fn", None) for root in roots))):
+        raise FeedpropError(
+            "a gradient taken inside of an attached model goes through a part that torch.compile compiled, which would "
+            "pass credit instead; let the function that takes it run as it is, by torch.compiler.disable(function)"
         )
     with credit.derivative():
         return function(*args, **kwargs)
 
 
-HANDLERS[torch.autograd.grad] = gradient_inside
+HANDLERS[torch.autograd.grad] = HANDLERS[Tensor.backward] = gradient_inside
 
 
 def refused(reason: str) -> Handler:

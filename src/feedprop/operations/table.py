@@ -39,7 +39,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (neutral, """
         size dim ndim numel nelement stride storage_offset is_contiguous is_floating_point is_complex is_conj is_neg
         is_signed is_pinned is_coalesced is_inference is_set_to is_same_size element_size data_ptr const_data_ptr
-        get_device typename detach requires_grad_ register_hook retain_grad backward item tolist numpy storage
+        get_device typename detach requires_grad_ register_hook retain_grad item tolist numpy storage
         untyped_storage new new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like ones_like
         empty_like full_like rand_like randn_like randint_like bernoulli multinomial poisson normal binomial eq ne
         not_equal equal argmax argmin argsort argwhere isnan isinf isposinf isneginf isfinite isreal isin isclose
