@@ -2,13 +2,15 @@
 
 The world is closed: a parameter reaches an output through a weight node, and every node between was made by a handler,
 by feedprop or by torch's own machinery. Each pass counts its nodes and those that handlers made. If a pair of counts is
-new, the graph is searched. What is used outside of a pass is found when `.backward()` starts (see `backward`).
+new, the graph is searched. What is not returned, or used outside of a pass, is found when a backward pass starts (see
+`outside`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType, GeneratorType
 from typing import Any
 
@@ -35,25 +37,36 @@ class Spans:
     """The sequence numbers of the nodes that handlers made in one pass, as ranges in ascending order."""
 
     def __init__(self) -> None:
-        self.ranges: list[list[int]] = []
+        self.bounds: list[int] = []  # begin and end of each range in turn
 
     def add(self, begin: int, end: int) -> None:
         """Note that a handler made the nodes from `begin` up to but not including `end`."""
         if begin == end:
             return
-        while self.ranges and self.ranges[-1][0] >= begin:
-            self.ranges.pop()
-        if self.ranges and self.ranges[-1][1] >= begin:
-            self.ranges[-1][1] = end
+        bounds = self.bounds
+        while bounds and bounds[-2] >= begin:
+            del bounds[-2:]
+        if bounds and bounds[-1] >= begin:
+            bounds[-1] = end
         else:
-            self.ranges.append([begin, end])
+            bounds += (begin, end)
+
+    def update(self, other: Spans) -> None:
+        """Add the ranges of another pass."""
+        for begin, end in zip(other.bounds[::2], other.bounds[1::2], strict=True):
+            self.add(begin, end)
+
+    def forget(self, before: int) -> None:
+        """Forget the numbers below `before`."""
+        index = bisect_right(self.bounds, before)
+        self.bounds[:index] = [before] if index % 2 else []
 
     def count(self) -> int:
         """Return the number of nodes."""
-        return sum(end - begin for begin, end in self.ranges)
+        return sum(self.bounds[1::2]) - sum(self.bounds[::2])
 
     def __contains__(self, number: int) -> bool:
-        return any(begin <= number < end for begin, end in self.ranges)
+        return bisect_right(self.bounds, number) % 2 == 1
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -123,21 +136,17 @@ class Audit:
         for node in nodes_behind(returned, ends=ends):
             if node._sequence_nr() < since and not hasattr(node, "variable"):
                 continue
-            if not self._seen(node, spans):
+            if not self.seen(node, spans):
                 strays.append(type(node).__name__)
             variable = getattr(node, "variable", None)
             if variable is not None and id(variable) not in leaves:
                 plain.append(variable)
         self._refuse_leaves(plain)
-        if strays:
-            raise UnknownOperationError(
-                f"{first_few(strays)} was computed where no rule sees it: in another thread, by an extension, or with "
-                f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
-                f'the gradient of all such parts by attach(model, unknown="gradient")'
-            )
+        refuse_strays(strays)
         self.known.add(key)
 
-    def _seen(self, node: Any, spans: Spans) -> bool:
+    @staticmethod
+    def seen(node: Any, spans: Spans) -> bool:
         """Whether a rule saw how a node was made; raise if it is of an autograd function that is not registered."""
         function = getattr(node, "_forward_cls", None)
         if function is None:
@@ -167,16 +176,31 @@ class Audit:
             return
         found = {id(leaf) for leaf in plain}
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in found]
-        if names:
-            raise UnknownOperationError(
-                f"{first_few(names)}: used where no rule sees it, by an extension, in another thread, or before the "
-                f"call (cached), so it would get its plain gradient; compute that part inside of forward() in torch "
-                f'functions, or take the gradient of all such parts by attach(model, unknown="gradient")'
-            )
+        refuse_unseen(names)
         shapes = first_few([str(tuple(leaf.shape)) for leaf in plain])
         raise UnknownOperationError(
             f"a tensor of shape {shapes} requires a gradient, but is neither a parameter nor an input of the model, so "
             f"it would get its plain gradient; make it an nn.Parameter, or pass it to the model"
+        )
+
+
+def refuse_strays(strays: Sequence[str]) -> None:
+    """Raise if there are nodes, of these types, that no rule saw."""
+    if strays:
+        raise UnknownOperationError(
+            f"{first_few(strays)} was computed where no rule sees it: in another thread, by an extension, or with "
+            f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
+            f'the gradient of all such parts by attach(model, unknown="gradient")'
+        )
+
+
+def refuse_unseen(names: Sequence[str]) -> None:
+    """Raise if there are parameters, of these names, that were used in a pass where no rule saw it."""
+    if names:
+        raise UnknownOperationError(
+            f"{first_few(names)}: used where no rule sees it, by an extension, in another thread, or before the "
+            f"call (cached), so it would get its plain gradient; compute that part inside of forward() in torch "
+            f'functions, or take the gradient of all such parts by attach(model, unknown="gradient")'
         )
 
 
@@ -195,9 +219,10 @@ def nodes_behind(
 
 def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None) -> Iterator[Any]:
     """Yield `nodes` and what is behind them, as `nodes_behind` does."""
-    yield from credit.walk(nodes, ends=ends, stop=stop, last=_gives_feedback)
+    yield from credit.walk(nodes, ends=ends, stop=stop, last=gives_feedback)
 
 
-def _gives_feedback(node: Any) -> bool:
+def gives_feedback(node: Any) -> bool:
+    """Whether what is behind a node gets feedback, since it is a weight node or a compiled region."""
     function = getattr(node, "_forward_cls", None)
     return isinstance(node, credit.WEIGHT_NODES) or getattr(function, "__module__", "").startswith(_COMPILED)
