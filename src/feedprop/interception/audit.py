@@ -8,16 +8,15 @@ new, the graph is searched. What is not returned, or used outside of a pass, is 
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FunctionType, GeneratorType
 from typing import Any
 
 from torch import Tensor, nn
 
 from feedprop import credit
-from feedprop.errors import FeedpropError, UnknownOperationError, first_few
+from feedprop.errors import UnknownOperationError, first_few
+from feedprop.interception.contents import refuse_code, tensors_in
 from feedprop.operations.elementwise import elementwise
 from feedprop.operations.registry import HANDLERS
 
@@ -30,7 +29,6 @@ _OF_VIEWS = frozenset(  # nodes that autograd makes for views of tensors that we
     Slice Diagonal Unfold Narrow ViewAsReal ViewAsComplex Conj NegView
     """.split()  # noqa: SIM905
 ) | {"CopySlices"}
-_MOST = 100_000  # number of objects that are searched for tensors
 
 
 class Spans:
@@ -67,40 +65,6 @@ class Spans:
 
     def __contains__(self, number: int) -> bool:
         return bisect_right(self.bounds, number) % 2 == 1
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor in what a model takes or returns, also inside objects of the user's own."""
-    todo, seen = [value], set[int]()
-    while todo and len(seen) < _MOST:
-        item = todo.pop()
-        if isinstance(item, Tensor):
-            yield item
-        elif item is None or isinstance(item, (str, bytes, int, float, complex, type, nn.Module)) or id(item) in seen:
-            continue
-        else:
-            seen.add(id(item))
-            if isinstance(item, dict):
-                todo += reversed(item.values())
-            elif isinstance(item, (tuple, list, set, frozenset)):
-                todo += reversed(list(item))
-            if dataclasses.is_dataclass(item) or not type(item).__module__.startswith(("torch", "builtins")):
-                todo += getattr(item, "__dict__", {}).values()
-                for kind in type(item).__mro__:
-                    slots = kind.__dict__.get("__slots__", ())
-                    todo += [getattr(item, slot, None) for slot in ((slots,) if isinstance(slots, str) else slots)]
-
-
-def refuse_code(result: Any) -> None:
-    """Raise if a model returns a function or generator: its body would run without the rules."""
-    parts = result.values() if isinstance(result, dict) else result
-    for part in parts if isinstance(result, (tuple, list, dict)) else (result,):
-        if isinstance(part, (GeneratorType, FunctionType)):
-            what = "a generator" if isinstance(part, GeneratorType) else f"the function {part.__name__}"
-            raise FeedpropError(
-                f"forward() returns {what}, whose body would run outside of the rules and give plain gradients; return "
-                f"the tensors that it computes"
-            )
 
 
 class Audit:

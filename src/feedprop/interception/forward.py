@@ -18,9 +18,10 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception import install
-from feedprop.interception.audit import Audit, tensors_in
+from feedprop.interception.audit import Audit
 from feedprop.interception.backward import forget_graphs
 from feedprop.interception.compile import show_operators
+from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, Scopes, running
 from feedprop.interception.passes import ATTACHED, PASSES
