@@ -3,9 +3,12 @@
 What reaches the rules by another way than `forward` gets the same feedback as by `forward`.
 """
 
+import collections
 import copy
 import dataclasses
+import functools
 import threading
+import types
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +219,12 @@ INSIDE: dict[str, tuple[Callable[[nn.Module, Tensor], Any], str]] = {
     "a function": (lambda layer, x: lambda: layer(x), r"returns the function <lambda>.*return the tensors"),
     "a function in a tuple": (lambda layer, x: (layer(x), lambda: layer(x)), r"returns the function .*return the tens"),
     "a function in a dictionary": (lambda layer, x: {"later": lambda: layer(x)}, r"returns the function"),
+    "a function deep inside": (lambda layer, x: [{"a": (Data(layer(x)), [lambda: layer(x)])}], r"returns the function"),
+    "a function in a dataclass": (lambda layer, x: (Data(lambda: layer(x)), 1), r"returns the function <lambda>"),
+    "a partial": (lambda layer, x: {"later": functools.partial(layer, x)}, r"returns a functools\.partial, whose"),
+    "a method": (lambda layer, x: (layer(x), layer.forward), r"returns the method forward, whose.*return the tensors"),
+    "a map": (lambda layer, x: map(layer, x), r"returns a map, whose body"),
+    "a generator in a list": (lambda layer, x: [layer(x), (layer(part) for part in x)], r"returns a generator"),
 }  # fmt: skip
 
 
@@ -336,6 +345,13 @@ OUTPUTS: dict[str, Callable[[Tensor], Any]] = {
     "plain class": Plain,
     "slots": Slotted,
     "plain class in a list": lambda y: [Plain(y)],
+    "deque": lambda y: collections.deque([y]),
+    "mappingproxy": lambda y: types.MappingProxyType({"y": y}),
+    "values of a dictionary": lambda y: {"y": [y]}.values(),
+    "UserDict": lambda y: collections.UserDict(y=y),
+    "namespace": lambda y: types.SimpleNamespace(y=y),
+    "distribution": lambda y: torch.distributions.Independent(torch.distributions.Normal(y, 1.0), 1),
+    "dataclass in a dataclass": lambda y: {"y": [Data(Data((y,)))]},  # type: ignore[arg-type]
 }
 
 
@@ -347,6 +363,11 @@ def test_outputs_in_any_object_are_looked_into(name: str) -> None:
     model = Given(lambda layer, x: OUTPUTS[name](layer(x)))
     with attached(model):
         model(torch.randn(5, 4))
+
+
+def test_functions_of_their_arguments_alone_may_be_returned() -> None:
+    with attached(Given(lambda layer, x: (layer(x), F.relu))) as model:
+        assert model(torch.randn(5, 4))[1] is F.relu
 
 
 def _model_output(y: Tensor) -> Any:

@@ -101,7 +101,6 @@ def test_parameters_on_two_ways_of_which_one_is_unseen_are_named() -> None:
 
 def test_what_computes_the_inputs_is_not_the_concern_of_the_model() -> None:
     embedding, head = nn.Linear(3, 3), nn.Linear(3, 3)
-    head.weight = embedding.weight  # tied, and only the head is attached
     x = torch.randn(5, 3)
     with attached(head):
         head(embedding(x)).sum().backward()

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from feedprop.errors import FeedpropError
 from feedprop.inspection.layers import layers_of
-from feedprop.interception.audit import tensors_in
+from feedprop.interception.contents import tensors_in
 from feedprop.interception.forward import without_rules
 
 

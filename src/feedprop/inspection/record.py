@@ -25,7 +25,7 @@ from feedprop.errors import FeedpropError, first_few
 from feedprop.inspection.agreement import Gradient, agreement
 from feedprop.inspection.layers import Layer, gini, layers_of, present, reward_and_size
 from feedprop.inspection.log import Found, Log
-from feedprop.interception.audit import tensors_in
+from feedprop.interception.contents import tensors_in
 
 GINI_EVERY = 50  # measured steps
 

@@ -2,21 +2,21 @@
 
 The world is closed: a parameter reaches an output through a weight node, and every node between was made by a handler,
 by feedprop or by torch's own machinery. Each pass keeps a signature of the functions that it called, and counts its
-nodes and those that handlers made. If these are new, the graph is searched. What is used outside of a pass is found
-when `.backward()` starts (see `backward`).
+nodes and those that handlers made. If these are new, the graph is searched. What is not returned, or used outside of a
+pass, is found when a backward pass starts (see `outside`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator
-from types import FunctionType, GeneratorType
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from feedprop import credit
-from feedprop.errors import FeedpropError, UnknownOperationError, first_few
+from feedprop.errors import UnknownOperationError, first_few
+from feedprop.interception.contents import refuse_code, tensors_in
 from feedprop.operations.elementwise import elementwise
 from feedprop.operations.registry import HANDLERS
 
@@ -28,7 +28,7 @@ _OF_VIEWS = frozenset(  # nodes that autograd makes for views of tensors that we
     Slice Diagonal Unfold Narrow ViewAsReal ViewAsComplex Conj NegView
     """.split()  # noqa: SIM905
 ) | {"CopySlices"}
-_MOST = 100_000  # number of objects that are searched for tensors, and of graphs that are remembered
+_MOST = 100_000  # number of graphs that are remembered
 
 
 class Spans:
@@ -40,7 +40,7 @@ class Spans:
     """
 
     def __init__(self) -> None:
-        self.ranges: list[list[int]] = []
+        self.bounds: list[int] = []  # begin and end of each range in turn
         self.signature = 0
 
     def note(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -52,19 +52,30 @@ class Spans:
         """Note that a handler made the nodes from `begin` up to but not including `end`."""
         if begin == end:
             return
-        while self.ranges and self.ranges[-1][0] >= begin:
-            self.ranges.pop()
-        if self.ranges and self.ranges[-1][1] >= begin:
-            self.ranges[-1][1] = end
+        bounds = self.bounds
+        while bounds and bounds[-2] >= begin:
+            del bounds[-2:]
+        if bounds and bounds[-1] >= begin:
+            bounds[-1] = end
         else:
-            self.ranges.append([begin, end])
+            bounds += (begin, end)
+
+    def update(self, other: Spans) -> None:
+        """Add the ranges of another pass."""
+        for begin, end in zip(other.bounds[::2], other.bounds[1::2], strict=True):
+            self.add(begin, end)
+
+    def forget(self, before: int) -> None:
+        """Forget the numbers below `before`."""
+        index = bisect_right(self.bounds, before)
+        self.bounds[:index] = [before] if index % 2 else []
 
     def count(self) -> int:
         """Return the number of nodes."""
-        return sum(end - begin for begin, end in self.ranges)
+        return sum(self.bounds[1::2]) - sum(self.bounds[::2])
 
     def __contains__(self, number: int) -> bool:
-        return any(begin <= number < end for begin, end in self.ranges)
+        return bisect_right(self.bounds, number) % 2 == 1
 
 
 def _required(values: Iterable[Any]) -> int:
@@ -77,40 +88,6 @@ def _required(values: Iterable[Any]) -> int:
         elif kind is list or kind is tuple:
             bits = (bits << 64) + _required(value)
     return bits
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor in what a model takes or returns, also inside objects of the user's own."""
-    todo, seen = [value], set[int]()
-    while todo and len(seen) < _MOST:
-        item = todo.pop()
-        if isinstance(item, Tensor):
-            yield item
-        elif item is None or isinstance(item, (str, bytes, int, float, complex, type, nn.Module)) or id(item) in seen:
-            continue
-        else:
-            seen.add(id(item))
-            if isinstance(item, dict):
-                todo += reversed(item.values())
-            elif isinstance(item, (tuple, list, set, frozenset)):
-                todo += reversed(list(item))
-            if dataclasses.is_dataclass(item) or not type(item).__module__.startswith(("torch", "builtins")):
-                todo += getattr(item, "__dict__", {}).values()
-                for kind in type(item).__mro__:
-                    slots = kind.__dict__.get("__slots__", ())
-                    todo += [getattr(item, slot, None) for slot in ((slots,) if isinstance(slots, str) else slots)]
-
-
-def refuse_code(result: Any) -> None:
-    """Raise if a model returns a function or generator: its body would run without the rules."""
-    parts = result.values() if isinstance(result, dict) else result
-    for part in parts if isinstance(result, (tuple, list, dict)) else (result,):
-        if isinstance(part, (GeneratorType, FunctionType)):
-            what = "a generator" if isinstance(part, GeneratorType) else f"the function {part.__name__}"
-            raise FeedpropError(
-                f"forward() returns {what}, whose body would run outside of the rules and give plain gradients; return "
-                f"the tensors that it computes"
-            )
 
 
 class Audit:
@@ -147,24 +124,19 @@ class Audit:
             strays += [type(stray).__name__ for stray in _from_another_thread(node, ends, spans)]
             if node._sequence_nr() < since and not hasattr(node, "variable"):
                 continue
-            if not self._seen(node, spans):
+            if not self.seen(node, spans):
                 strays.append(type(node).__name__)
             variable = getattr(node, "variable", None)
             if variable is not None and id(variable) not in leaves:
                 plain.append(variable)
         self._refuse_leaves(plain)
-        if strays:
-            names = first_few(list(dict.fromkeys(strays)))
-            raise UnknownOperationError(
-                f"{names} was computed where no rule sees it: in another thread, by an extension, or with "
-                f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
-                f'the gradient of all such parts by attach(model, unknown="gradient")'
-            )
+        refuse_strays(list(dict.fromkeys(strays)))
         if len(self.known) > _MOST:
             self.known.clear()
         self.known.add(key)
 
-    def _seen(self, node: Any, spans: Spans) -> bool:
+    @staticmethod
+    def seen(node: Any, spans: Spans) -> bool:
         """Whether a rule saw how a node was made; raise if it is of an autograd function that is not registered."""
         function = getattr(node, "_forward_cls", None)
         if function is None:
@@ -194,12 +166,7 @@ class Audit:
             return
         found = {id(leaf) for leaf in plain}
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in found]
-        if names:
-            raise UnknownOperationError(
-                f"{first_few(names)}: used where no rule sees it, by an extension, in another thread, or before the "
-                f"call (cached), so it would get its plain gradient; compute that part inside of forward() in torch "
-                f'functions, or take the gradient of all such parts by attach(model, unknown="gradient")'
-            )
+        refuse_unseen(names)
         shapes = first_few([str(tuple(leaf.shape)) for leaf in plain])
         raise UnknownOperationError(
             f"a tensor of shape {shapes} requires a gradient, but is neither a parameter nor an input of the model, so "
@@ -220,6 +187,26 @@ def _from_another_thread(node: Any, ends: Collection[Any], spans: Spans) -> Iter
             yield before if number in spans and before._sequence_nr() not in spans else node
 
 
+def refuse_strays(strays: Sequence[str]) -> None:
+    """Raise if there are nodes, of these types, that no rule saw."""
+    if strays:
+        raise UnknownOperationError(
+            f"{first_few(strays)} was computed where no rule sees it: in another thread, by an extension, or with "
+            f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
+            f'the gradient of all such parts by attach(model, unknown="gradient")'
+        )
+
+
+def refuse_unseen(names: Sequence[str]) -> None:
+    """Raise if there are parameters, of these names, that were used in a pass where no rule saw it."""
+    if names:
+        raise UnknownOperationError(
+            f"{first_few(names)}: used where no rule sees it, by an extension, in another thread, or before the "
+            f"call (cached), so it would get its plain gradient; compute that part inside of forward() in torch "
+            f'functions, or take the gradient of all such parts by attach(model, unknown="gradient")'
+        )
+
+
 def nodes_behind(
     tensors: Iterable[Tensor], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None
 ) -> Iterator[Any]:
@@ -235,8 +222,9 @@ def nodes_behind(
 
 def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None) -> Iterator[Any]:
     """Yield `nodes` and what is behind them, as `nodes_behind` does."""
-    yield from credit.walk(nodes, ends=ends, stop=stop, last=_gives_feedback)
+    yield from credit.walk(nodes, ends=ends, stop=stop, last=gives_feedback)
 
 
-def _gives_feedback(node: Any) -> bool:
+def gives_feedback(node: Any) -> bool:
+    """Whether what is behind a node gets feedback, since it is a weight node or a compiled region."""
     return isinstance(node, credit.WEIGHT_NODES) or credit.is_compiled(node)

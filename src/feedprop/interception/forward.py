@@ -18,11 +18,13 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception import install
-from feedprop.interception.audit import Audit, tensors_in
-from feedprop.interception.backward import ATTACHED, PASSES, forget_graphs
+from feedprop.interception.audit import Audit
+from feedprop.interception.backward import forget_graphs
 from feedprop.interception.compile import show_operators
+from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, Scopes, running
+from feedprop.interception.passes import ATTACHED, PASSES
 from feedprop.rules import Composite, Rule
 
 
@@ -177,10 +179,13 @@ class Forward:
             return result
         finally:
             end = credit.sequence_number()
-            PASSES.add(begin, end)
+            lenient = self.unknown != "error" or transformed
+            if lenient:
+                propagation.spans.add(begin, end)
+            PASSES.add(begin, end, propagation.spans, lenient=lenient)
             for mode in outer:
                 mode.suspended = False
-                mode.spans.add(begin, end)
+                mode.spans.update(propagation.spans)
             restore(swapped)
 
 

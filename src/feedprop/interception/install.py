@@ -47,9 +47,9 @@ CHANGES = (
         compile.undo,
     ),
     Change(
-        "torch.autograd.backward",
+        "torch.autograd._engine_run_backward, and the same in torch.autograd.graph",
         "a parameter of an attached model that was used outside of a pass would get a plain gradient; it is refused "
-        "when the backward pass starts, since no hook of torch sees such a use",
+        "when a backward pass starts, by backward() or torch.autograd.grad(), since no hook of torch sees such a use",
         backward.make,
         backward.undo,
     ),
@@ -64,7 +64,8 @@ CHANGES = (
 # Private names of torch that feedprop uses, each with what breaks without it. (A test finds uses that are not here.)
 PRIVATE = {
     "torch._C._autograd._get_sequence_nr": "the audit, and relu_: which nodes were made since",
-    "Node._input_metadata": "rewards on outputs of 0: whether a conjugate is of real numbers",
+    "Node._input_metadata": "rewards on outputs of 0: whether a conjugate is of real numbers; shapes in a graph",
+    "torch.autograd.graph._engine_run_backward": "searching the graph of each backward pass",
     "torch._C._current_graph_task_id": "record: a forward pass within a backward pass is a checkpoint, recomputed",
     "torch.autograd.Variable._execution_engine": "record: when a backward pass has ended",
     "torch._foreach_norm": "record: the norms of all weights in one call",
