@@ -199,6 +199,76 @@ def test_first_is_the_layer_that_runs_first(first: rules.Rule) -> None:
         torch.testing.assert_close(_feedback(model, x, given, composite), found, **CLOSE)
 
 
+class UsedFirst(nn.Module):
+    """Two layers, the first of which is only used."""
+
+    def __init__(self, use: Callable[[nn.Linear, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.head, self.fc, self.use = randomised(nn.Linear(3, 3)), randomised(nn.Linear(6, 3)), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.use(self.fc, x)))
+
+
+@pytest.mark.parametrize("compiles", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.filterwarnings("ignore:::torch")
+def test_first_is_the_layer_whose_weight_is_used_first(name: str, compiles: bool) -> None:
+    composite = rules.Composite(rules.Epsilon(0.1), first=rules.ZPlus())
+    model, x = UsedFirst(USES[name]), torch.rand(5, 6)
+    called = copy.deepcopy(nn.Sequential(model.fc, nn.ReLU(), model.head))
+    attach(called, composite)(x).sum().backward()
+    torch._dynamo.reset()
+    attach(model, composite)
+    (torch.compile(model, backend="eager", fullgraph=True) if compiles else model)(x).sum().backward()
+    torch.testing.assert_close(model.head.weight.grad, called[2].weight.grad, **CLOSE)
+    if name not in ("@", "matmul of mT", "einsum"):  # there weight and bias are two sums
+        torch.testing.assert_close(model.fc.weight.grad, called[0].weight.grad, **CLOSE)
+
+
+def test_a_projection_that_torch_only_uses_is_the_first_layer() -> None:
+    """The in_proj_weight of an attention belongs to no linear layer, its out_proj is one and is never called."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.o = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.o(self.a(x, x, x)[0].mean(1))
+
+    model, x, given = randomised(Attention()), torch.randn(5, 2, 6), torch.randn(5, 3)
+    by_name = rules.Composite(rules.Epsilon(0.1), by_name={"a.out_proj": GAMMA})
+    expected = _feedback(model, x, given, by_name)
+    torch.testing.assert_close(
+        _feedback(model, x, given, rules.Composite(rules.Epsilon(0.1), first=GAMMA)), expected, **CLOSE
+    )
+
+
+def test_a_layer_whose_weight_is_only_looked_up_is_not_the_first() -> None:
+    """A lookup shares no reward among inputs, as that of nn.Embedding, which no rule is for."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.middle = nn.Linear(6, 7), nn.Linear(6, 6)
+
+        def forward(self, indices: Tensor) -> Tensor:
+            return self.head(torch.relu(self.middle(self.head.weight[indices])))
+
+    model, indices = randomised(Tied()), torch.tensor([0, 3, 6])
+    found = []
+    for composite in (
+        rules.Composite(rules.Epsilon(0.1), by_name={"middle": GAMMA}),
+        rules.Composite(rules.Epsilon(0.1), first=GAMMA),
+    ):
+        model.zero_grad()
+        with attached(model, composite):
+            model(indices).sum().backward()
+        found.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(*found, **CLOSE)
+
+
 def test_first_may_change_from_pass_to_pass() -> None:
     class Either(nn.Module):
         def __init__(self) -> None:

@@ -107,8 +107,8 @@ def is_weight(value: Any) -> bool:
 
 
 def identity(parameter: Tensor) -> Any:
-    """Return the id of a parameter, or True under torch.compile, which knows no ids."""
-    return True if torch.compiler.is_compiling() else id(parameter)
+    """Return the id of a parameter; under torch.compile, where asking for an id ties the code to it, the parameter."""
+    return parameter if torch.compiler.is_compiling() else id(parameter)
 
 
 def mark_weight(tensor: Tensor, owner: Any = True) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from feedprop.interception.mode import Propagation, running
+from feedprop.interception.scopes import Owner
 from feedprop.operations.registry import HANDLERS, Arguments, Context, Function, Keywords
-from feedprop.rules import Rule
 
 _PLAIN = noop_context_fn.__code__
 
@@ -20,7 +20,7 @@ def recomputation() -> tuple[contextlib.AbstractContextManager[Any], contextlib.
     While a model is attached, checkpoints without a `context_fn` use them. Enter them in a `context_fn` of your own.
     """
     propagations = running()
-    again = _Again(propagations[-1], propagations[-1].active_rule()) if propagations else contextlib.nullcontext()
+    again = _Again(propagations[-1], propagations[-1].scopes.running[-1]) if propagations else contextlib.nullcontext()
     return contextlib.nullcontext(), again
 
 
@@ -41,21 +41,21 @@ def _contexts() -> Any:
 
 
 class _Again:
-    """Enters the pass again, with the rule that was active at first; more than once if torch recomputes twice."""
+    """Enters the pass again, with the module that ran at first; more than once if torch recomputes twice."""
 
-    def __init__(self, propagation: Propagation, rule: Rule) -> None:
-        self.propagation, self.rule = propagation, rule
+    def __init__(self, propagation: Propagation, owner: Owner) -> None:
+        self.propagation, self.owner = propagation, owner
 
     def __enter__(self) -> None:
-        self.depth = len(self.propagation.scopes.rules)
-        self.propagation.scopes.rules.append(self.rule)
+        self.depth = len(self.propagation.scopes.running)
+        self.propagation.scopes.enter(self.owner)
         self.propagation.__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: Any) -> None:
         try:
             self.propagation.__exit__(*raised)  # type: ignore[no-untyped-call]
         finally:
-            del self.propagation.scopes.rules[self.depth :]
+            del self.propagation.scopes.running[self.depth :]
             self.propagation.starts.finish(())
 
 

@@ -23,9 +23,10 @@ from feedprop.interception.backward import forget_graphs
 from feedprop.interception.compile import show_operators
 from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
-from feedprop.interception.mode import Propagation, Scopes, running
+from feedprop.interception.mode import Propagation, running
 from feedprop.interception.passes import ATTACHED, PASSES
-from feedprop.rules import Composite, Rule
+from feedprop.interception.scopes import Owner, Scopes
+from feedprop.rules import Composite
 
 
 class Forward:
@@ -53,16 +54,14 @@ class Forward:
             return
         elsewhere = composite.elsewhere(self.model)
         for path, (rule, _) in assigned.items():
-            rule = elsewhere.get(path, rule)
-            modules[path].register_forward_pre_hook(
-                _Enter(self, rule, first=composite.first if path in elsewhere else None)
-            )
+            owner = Owner(elsewhere[path], composite.first) if path in elsewhere else Owner(rule)
+            modules[path].register_forward_pre_hook(_Enter(self, owner))
             modules[path].register_forward_hook(_Leave(self), always_call=True)
 
     def _begin(self) -> None:
         """Begin to look after the model, which may be half built: a deep copy is filled last."""
         self.audit = Audit(self.model)
-        self.owners = {id(parameter): rule for parameter, rule in self.owned}
+        self.owners = {id(parameter): owners for parameter, owners in self.owned}
         install.acquire(self)
         ATTACHED.add(self.model)
         forget_graphs()
@@ -149,7 +148,9 @@ class Forward:
         show_operators()
         self.scopes.restart(self.composite.default)
         self.tracing = True
-        propagation = Propagation(self.model, self.composite, unknown=self.unknown, scopes=self.scopes)
+        propagation = Propagation(
+            self.model, self.composite, unknown=self.unknown, scopes=self.scopes, owners=self.owners
+        )
         swapped = swap_in(self.model, propagation.magnitude)
         try:
             with propagation:
@@ -261,16 +262,14 @@ def _caller(frame: Any) -> nn.Module | None:
 
 
 class _Enter:
-    """Forward pre-hook: makes the rule of this module the active one, or `first` if it is the first linear layer."""
+    """Forward pre-hook: makes the rule of this module the active one."""
 
-    def __init__(self, forward: Forward, rule: Rule, *, first: Rule | None) -> None:
-        self.forward, self.rule, self.first = forward, rule, first
+    def __init__(self, forward: Forward, owner: Owner) -> None:
+        self.forward, self.owner = forward, owner
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         for scopes in _scopes(self.forward):
-            if self.first is not None and scopes.first is None:
-                scopes.first = module
-            scopes.rules.append(self.first if self.first is not None and scopes.first is module else self.rule)
+            scopes.enter(self.owner)
 
 
 class _Leave:
@@ -281,21 +280,22 @@ class _Leave:
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         for scopes in _scopes(self.forward):
-            if len(scopes.rules) > 1:
-                scopes.rules.pop()
+            scopes.leave()
 
 
-def _owned(model: nn.Module, hooked: nn.Module) -> list[tuple[nn.Parameter, Rule]]:
-    """Return the parameters of the modules that have hooks of `hooked`, each with its rule."""
-    found: dict[nn.Parameter, Rule] = {}
-    tied: set[nn.Parameter] = set()
+def _owned(model: nn.Module, hooked: nn.Module) -> list[tuple[nn.Parameter, list[Owner]]]:
+    """Return the parameters of the modules that have hooks of `hooked`, each with its owners, which share one rule."""
+    found: dict[nn.Parameter, list[Owner]] = {}
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, _Enter) and hook.forward.model is hooked:
                 for parameter in module.parameters(recurse=False):
-                    if found.setdefault(parameter, hook.rule) != hook.rule:
-                        tied.add(parameter)  # in modules of different rules: gets the rule of the one that runs
-    return [(parameter, rule) for parameter, rule in found.items() if parameter not in tied]
+                    found.setdefault(parameter, []).append(hook.owner)
+    for parameter, owners in list(found.items()):
+        owners.sort(key=lambda owner: owner.by_position is None)  # a linear layer before an embedding tied to it
+        if any(owner.rule != owners[0].rule for owner in owners):
+            del found[parameter]  # tied, in modules of different rules: gets the rule of the one that runs
+    return list(found.items())
 
 
 def _scopes(forward: Forward) -> list[Scopes]:

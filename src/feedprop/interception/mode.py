@@ -18,6 +18,7 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.interception.audit import Spans
 from feedprop.interception.location import remedy, running_module, spelling
+from feedprop.interception.scopes import Owner, Scopes
 from feedprop.operations.registry import (
     HANDLERS,
     Arguments,
@@ -33,18 +34,6 @@ from feedprop.rules import Composite, Rule
 _LEAF_MAKERS = (Tensor.requires_grad_, Tensor.requires_grad.__set__)  # type: ignore[attr-defined]  # a descriptor
 
 
-class Scopes:
-    """The rules of the running modules of one pass, the innermost last, and the linear layer that ran first."""
-
-    def __init__(self, default: Rule) -> None:
-        self.restart(default)
-
-    def restart(self, default: Rule) -> None:
-        """Begin a pass."""
-        self.rules = [default]
-        self.first: nn.Module | None = None
-
-
 class Propagation(TorchFunctionMode):
     """One forward pass of an attached model: sends each torch function to its handler."""
 
@@ -55,7 +44,7 @@ class Propagation(TorchFunctionMode):
         *,
         unknown: str,
         scopes: Scopes | None = None,
-        owners: dict[int, Rule] | None = None,
+        owners: dict[int, list[Owner]] | None = None,
         hooked: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -73,17 +62,15 @@ class Propagation(TorchFunctionMode):
 
     def active_rule(self) -> Rule:  # a method, since Dynamo does not find properties of a mode that is already active
         """Return the rule of the innermost running module."""
-        return self.scopes.rules[-1]
+        return self.scopes.active()
 
     def rule_of(self, weight: Tensor) -> Rule:
-        """Return the rule of the module that owns `weight`; the active one if none does, or compiled."""
-        active = self.scopes.rules[-1]
-        if not self.owners or torch.compiler.is_compiling():
-            return active
-        owner = id(weight) if isinstance(weight, nn.Parameter) else marks.get(weight, marks.WEIGHT)
-        if isinstance(self.scopes.first, nn.Module) and any(id(p) == owner for p in self.scopes.first.parameters()):
-            return active  # which may be `first`
-        return self.owners.get(owner, active)
+        """Return the rule of the module that owns `weight`; the active one if none is known to."""
+        if not self.owners:
+            return self.scopes.of_weight(())
+        owner = weight if isinstance(weight, nn.Parameter) else marks.get(weight, marks.WEIGHT)
+        key = id(owner) if isinstance(owner, Tensor) else owner
+        return self.scopes.of_weight(self.owners.get(key, ()))
 
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""

@@ -106,7 +106,8 @@ def _of_weight(context: Context, phi: credit.Activation, weight: Tensor, *, cons
     """Compute weights from latent ones: sign(w) and round(w) by secants, smooth functions by their derivative."""
     used = credit.as_weight(weight, context.magnitude)
     output = credit.secant_of_weight(phi, used, context.magnitude) if constant_in_pieces else phi(used)
-    return marks.mark_weight(output, marks.get(used, marks.WEIGHT) or True)
+    owner = marks.get(used, marks.WEIGHT)
+    return marks.mark_weight(output, True if owner is None else owner)
 
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {

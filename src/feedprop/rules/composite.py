@@ -39,7 +39,8 @@ class Composite:
         default: for what no pattern matches, and for what runs outside any module.
         by_type: module type, or tuple of types, to rule; subclasses match.
         by_name: glob over the paths of `named_modules()`, "features.*", to rule; a match holds for all modules inside.
-        first: for the linear or convolution layer that runs first; `describe` assumes the order of `named_modules()`.
+        first: for the linear or convolution layer whose weight is used first, whether it is called or
+            not; `describe` assumes the order of `named_modules()`.
         last: for the last one, in the order of `named_modules()`.
         activation: how activations pass credit; `rules.Secant()` if not given.
         relative_magnitude: scale the feedback of a weight by |w| / rms(w) instead of |w|, where rms(w) is the root mean
