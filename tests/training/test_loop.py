@@ -39,7 +39,7 @@ def test_a_run_writes_what_it_promises(run):
     rows = _rows(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["step"] == 3 * 12  # 180 training samples in batches of 16
-    assert rows[0].keys() == {"epoch", "step", "learning_rate", "train", "validation", "seconds"}
+    assert rows[-1].keys() == {"epoch", "step", "learning_rate", "train", "validation", "seconds"}
     assert rows[0]["train"].keys() == rows[0]["validation"].keys() == {"reward", "cross_entropy", "accuracy"}
     assert _results(run)["warnings"] == _results(run)["remarks"] == []
     layers = feedprop.Log.load(run / "layers.jsonl").rows()

@@ -152,6 +152,8 @@ def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluati
     }
     if run.update_sparsity is not None and (shares := run.update_sparsity.shares()):
         row["updates"] = shares
+    if run.task.at_chance(validation.figures):
+        row["at_chance"] = True
     if said := run.symptoms.after_epoch(validation, step=run.step):
         row["warnings"] = said
     run.rows.append(row)
