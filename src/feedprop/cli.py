@@ -79,7 +79,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return the exit code: 0 done, 1 the system refused, 2 the user can correct something.
+    """Run the command and return the exit code: 0 done, 1 the system refused or a check found problems, 2 the user can
+    correct something.
 
     It is 130 or 143 if the user or the system interrupted.
     """

@@ -43,15 +43,28 @@ def test_classes_are_read_out_by_spike_count():
     assert found.figures["confusion"] == [[1, 0], [0, 1]]
 
 
-def test_the_loss_beside_a_reward_by_hand():
+def test_the_losses_beside_an_objective_by_hand():
     outputs, targets = torch.tensor([[0.0, 0.0], [1000.0, 0.0]]), torch.tensor([1, 0])
     softmax, sigmoid = Objective(SoftmaxReward(), "reward", -1, TASK), Objective(SigmoidReward(), "reward", -1, TASK)
-    assert softmax.loss == "cross_entropy"
-    assert softmax.compute_loss(outputs, targets) == pytest.approx(math.log(2) / 2)
-    assert sigmoid.loss == "binary_cross_entropy"
-    assert sigmoid.compute_loss(outputs, targets) == pytest.approx(3 * math.log(2) / 4)
-    assert softmax.compute_loss(torch.stack([outputs / 2, outputs / 2]), targets) == pytest.approx(math.log(2) / 2)
-    assert Objective(nn.CrossEntropyLoss(), "loss", 1, TASK).loss is None
+    assert softmax.losses == ("cross_entropy",)
+    assert softmax.compute_losses(outputs, targets) == pytest.approx((math.log(2) / 2,))
+    assert sigmoid.losses == ("cross_entropy", "binary_cross_entropy")
+    assert sigmoid.compute_losses(outputs, targets) == pytest.approx((math.log(2) / 2, 3 * math.log(2) / 4))
+    spikes = torch.stack([outputs / 2, outputs / 2])
+    assert softmax.compute_losses(spikes, targets) == pytest.approx((math.log(2) / 2,))
+
+
+def test_all_methods_show_the_same_loss():
+    """Whatever they minimise: a figure that only some of them have cannot be compared."""
+    smooth = Objective(nn.CrossEntropyLoss(label_smoothing=0.5), "loss", 1, TASK)
+    model, batches = nn.Identity(), [(3 * torch.eye(2), torch.tensor([0, 1]))]
+    found = [
+        evaluate(model, batches, objective=objective, device=torch.device("cpu"))
+        for objective in (smooth, Objective(SoftmaxReward(), "reward", -1, TASK))
+    ]
+    assert found[0].losses == found[1].losses
+    assert found[0].losses["cross_entropy"] == pytest.approx(math.log(1 + math.exp(-3)))
+    assert found[0].objective > found[0].losses["cross_entropy"]
 
 
 def test_a_choice_is_told_yes_or_no_and_explores_in_training_only():

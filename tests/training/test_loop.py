@@ -39,7 +39,7 @@ def test_a_run_writes_what_it_promises(run):
     rows = _rows(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["step"] == 3 * 12  # 180 training samples in batches of 16
-    assert rows[0].keys() == {"epoch", "step", "learning_rate", "train", "validation", "seconds"}
+    assert rows[-1].keys() == {"epoch", "step", "learning_rate", "train", "validation", "seconds"}
     assert rows[0]["train"].keys() == rows[0]["validation"].keys() == {"reward", "cross_entropy", "accuracy"}
     assert _results(run)["warnings"] == _results(run)["remarks"] == []
     layers = feedprop.Log.load(run / "layers.jsonl").rows()
@@ -48,6 +48,14 @@ def test_a_run_writes_what_it_promises(run):
     for part in ("start", "end"):
         assert sum(_results(run)["weights"][part]) == 2 * 8 + 8 * 2  # without biases
     assert list((run / "tensorboard").iterdir())
+
+
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(run, command, tmp_path):
+    """OneCycleLR ends at a 10 000th of its first rate, .1 / 25; what it says after its last step belongs to no step."""
+    assert _rows(run)[-1]["learning_rate"] == pytest.approx(0.1 / 25 / 1e4)
+    words = ["--scheduler", "StepLR", "--scheduler.step_size", "1", "--scheduler_interval", "step"]
+    assert command(*BLOBS, "--epochs", 1, "--batch_size", 60, "--output", "steps", *words).code == 0
+    assert _rows(tmp_path / "steps")[0]["learning_rate"] == pytest.approx(0.1 * 0.1**2)  # the third of three steps
 
 
 def test_another_seed_is_another_run(command, tmp_path):

@@ -54,11 +54,12 @@ def finish(run: Run, *, command: str, started: float, tested: bool) -> None:
 
 def _results(run: Run, test: Evaluation | None, *, command: str, started: float) -> dict[str, Any]:
     """Return the final figures, as results.json has them."""
-    data = run.parts.data
+    data, best = run.parts.data, run.rows[run.best_epoch - 1]
     return {
         "best_epoch": run.best_epoch,
-        "validation": run.rows[run.best_epoch - 1]["validation"],
+        "validation": best["validation"],
         **({} if test is None else {"test": test.as_dict(run.parts.objective.name)}),
+        "at_chance": best.get("at_chance", False) if test is None else run.task.at_chance(test.figures),
         "weights": {"start": run.magnitudes, "end": magnitudes(run.parts.model)},
         "remarks": run.log.remarks(),
         "task": run.task.name,

@@ -51,25 +51,25 @@ class Objective:
         return value
 
     @property
-    def loss(self) -> str | None:
-        """The name of what is shown beside a reward, which is a signal and not an objective; None for a loss."""
-        if self.name == "loss":
-            return None
-        return self._shown.loss
+    def losses(self) -> tuple[str, ...]:
+        """The names of what is shown beside the objective: the loss of the task, which all methods have in common.
+
+        A sigmoid for each class has the loss of several labels too.
+        """
+        return (self.task.loss, *([MultiLabel.loss] if self._has_sigmoids else []))
 
     @property
-    def _shown(self) -> Task:
-        """The task with the loss beside the reward: a sigmoid for each class has the one of several labels."""
-        sigmoids = isinstance(self.module, SigmoidReward) and isinstance(self.task, Classification)
-        return MultiLabel(self.task.outputs) if sigmoids else self.task
+    def _has_sigmoids(self) -> bool:
+        return isinstance(self.module, SigmoidReward) and isinstance(self.task, Classification)
 
-    def compute_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of this name; of spikes over time, that of their numbers."""
+    def compute_losses(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """Return the mean losses of these names; of spikes over time, those of their numbers."""
         answers = scores(outputs.detach()).float()
-        shown = self._shown
-        if shown is not self.task:
-            targets = nn.functional.one_hot(targets, answers.shape[1])
-        return shown.compute_loss(answers, targets)
+        loss = self.task.compute_loss(answers, targets)
+        if not self._has_sigmoids:
+            return (loss,)
+        labels = nn.functional.one_hot(targets, answers.shape[1])
+        return loss, MultiLabel(self.task.outputs).compute_loss(answers, labels)
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Refuse an objective that cannot be computed from these outputs and targets."""
@@ -100,7 +100,7 @@ class Evaluation:
         objective: mean reward or loss.
         score: the figure that chooses the best model; the higher, the better.
         figures: of the task, as JSON has them; the score is among them.
-        losses: beside a reward, by name.
+        losses: beside the objective, by name.
     """
 
     objective: float
@@ -122,7 +122,9 @@ def evaluate(
     gather: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] = lambda pair: pair,
 ) -> Evaluation:
     """Evaluate the model on all batches; `gather` collects outputs and targets from all processes."""
-    mean, loss = (MeanMetric(nan_strategy="disable", sync_on_compute=False).to(device) for _ in range(2))
+    mean, *losses = (
+        MeanMetric(nan_strategy="disable", sync_on_compute=False).to(device) for _ in ("objective", *objective.losses)
+    )
     metrics = objective.task.metrics().to(device)
     training, bad = model.training, torch.zeros((), dtype=torch.bool, device=device)
     model.eval()
@@ -135,15 +137,15 @@ def evaluate(
                 bad |= outputs.isnan().any()
                 mean.update(objective.sign * objective(outputs, targets), weight=len(targets))
                 metrics.update(scores(outputs), targets)
-                if objective.loss is not None:
-                    loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
+                for loss, value in zip(losses, objective.compute_losses(outputs, targets), strict=True):
+                    loss.update(value, weight=len(targets))
     finally:
         model.train(training)
     if bad:
         raise FeedpropError(f"outputs of the model are NaN in evaluation, so it has no {objective.task.score}")
     figures = objective.task.figures(metrics.compute())
-    losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
-    return Evaluation(float(mean.compute()), figures[objective.task.score], figures, losses)
+    named = {name: float(loss.compute()) for name, loss in zip(objective.losses, losses, strict=True)}
+    return Evaluation(float(mean.compute()), figures[objective.task.score], figures, named)
 
 
 def batch_first(outputs: Tensor) -> Tensor:

@@ -140,19 +140,20 @@ def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluati
     """Train one epoch, evaluate on validation data, and return the epoch's figures."""
     started, name = time.monotonic(), run.parts.objective.name
     train = _pass(run, epoch, saver)
-    rate = run.optimizer.param_groups[0]["lr"]
     validation = run.evaluate("validation")
     run.schedule.after_epoch(error=1 - validation.score)
     row = {
         "epoch": epoch,
         "step": run.step,
-        "learning_rate": rate,
+        "learning_rate": run.rate,
         "train": train,
         "validation": {name: validation.objective, **validation.losses, run.task.score: validation.score},
         "seconds": time.monotonic() - started,
     }
-    if run.update_sparsity is not None:
-        row["updates"] = run.update_sparsity.shares()
+    if run.update_sparsity is not None and (shares := run.update_sparsity.shares()):
+        row["updates"] = shares
+    if run.task.at_chance(validation.figures):
+        row["at_chance"] = True
     if said := run.symptoms.after_epoch(validation, step=run.step):
         row["warnings"] = said
     run.rows.append(row)
@@ -162,11 +163,13 @@ def _epoch(run: Run, epoch: int, saver: Saver) -> tuple[dict[str, Any], Evaluati
 def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
     """Take a step for each batch of training data and return the mean figures."""
     device, objective = run.accelerator.device, run.parts.objective
-    mean, loss = (MeanMetric(nan_strategy="disable").to(device) for _ in range(2))
+    mean, *losses = (MeanMetric(nan_strategy="disable").to(device) for _ in ("objective", *objective.losses))
     score = run.task.running().to(device)
     skipped = SumMetric(nan_strategy="disable").to(device)
-    metrics: dict[str, Any] = {"mean": mean, "loss": loss, "score": score, "skipped": skipped}
+    named = dict(zip(objective.losses, losses, strict=True))
+    metrics: dict[str, Any] = {"mean": mean, **named, "score": score, "skipped": skipped}
     guard, shown = _guard(run), 0.0
+    run.rate = run.optimizer.param_groups[0]["lr"]
     run.model.train()
     batches, done = begin_pass(run, metrics)
     run.progress.start(epoch, len(run.loaders["train"]), done=done)
@@ -190,8 +193,8 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
             continue
         run.symptoms.observe(outputs.detach(), targets)
         mean.update(objective.sign * value.detach(), weight=len(targets))
-        if objective.loss is not None:
-            loss.update(objective.compute_loss(outputs, targets), weight=len(targets))
+        for loss, found in zip(losses, objective.compute_losses(outputs, targets), strict=True):
+            loss.update(found, weight=len(targets))
         score.update(scores(outputs.detach()), targets)
         if time.monotonic() - shown > _SHOWN_EVERY_SECONDS:
             with _keeping_the_batch(run, guard):
@@ -208,8 +211,11 @@ def _pass(run: Run, epoch: int, saver: Saver) -> dict[str, float]:
         guard.check()
     if count := int(skipped.compute()):
         run.progress.say(f"warning: {count} steps of epoch {epoch} were skipped; {guard.first}")
-    losses = {} if objective.loss is None else {objective.loss: float(loss.compute())}
-    return {objective.name: float(mean.compute()), **losses, run.task.score: float(score.compute())}
+    return {
+        objective.name: float(mean.compute()),
+        **{name: float(loss.compute()) for name, loss in named.items()},
+        run.task.score: float(score.compute()),
+    }
 
 
 def _guard(run: Run) -> NaNGuard:
@@ -259,6 +265,7 @@ def _update(run: Run, *, last: bool) -> None:
     else:
         run.symptoms.step(functools.partial(run.update_sparsity.step, run.optimizer))
     if run.accelerator.sync_gradients and not run.accelerator.optimizer_step_was_skipped:
+        run.rate = run.optimizer.param_groups[0]["lr"]  # the schedule moves on to that of the next step
         run.schedule.after_step()
     run.optimizer.zero_grad()
 

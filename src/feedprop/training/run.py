@@ -52,6 +52,7 @@ class Run:
     magnitudes: list[int]  # how many weights were of which size before the first step
     generator: torch.Generator  # of the order of the training data
     step: int = 0
+    rate: float = 0.0  # of learning, in the last step of the optimizer
     rows: list[dict[str, Any]] = field(default_factory=list)
     log: feedprop.Log = field(default_factory=feedprop.Log)  # of the layers
     best: float = -math.inf  # score on validation data so far

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from feedprop.training.evaluation import Evaluation, scores
-from feedprop.training.tasks import Classification, Task
+from feedprop.training.tasks import Classification, Task, is_chance
 
 EVERY = 10  # one of so many steps of the optimizer is measured
 PATIENCE, LONGEST = 100, 1000  # steps before which a network may be at chance; in between, 30 % of the run, since
@@ -99,16 +99,13 @@ class Symptoms:
         return f"after {step} steps, {sentence}; {self._remedy()}" if sentence else None
 
     def _chance(self, step: int) -> str | None:
-        counts = torch.as_tensor(self.targets)
-        total = int(counts.sum())
-        if not total:
-            return None
-        accuracy, chance = int(self.right) / total, int(counts.max()) / total
-        if accuracy >= chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / total) or chance == 1:
+        counts = torch.as_tensor(self.targets).reshape(-1).tolist()
+        total = sum(counts)
+        if not total or not is_chance(accuracy := int(self.right) / total, counts, deviations=DEVIATIONS):
             return None
         return (
             f"after {step} steps, training accuracy is {accuracy:.3f}, no better than always answering the most "
-            f"frequent class ({chance:.3f}); {self._remedy()}"
+            f"frequent class ({max(counts) / total:.3f}); {self._remedy()}"
         )
 
     def _remedy(self) -> str:

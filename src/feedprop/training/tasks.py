@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,6 +24,7 @@ from feedprop.errors import FeedpropError
 from feedprop.training.data.standardisation import Normalisation
 
 SHOWN = 500  # predictions that are kept for a scatter plot
+DEVIATIONS = 2.0  # standard deviations above chance that accuracy must reach
 Figures = dict[str, Any]
 
 
@@ -78,6 +80,10 @@ class Task(ABC):
     @abstractmethod
     def failure(self, found: Figures) -> str | None:
         """Say how the answers to validation data are all alike; None if they are not."""
+
+    @abstractmethod
+    def at_chance(self, found: Figures) -> bool:
+        """Whether the answers are no better than without any inputs."""
 
     def explained(self, answers: Tensor) -> Tensor:
         """Return which output of answers (batch, outputs) says most, (batch,)."""
@@ -164,9 +170,27 @@ class Classification(Task):
             return None
         return f"all validation data are taken for class {self.outputs[answered[0]]}"
 
+    def at_chance(self, found: Figures) -> bool:
+        counts = [sum(row) for row in found["confusion"]]
+        return is_chance(found["accuracy"], counts, deviations=DEVIATIONS)
+
     @property
     def expected(self) -> str:
         return f"{len(self.outputs)} classes, labels 0 to {len(self.outputs) - 1}"
+
+
+def is_chance(accuracy: float, counts: Sequence[int], *, deviations: float) -> bool:
+    """Whether an accuracy is within so many standard deviations of always answering the most frequent class.
+
+    Args:
+        accuracy: on samples of classes.
+        counts: of the samples of each class; with one class alone, every answer is right.
+        deviations: how many.
+    """
+    total = sum(counts)
+    chance = max(counts) / total
+    least = chance + deviations * math.sqrt(chance * (1 - chance) / total)
+    return accuracy < min(least, 1.0) and chance < 1
 
 
 class Pairs(Metric):
@@ -257,6 +281,9 @@ class Regression(Task):
             return None
         return "all validation data get the same answer"
 
+    def at_chance(self, found: Figures) -> bool:
+        return not found["r2"] > 0  # of the mean of the targets, R2 is 0
+
 
 class MultiLabel(Task):
     """Any number of labels for each sample, (batch, outputs) of 0 and 1."""
@@ -306,7 +333,10 @@ class MultiLabel(Task):
         return row
 
     def failure(self, found: Figures) -> str | None:
-        return None if found["f1"] > 0 else "no label is ever right on validation data"
+        return "no label is ever right on validation data" if self.at_chance(found) else None
+
+    def at_chance(self, found: Figures) -> bool:
+        return not found["f1"] > 0
 
 
 TASKS: Mapping[str, type[Task]] = {kind.name: kind for kind in (Classification, Regression, MultiLabel)}

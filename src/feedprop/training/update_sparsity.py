@@ -12,15 +12,14 @@ EVERY = 10  # one of so many steps is measured
 
 
 class UpdateSparsity:
-    """Counts, at every tenth step of the optimizer, the weights that it changes not at all or hardly.
+    """Counts, at every tenth step of an epoch from the first one, the weights that it changes not at all or hardly.
 
-    A weight is without feedback if its feedback is exactly 0. Its change is negligible if it is smaller than a
-    thousandth of the largest weight in its layer.
+    A weight is without feedback if its feedback is exactly 0. Its change is negligible if there is none, or if it is
+    smaller than a thousandth of the largest weight in its layer.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.weights = [weight for weight in model.parameters() if weight.ndim >= 2 and weight.requires_grad]
-        self.count = 0
         self._reset()
 
     def state(self) -> dict[str, Any]:
@@ -33,6 +32,7 @@ class UpdateSparsity:
             setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
 
     def _reset(self) -> None:
+        self.count = 0  # steps of the epoch; one that is shorter than ten has a step that is measured, too
         self.measured = 0
         self.without: Tensor | int = 0
         self.negligible: Tensor | int = 0
@@ -48,15 +48,18 @@ class UpdateSparsity:
         self.without = self.without + _total(_zeros(weight.grad, weight) for weight in self.weights)
         optimizer.step()
         self.negligible = self.negligible + _total(
-            ((weight - old).abs() < old.abs().amax() / 1000).sum()
+            ((weight == old) | ((weight - old).abs() < old.abs().amax() / 1000)).sum()
             for weight, old in zip(self.weights, before, strict=True)
         )
         self.measured += sum(weight.numel() for weight in self.weights)
 
     def shares(self) -> dict[str, float]:
-        """Return the shares since the last call, over all weights and all measured steps."""
-        total = max(self.measured, 1)
-        found = {"without_feedback": float(self.without) / total, "negligible": float(self.negligible) / total}
+        """Return the shares of an epoch, over all weights and all measured steps, and begin the next one.
+
+        Nothing if no step was measured.
+        """
+        counts = {"without_feedback": self.without, "negligible": self.negligible}
+        found = {name: float(count) / self.measured for name, count in counts.items() if self.measured}
         self._reset()
         return found
 

@@ -159,6 +159,40 @@ def test_a_seed_that_diverges_is_left_out_and_named(command, tmp_path, monkeypat
     assert "last_layer diverged with seed 1; its mean is of the other seeds alone" in page
 
 
+def test_runs_at_chance_are_counted_and_named(command, tmp_path):
+    """They are in the mean, which would pass for a weak method's otherwise."""
+    (tmp_path / "methods.yaml").write_text("good: {method: lfp}\nidle: {method: lfp, learning_rates: [1.0e-9]}")
+    words = [*QUICK, "--methods", "methods.yaml", "--learning_rates", "0.1"]
+    answer = command(*words, "--epochs", 6)
+    assert answer.code == 0, answer.err
+    good, idle = found(tmp_path / "runs/compare-blobs-mlp")["methods"]
+    assert (good["chance_seeds"], idle["chance_seeds"]) == ([], [0, 1])
+    assert good["loss"]["mean"] < idle["loss"]["mean"]
+    said = "idle ended no better than chance with seed 0, 1, which its mean has"
+    assert said in " ".join(answer.out.split())
+    assert said in (tmp_path / "runs/compare-blobs-mlp/report.html").read_text()
+    assert "2, 2 at chance" in answer.out
+
+
+def test_a_score_that_is_not_a_number_counts_as_divergence(command, tmp_path, monkeypatch):
+    """As R² of outputs that are infinite."""
+
+    def made(job):
+        done = execute(job)
+        if job.path.name == "backprop-seed-1":
+            results = json.loads((job.path / "results.json").read_text())
+            results["test"]["accuracy"] = None
+            (job.path / "results.json").write_text(json.dumps(results))
+        return done
+
+    monkeypatch.setattr("feedprop.training.comparison.crew.execute", made)
+    answer = command(*QUICK, "--methods", "lfp,backprop", "--learning_rates", "0.1")
+    assert answer.code == 0, answer.err
+    _, second = found(tmp_path / "runs/compare-blobs-mlp")["methods"]
+    assert (second["diverged_seeds"], second["test"]["n"]) == ([1], 1)
+    assert "backprop diverged with seed 1" in answer.out
+
+
 def test_a_run_that_fails_is_tried_again(command, tmp_path, monkeypatch):
     """It does not end the others, and a rate is not chosen among the rest."""
 

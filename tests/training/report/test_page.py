@@ -206,7 +206,12 @@ def test_another_run_is_drawn_beside(command, run, tmp_path):
     assert command("train", *words, "--output", "other").code == 0
     assert command("report", copy, "--beside", "other").code == 0
     page = (copy / "report.html").read_text()
-    (data,) = re.findall(r'aria-label="mine, train, mine, validation, other, train[^>]* data-chart="(.*?)"', page)
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles.index("Cross entropy") < titles.index("Mean reward")
+    assert "Mean loss" not in titles  # it is the cross entropy of the other
+    charts = re.findall(r'aria-label="mine, train, mine, validation, other, train[^>]* data-chart="(.*?)"', page)
+    assert len(charts) == 2  # accuracy and cross entropy, which all methods have
+    data = charts[0]
     lines = json.loads(data.replace("&#34;", '"'))["lines"]
     assert [(line["name"], len(line["points"])) for line in lines] == [
         *(("mine, train", 3), ("mine, validation", 3), ("other, train", 2), ("other, validation", 2)),

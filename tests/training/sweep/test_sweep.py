@@ -107,11 +107,21 @@ def test_failed_trials_have_their_reason_and_end_nothing(command):
     answer = command(*FEW, "--space.optimizer.lr", "0.1,1e38", "--trials", 5, "--seed", 1, "--output", "s")
     assert answer.code == 0
     rows = _table("s")
-    failed = [row for row in rows if row["state"] == "failed"]
+    failed = [row for row in rows if row["state"] == "diverged"]
     assert {row["optimizer.lr"] for row in failed} == {"1e38"}
     assert all("NaN or infinity at step" in row["reason"] for row in failed)
     assert 0 < len(failed) < 5
+    assert re.search(rf"of 5 trials {len(failed)} diverged.*; s/trials.csv says which", answer.out)
+    assert f"{len(failed)} diverged" in Path("s/report.html").read_text()
     assert "NaN or infinity" in Path("s/report.html").read_text()
+
+
+def test_trials_at_chance_are_counted(command):
+    answer = command(*FEW, "--space.optimizer.lr", "1e-9,1e-8", "--trials", 2, "--seed", 1, "--output", "s")
+    assert answer.code == 0
+    assert "no better than chance" in answer.out
+    assert re.search(r"of 2 trials \d ended no better than chance; s/trials.csv says which", answer.out)
+    assert "at_chance" in Path("s/trials/0000/results.json").read_text()
 
 
 def test_an_error_of_the_model_is_a_failed_trial(command, tmp_path):

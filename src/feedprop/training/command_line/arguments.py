@@ -24,6 +24,10 @@ DESCRIPTION = """Train a network by Layer-wise Feedback Propagation, or by backp
 Without options: digits, a small MLP, 20 epochs. Every component is given by a short name or an import path and takes
 its own options after a dot; --help lists those of the components named in the same command, as in
 feedprop train --model torchvision.models.resnet18 --help."""
+CHECK_DESCRIPTION = """Check in seconds, on a few samples, whether LFP is right on the model of a configuration.
+
+Takes the options of feedprop train. Exits with 1 if there are problems, and writes what was found to check.json in the
+folder of --output, if one is given."""
 FLAGS = ("help", "overwrite", "trust")  # options without a value
 OPTIONAL = "resume"  # the option that may have one
 Options = dict[str, Any]
@@ -104,7 +108,9 @@ def prepare(given: Options, *, command: str = "train", whole: bool = False) -> P
             raise FeedpropError(f"--{kind} belongs to --method {other}, but the method is {method}")
     options = reduce(overlay, layers, defaults)
     parser = OneSentenceParser(
-        prog=f"feedprop {command}", description=DESCRIPTION, usage=f"feedprop {command} [options]"
+        prog=f"feedprop {command}",
+        description=CHECK_DESCRIPTION if command == "check" else DESCRIPTION,
+        usage=f"feedprop {command} [options]",
     )
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file with any of these options")
     parser.add_class_arguments(Settings, None, skip={"overwrite"})

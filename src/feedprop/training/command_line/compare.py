@@ -29,7 +29,7 @@ from feedprop.training.command_line.config import Settings
 from feedprop.training.command_line.parser import OneSentenceParser
 from feedprop.training.comparison.conduct import TESTED, TUNING, Outcomes, Step, conduct
 from feedprop.training.comparison.crew import working
-from feedprop.training.comparison.findings import RUN_COLUMNS, find
+from feedprop.training.comparison.findings import RUN_COLUMNS, find, remarks, seeds_in_words
 from feedprop.training.comparison.plan import PLAN, Plan
 from feedprop.training.comparison.work import Outcome, read
 from feedprop.training.report.comparison import write_comparison
@@ -230,7 +230,8 @@ def _said(step: Step, made: Outcome) -> str:
     score = found["score"]
     test = f"test {score} {_four(found['test'][score])}, " if step.job.tested else ""
     seconds = sum(row["seconds"] for row in found["rows"])
-    return f"{test}validation {score} {_four(found['validation'][score])}, {seconds:.0f} s"
+    chance = ", no better than chance" if found["at_chance"] else ""
+    return f"{test}validation {score} {_four(found['validation'][score])}, {seconds:.0f} s{chance}"
 
 
 def _four(value: float | None) -> str:
@@ -251,7 +252,9 @@ def _print(found: Mapping[str, Any], console: Console) -> None:
     table = Table(
         title=f"test {found['score']}; difference to {found['reference']}", title_justify="left", box=box.SIMPLE
     )
-    for heading in ("method", "learning rate", "mean", "95 % interval", "difference", "95 % interval", "seeds"):
+    headings = ["method", "learning rate", "mean", "95 % interval", "difference", "95 % interval"]
+    loss = str(found["loss"] or "loss").replace("_", " ")
+    for heading in (*headings, loss, "seeds"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "method" else "right")
     for row in found["methods"]:
         test, difference = row["test"], row["difference"]
@@ -260,10 +263,13 @@ def _print(found: Mapping[str, Any], console: Console) -> None:
             "none" if row["learning_rate"] is None else f"{row['learning_rate']:g}",
             *_mean_and_interval(test, ""),
             *_mean_and_interval(difference, "+"),
-            f"{test['n'] if test else 0}" + (f", {len(row['diverged_seeds'])} diverged" * bool(row["diverged_seeds"])),
+            "" if row["loss"] is None else f"{row['loss']['mean']:.4f}",
+            seeds_in_words(row),
         )
     wide = Console(file=console.file, highlight=False, width=max(console.width, 200))  # the table as wide as it is
     wide.print(table, crop=False, overflow="ignore", no_wrap=True)
+    for sentence in (sentence for row in found["methods"] for sentence in remarks(row)):
+        console.print(sentence, markup=False)
 
 
 def _mean_and_interval(found: Mapping[str, Any] | None, sign: str) -> tuple[str, str]:

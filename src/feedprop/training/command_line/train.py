@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from feedprop.training.command_line.components import search_in
 from feedprop.training.command_line.config import Config, read_config
 from feedprop.training.data.splits import loader
 from feedprop.training.models.spiking import firing_neurons
+from feedprop.training.tasks import Classification
 
 CHECKED = 32  # samples
+CHECK = "check.json"
 
 
 def train_command(argv: Sequence[str]) -> None:
@@ -29,7 +33,10 @@ def train_command(argv: Sequence[str]) -> None:
 
 
 def check_command(argv: Sequence[str]) -> None:
-    """Check on one batch whether feedprop is right on the model of a configuration."""
+    """Check on one batch whether feedprop is right on the model of a configuration; exit with 1 if it is not.
+
+    With --output, the facts are kept in that folder.
+    """
     config = parse_train(argv, command="check")
     if config.settings.method != "lfp":
         raise FeedpropError("feedprop check is about --method lfp; leave --method out")
@@ -37,8 +44,16 @@ def check_command(argv: Sequence[str]) -> None:
     parts = assemble(config)
     remarks = attach(config, parts.model)
     inputs, targets = next(iter(loader(parts.data["train"], batch_size=CHECKED)))
-    found = feedprop.check(parts.model, inputs, None if firing_neurons(parts.model) else targets)
+    classes = isinstance(parts.data.task, Classification) and not firing_neurons(parts.model)
+    found = feedprop.check(parts.model, inputs, targets if classes else None)
     print("\n".join([*parts.notes, *remarks, str(found)]))
+    if config.settings.output is not None:
+        folder = RunFolder(config.settings.output)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_json(CHECK, {"ok": found.ok, "remarks": remarks, **dataclasses.asdict(found)})
+        print(f"facts: {folder.path / CHECK}")
+    if not found.ok:
+        sys.exit(1)
 
 
 def _parse_resume(argv: Sequence[str]) -> tuple[Config, RunFolder] | None:

@@ -109,7 +109,8 @@ def _begun(job: Job) -> RunFolder | None:
 
 
 def read(job: Job) -> dict[str, Any]:
-    """Return the figures of a run that is done: its results, its rows, and the name of the score of its task."""
+    """Return the figures of a run that is done: its results, its rows, and the names of score and loss of its task."""
     folder = RunFolder(job.path)
     results = folder.results()
-    return {**results, "score": TASKS[results["task"]].score, "rows": folder.rows()}
+    task = TASKS[results["task"]]
+    return {**results, "score": task.score, "loss": task.loss, "rows": folder.rows()}

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from feedprop.training.command_line.components import Component
 from feedprop.training.command_line.config import Config
+from feedprop.training.comparison.findings import remarks, seeds_in_words
 from feedprop.training.comparison.plan import OWN_KINDS, SHARED_COMPONENTS, Plan
 from feedprop.training.methods import TITLES
 from feedprop.training.report import svg
@@ -46,6 +47,7 @@ def write_comparison(plan: Plan, found: Mapping[str, Any]) -> str:
         reference=plan.reference,
         notes=_notes(found),
         name=inside(name),
+        loss=str(found["loss"] or "loss").replace("_", " "),
         shares=shares,
         rows=[_row(row, place, name) for place, row in enumerate(found["methods"])],
         pictures=_pictures(plan, found),
@@ -65,8 +67,7 @@ def inside(score: str) -> str:
 
 
 def _row(row: Mapping[str, Any], place: int, score: str) -> dict[str, Any]:
-    difference = row["difference"]
-    diverged = row["diverged_seeds"]
+    difference, loss = row["difference"], row["loss"]
     return {
         "label": row["label"],
         "colour": svg.colour(place),
@@ -74,7 +75,8 @@ def _row(row: Mapping[str, Any], place: int, score: str) -> dict[str, Any]:
         "interval": _interval(row["test"], score),
         "difference": "" if difference is None else _difference(difference["mean"], score),
         "difference_interval": _interval(difference, score, differences=True),
-        "seeds": str(row["test"]["n"] if row["test"] else 0) + (f", {len(diverged)} diverged" if diverged else ""),
+        "loss": "" if loss is None else f"{loss['mean']:.4f}",
+        "seeds": seeds_in_words(row),
         "rate": "none" if row["learning_rate"] is None else f"{row['learning_rate']:g}",
         "validation": _mean(row["validation"], score),
         "time": "" if row["seconds"] is None else duration(row["seconds"]),
@@ -104,13 +106,8 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     planned, done = found["runs_planned"], len(found["runs"])
     rates = [row["learning_rates"] for row in found["methods"]]
     for row in found["methods"]:
-        label, tried = row["label"], row["learning_rates"]
-        notes += [f"{label}: failed. {sentence}" for sentence in row["failed"]]
-        if len(row["diverged_rates"]) == len(tried):
-            notes.append(f"{label} diverged at every learning rate, so there was nothing to test.")
-        if row["diverged_seeds"]:
-            seeds = ", ".join(map(str, row["diverged_seeds"]))
-            notes.append(f"{label} diverged with seed {seeds}; its mean is of the other seeds alone.")
+        notes += [f"{row['label']}: failed. {sentence}" for sentence in row["failed"]]
+        notes += remarks(row)
     for place, end, further in ((0, "smallest", "smaller"), (-1, "largest", "larger")):
         at_end = [
             f"{row['label']} ({row['learning_rate']:g})"

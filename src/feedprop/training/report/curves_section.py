@@ -48,7 +48,7 @@ def pictures(run: StoredRun, other: StoredRun | None) -> list[Picture]:
         )
         for place, (name, stored) in enumerate(runs)
     ]
-    return [*found, ("Learning rate", "At the end of each epoch.", svg.line_chart(rates, Plot("epoch")))]
+    return [*found, ("Learning rate", "In the last step of each epoch.", svg.line_chart(rates, Plot("epoch")))]
 
 
 def only_epoch(run: StoredRun) -> list[tuple[str, str, str]]:
@@ -152,11 +152,20 @@ def _look(place: int, part: str, other: StoredRun | None) -> tuple[str, bool]:
 
 
 def _keys(rows: list[Mapping[str, Any]]) -> list[str]:
-    """Return the figures of the epochs that are numbers: what runs are chosen by, losses, and the objective last."""
-    keys = dict.fromkeys(
-        key for row in rows for part in PARTS for key, value in row[part].items() if value is None or _is_number(value)
-    )
+    """Return the figures of the epochs that are numbers: what runs are chosen by, losses, and the objective last.
+
+    An objective that is one of the losses is not shown twice.
+    """
+    figures = [row[part] for row in rows for part in PARTS]
+    keys = dict.fromkeys(key for found in figures for key, value in found.items() if value is None or _is_number(value))
+    with_loss, others = [found for found in figures if "loss" in found], {*keys} - {"loss"}
+    if with_loss and any(all(_same(found["loss"], found.get(key)) for found in with_loss) for key in others):
+        del keys["loss"]
     return sorted(keys, key=lambda key: (key in ("reward", "loss"), key not in MAIN))
+
+
+def _same(first: Any, second: Any) -> bool:
+    return _is_number(first) and _is_number(second) and math.isclose(first, second, rel_tol=1e-4)
 
 
 def _curve(run: StoredRun, part: str, key: str) -> tuple[list[float], list[float | None]]:

@@ -158,10 +158,10 @@ def _spiking_headlines(run: StoredRun) -> list[tuple[str, str, str]]:
     spiking = run.results.get("spiking")
     if not spiking:
         return []
-    operations, dense, updates = spiking["operations"], spiking["dense"], run.rows[-1]["updates"]
+    operations, dense = spiking["operations"], spiking["dense"]
     firing = f"a neuron fires in {percent(spiking['rate'])} of the steps"
-    idle = f"{percent(updates['without_feedback'])} had no feedback"
     times = f"multiply-accumulates, {dense / max(operations, 1):.2g} times as many"
+    updates = [row["updates"] for row in run.rows if "updates" in row][-1:]
     return [
         (
             count(spiking["spikes"]),
@@ -170,10 +170,9 @@ def _spiking_headlines(run: StoredRun) -> list[tuple[str, str, str]]:
         ),
         (count(operations), "synaptic operations", "additions per inference"),
         (count(dense), "dense network's operations", times),
-        (
-            percent(updates["negligible"]),
-            "negligible updates",
-            idle,
+        *(
+            (percent(last["negligible"]), "negligible updates", f"{percent(last['without_feedback'])} had no feedback")
+            for last in updates
         ),
     ]
 

@@ -29,6 +29,7 @@ STATES = {
     TrialState.RUNNING: "unfinished",
     TrialState.WAITING: "waiting",
 }
+DIVERGED = "diverged"  # what failed because of its values
 _SHOWN = 100  # trials in the table of the report
 
 
@@ -44,7 +45,7 @@ def write_table(study: Study) -> None:
         rows.writerow(
             [
                 f"{facts['slot']:04d}",
-                STATES[trial.state],
+                _state(trial),
                 *(facts.get(name, "") for name in ("score", "best_epoch", "epochs", "seconds")),
                 *(trial.params.get(option, "") for option in options),
                 facts.get("reason", ""),
@@ -99,11 +100,15 @@ def command(study: Study) -> str:
 
 def in_words(study: Study) -> str:
     """Return the best trial, and what to do next, in words."""
-    best = study.best()
+    best, trials = study.best(), study.trials()
     if best is None:
         return f"no trial was finished; {study.path / TABLE} says why\nreport: {study.path / REPORT}"
+    counts = {word: count for word, count in _counts(trials).items() if word in (DIVERGED, "failed")}
+    counts["ended no better than chance"] = sum(trial.user_attrs.get("at_chance", False) for trial in trials)
+    listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     return (
-        f"best: {_told(best)}: {described(best.params)}\n"
+        (f"of {len(trials)} trials {listed}; {study.path / TABLE} says which\n" if listed else "")
+        + f"best: {_told(best)}: {described(best.params)}\n"
         f"train and test it: {command(study)}\n"
         f"report: {study.path / REPORT}"
     )
@@ -127,17 +132,26 @@ def importances(study: Study) -> list[tuple[str, float]]:
     return [(_name(option), float(share)) for option, share in found.items()]
 
 
+def _state(trial: FrozenTrial) -> str:
+    return DIVERGED if trial.user_attrs.get(DIVERGED) else STATES[trial.state]
+
+
+def _counts(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Return how many trials are in each state."""
+    states = [_state(trial) for trial in trials]
+    return {word: states.count(word) for word in (*STATES.values(), DIVERGED)}
+
+
 def _headlines(trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> list[tuple[str, str, str]]:
-    counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
+    counts = _counts(trials)
+    finished = counts.pop(STATES[TrialState.COMPLETE])
     seconds = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
-    others = [
-        f"{counts[state]} {word}" for state, word in STATES.items() if state != TrialState.COMPLETE and counts[state]
-    ]
+    others = [f"{count} {word}" for word, count in counts.items() if count]
     value = "none" if best is None else f"{best.value:.4f}"
     remark = "no trial was finished" if best is None else f"trial {best.user_attrs['slot']:04d}"
     return [
         (value, f"best validation {score_name(trials)}", remark),
-        (f"{counts[TrialState.COMPLETE]} of {len(trials)}", "trials finished", ", ".join(others) or "all of them"),
+        (f"{finished} of {len(trials)}", "trials finished", ", ".join(others) or "all of them"),
         (duration(seconds), "training time", "of all trials together"),
     ]
 
@@ -196,7 +210,7 @@ def _rows(study: Study, trials: Sequence[FrozenTrial]) -> list[Mapping[str, Any]
     return [
         {
             "slot": f"{trial.user_attrs['slot']:04d}",
-            "state": STATES[trial.state],
+            "state": _state(trial),
             "score": f"{trial.user_attrs['score']:.4f}" if "score" in trial.user_attrs else "",
             "epochs": trial.user_attrs.get("epochs", ""),
             "values": [written(trial.params.get(option, "")) for option in study.searched.space],

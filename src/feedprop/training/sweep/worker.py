@@ -29,6 +29,7 @@ from feedprop.training.checkpoints import CONFIG, RESULTS, RunFolder
 from feedprop.training.command_line import trust
 from feedprop.training.command_line.config import Config
 from feedprop.training.command_line.stored import as_trained
+from feedprop.training.nan_guard import DivergenceError
 from feedprop.training.sweep import summary
 from feedprop.training.sweep.space import choices, described
 from feedprop.training.sweep.study import BEAT_SECONDS, STUDY, Study, finished
@@ -136,9 +137,11 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
         name, epoch = TASKS[results["task"]].score, results["best_epoch"]
         score = results["validation"][name]
         if score is None:
-            raise FeedpropError(f"the validation {name} is not a number")
-        _note(trial, folder, best_epoch=epoch, score=score, score_name=name)
-        return TrialState.COMPLETE, score, f"validation {name} {score:.4f}"
+            raise DivergenceError(f"the validation {name} is not a number")
+        chance = results.get("at_chance", False)
+        _note(trial, folder, best_epoch=epoch, score=score, score_name=name, at_chance=chance)
+        said = f"validation {name} {score:.4f}" + (", no better than chance" if chance else "")
+        return TrialState.COMPLETE, score, said
     except Pruned:
         epoch, score = max(told.values.items(), key=lambda pair: (pair[1], -pair[0]))
         _note(trial, folder, best_epoch=epoch, score=score, score_name=told.name)
@@ -153,9 +156,10 @@ def _train(study: Study, trial: Trial, values: Mapping[str, Any]) -> tuple[Trial
             with log.open("a", encoding="utf-8") as file:
                 traceback.print_exception(error, file=file)
         trial.set_user_attr("reason", reason)
-        _note(trial, folder)
+        diverged = isinstance(error, DivergenceError)
+        _note(trial, folder, diverged=diverged)
         RunFolder(folder).remove_states()
-        return TrialState.FAIL, None, f"failed: {reason}"
+        return TrialState.FAIL, None, f"{'diverged' if diverged else 'failed'}: {reason}"
     finally:
         if torch.cuda.is_available():
             gc.collect()
