@@ -251,7 +251,7 @@ def test_a_model_with_one_output_needs_no_target() -> None:
     [
         (None, "4 numbers for each sample, shape .3, 4.; say which one to explain by target="),
         (4, "target 4 is out of range for outputs of shape .3, 4."),
-        ((0, 1), "need 1 indices for each sample, as in target=0; got 2"),
+        ((0, 1), "need 1 index for each sample, as in target=0; got 2"),
         (torch.tensor([0.5, 1.0, 2.0]), "as integers; got torch.float32"),
         (torch.tensor([0, 1]), "classes .batch,. of 3 samples"),
         ([0, 1], "a list of one of these for each of 3 samples"),
