@@ -70,7 +70,10 @@ def _positions(output: Tensor, target: Any) -> Tensor:
     indices = _indices(target, batch)
     if indices.shape[1] != len(rest):
         if not rest:
-            raise FeedpropError(f"outputs of shape {tuple(output.shape)} have no classes to choose from; omit target=")
+            raise FeedpropError(
+                f"outputs of shape {tuple(output.shape)} are one number for each sample, so there is no class to "
+                f"choose; omit target=, or give the inputs a first dimension for the batch"
+            )
         raise FeedpropError(
             f"outputs of shape {tuple(output.shape)} need {len(rest)} {'index' if len(rest) == 1 else 'indices'} for "
             f"each sample, as in target={(0,) * len(rest) if len(rest) > 1 else 0}; got {indices.shape[1]}"
