@@ -1,6 +1,7 @@
 """`feedprop.check`: what it finds right, what it finds wrong, and that it leaves the model alone."""
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import pytest
@@ -348,3 +349,17 @@ def test_what_is_printed() -> None:
     assert "No problems found." in lines[-1]
     assert any(line.startswith("4.bias     Epsilon(epsilon=0.0)  0%") for line in lines)
     assert any(line.startswith("3      Dropout") for line in lines)
+
+
+def test_the_tables_fit_80_columns_with_long_names() -> None:
+    layers = [nn.Linear(4, 4) for _ in range(12)]
+    model = nn.Sequential(
+        OrderedDict(
+            (f"a_very_long_name_of_a_block_{n}", nn.Sequential(OrderedDict(projection=layer)))
+            for n, layer in enumerate(layers)
+        )
+    )
+    tables = str(check(model, torch.randn(3, 4))).rpartition("\n\n")[0]
+    assert max(map(len, tables.splitlines())) <= 80
+    names = {line.split()[0] for line in tables.splitlines() if "Linear" in line}
+    assert len(names) == 12

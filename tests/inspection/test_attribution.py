@@ -29,6 +29,8 @@ TARGETS = {
     "tensor": ((4,), torch.tensor([1])),
     "classes": ((4,), torch.tensor([0, 3, 1, 2, 0])),
     "list": ((4,), [0, 3, 1, 2, 0]),
+    "integer of numpy": ((4,), np.int64(2)),
+    "list of tensors": ((4,), list(torch.tensor([0, 3, 1, 2, 0]))),
     "tuple": ((2, 3), (1, 2)),
     "tuples": ((2, 3), [(0, 0), (1, 2), (0, 1), (1, 0), (1, 1)]),
 }
@@ -39,7 +41,9 @@ def test_targets_mean_what_they_mean_in_captum(name: str) -> None:
     shape, target = TARGETS[name]
     model, inputs = Two(*shape), (torch.randn(5, 3), torch.randn(5, 2))
     followed = tuple(one.clone().requires_grad_() for one in inputs)
-    expected = captum.InputXGradient(model).attribute(followed, target, additional_forward_args=2.5)
+    theirs = [int(one) for one in target] if name == "list of tensors" else target
+    theirs = int(target) if isinstance(target, np.integer) else theirs
+    expected = captum.InputXGradient(model).attribute(followed, theirs, additional_forward_args=2.5)
     found = Attribution(model).attribute(inputs, target, 2.5)  # the same, for LRP-0 on a ReLU network
     assert isinstance(found, tuple)
     for one, other in zip(found, expected, strict=True):
@@ -55,7 +59,35 @@ def test_relevance_is_that_of_captum() -> None:
     expected = theirs.attribute(inputs.clone().requires_grad_(), target=1)  # which has an epsilon of 1e-9
     share, delta = found.attribute(inputs, 1, return_convergence_delta=True)
     torch.testing.assert_close(share, expected.detach(), rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(delta, share.sum(1) - model(inputs)[:, 1].detach())
+    torch.testing.assert_close(delta, model(inputs)[:, 1].detach() - share.sum(1))
+
+
+def test_the_arguments_and_the_delta_are_those_of_captum(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4))
+    inputs, (theirs, ours) = torch.randn(3, 5), (captum.LRP(model), Attribution(model, rules.Epsilon(1e-9)))
+    expected = theirs.attribute(inputs.clone().requires_grad_(), 1, None, True, False)
+    found = ours.attribute(inputs, 1, None, True, False)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(ours.compute_convergence_delta(found[0], model(inputs)[:, 1]).detach(), found[1])
+    assert capsys.readouterr().out == ""
+    ours.attribute(inputs, 1, verbose=True)
+    assert "Epsilon(epsilon=1e-09)" in capsys.readouterr().out
+    with torch.no_grad():
+        torch.testing.assert_close(ours.attribute(inputs, 1), found[0])
+    assert ours.multiplies_by_inputs
+
+
+def test_a_noise_tunnel_of_captum_goes_through_it() -> None:
+    model, inputs = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(3, 5)
+    tunnels = [captum.NoiseTunnel(one) for one in (captum.LRP(model), Attribution(model, rules.Epsilon(1e-9)))]
+    found = []
+    for tunnel in tunnels:
+        torch.manual_seed(1)
+        followed = inputs.clone().requires_grad_()
+        found.append(tunnel.attribute(followed, nt_samples=4, target=1, return_convergence_delta=True))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one.detach(), other.detach(), rtol=1e-6, atol=1e-8)
 
 
 def test_quantus_gets_arrays() -> None:

@@ -146,3 +146,44 @@ def test_what_is_kept_is_no_part() -> None:
     assert seen[1] == [[9, 1, 1, 1, 1], [9, 1, 1, 0, 0]]
     with pytest.raises(FeedpropError, match=r"kept must be boolean and shaped like the inputs \(2, 5\)"):
         deletion(model, tokens, share, kept=kept[:, :3])
+
+
+def test_relevance_that_says_nothing_has_no_area() -> None:
+    inputs = torch.arange(12.0).view(2, 6)
+    for values in (0.0, 3.0):
+        found = deletion(lambda x: x.sum(1), inputs, torch.full_like(inputs, values), steps=3)
+        assert torch.equal(found.area, torch.zeros(2).double())
+
+
+def test_of_equal_parts_the_first_goes_first_in_both_orders() -> None:
+    inputs = torch.tensor([[1.0, 10.0, 100.0, 1000.0]])
+    found = deletion(lambda x: x.sum(1), inputs, torch.tensor([[0.0, 2.0, 0.0, 2.0]]), steps=4)
+    assert found.most_first.flatten().tolist() == [1111, 1101, 101, 100, 0]
+    assert found.least_first.flatten().tolist() == [1111, 1110, 1010, 1000, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relevance": torch.tensor([[1.0, torch.nan]])}, "NaN or infinity"),
+        ({"relevance": torch.tensor([[1.0, -torch.inf]])}, "NaN or infinity"),
+        ({"relevance": torch.ones(1, 2) + 0j}, "is complex"),
+        ({"baseline": float("nan")}, "baseline must be finite"),
+        ({"baseline": torch.ones(3)}, r"broadcast to the inputs \(1, 2\), got \(3,\)"),
+        ({"baseline": torch.ones(4, 1, 2)}, r"broadcast to the inputs \(1, 2\), got \(4, 1, 2\)"),
+        ({"inputs": torch.ones(1, 2).long(), "baseline": 0.5}, r"a value that torch\.int64 can have"),
+        ({"inputs": torch.ones(2)}, r"inputs \(batch, \.\.\.\) of at least one sample"),
+        ({"inputs": torch.ones(0, 2)}, "at least one sample"),
+    ],
+    ids=["nan", "infinite", "complex", "nan baseline", "short", "wide", "half a token", "no batch", "empty"],
+)
+def test_what_gives_no_curve_is_refused(changes: dict[str, object], message: str) -> None:
+    arguments = {"inputs": torch.ones(1, 2), "relevance": torch.ones(1, 2)} | changes
+    with pytest.raises(FeedpropError, match=message):
+        deletion(lambda x: x.float().sum(1), **arguments)
+
+
+def test_relevance_may_be_an_array() -> None:
+    inputs = torch.tensor([[3.0, 2.0, 1.0]])
+    expected = deletion(lambda x: x.sum(1), inputs, inputs).area
+    assert torch.equal(deletion(lambda x: x.sum(1), inputs, inputs.numpy()).area, expected)

@@ -99,3 +99,34 @@ def test_a_missing_package_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "needs PIL, which is not installed; pip install 'feedprop[explain]'" in done.stdout
+
+
+def test_what_has_no_colour_is_refused() -> None:
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(FeedpropError, match="1 of 4 relevances are NaN or infinite"):
+            heatmap(torch.tensor([[value, 1.0], [0.0, -1.0]]))
+    with pytest.raises(FeedpropError, match="1 of 2 relevances"):
+        text_html(["a", "b"], torch.tensor([torch.nan, 1.0]))
+    with pytest.raises(FeedpropError, match=r"\(\.\.\., height, width\), got ndarray"):
+        heatmap(torch.ones(2, 2).numpy())
+    for largest in (-1.0, float("nan"), torch.ones(3)):
+        with pytest.raises(FeedpropError, match=r"one for each image, shape \(2,\)"):
+            heatmap(torch.ones(2, 3, 3), largest=largest)
+
+
+def test_pictures_that_cannot_be_made(tmp_path) -> None:
+    images = heatmap(torch.ones(2, 3, 3))
+    for wrong in ({"columns": 0}, {"gap": -1}):
+        with pytest.raises(FeedpropError, match="at least one column"):
+            tiled(images, **wrong)
+    with pytest.raises(FeedpropError, match="got 0 images"):
+        tiled(images[:0])
+    with pytest.raises(FeedpropError, match="tokens must be strings"):
+        text_html([1, 2], torch.ones(2))
+    with pytest.raises(FeedpropError, match="sample must be from 0 to 0"):
+        spikes(torch.ones(3, 1, 2), torch.ones(3, 1, 2), sample=1)
+    pytest.importorskip("PIL")
+    with pytest.raises(FeedpropError, match="such as"):
+        save(images[0], tmp_path / "heatmap.xyz")
+    with pytest.raises(FeedpropError, match="enlarge >= 1"):
+        save(images[0], tmp_path / "heatmap.png", enlarge=0)

@@ -60,13 +60,37 @@ def test_rows_are_copies(log: Log) -> None:
 
 
 def test_the_table_shows_the_last_step(log: Log) -> None:
-    heading, _, first, activation, last = printed(log.table())
-    assert heading[:3] == ["module", "step", "reward"]
-    assert [first[:2], activation[:2], last[:2]] == [["0", "2"], ["1", "2"], ["2", "2"]]
+    title, _, heading, _, first, activation, last, *caption = printed(log.table())
+    assert title == ["step", "2"]
+    assert heading[:3] == ["module", "out", "in"]
+    assert [first[0], activation[0], last[0]] == ["0", "1", "2"]
+    assert "norms," in [word for line in caption for word in line]
     (row,) = (row for row in log.rows() if row["step"] == 2 and row["module"] == "2")
-    assert f"{row['reward_out']:.1e}" in last
+    assert f"{row['reward_out']:.2g}" in last
     assert f"{row['zeros']:.0%}" in last
     assert f"{row['agreement']:.2f}" in last
+
+
+def test_the_table_fits_80_columns_with_long_names(capsys: pytest.CaptureFixture[str]) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.self_attention_output_projection, self.activation_function = nn.Linear(8, 8), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.activation_function(self.self_attention_output_projection(x))
+
+    model = nn.ModuleDict({"encoder_layers": nn.Sequential(Block(), Block(), Block())})
+    model.forward = lambda x: model["encoder_layers"](x)
+    with record(model, agreement_every=1) as log:
+        model(1e-3 * torch.randn(5, 8)).sum().backward()
+    for renderable in (log.table(width=80), Log().table(width=80)):
+        Console(width=80, no_color=True).print(renderable)
+        lines = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= 80 for line in lines)
+        assert not any("…" in line for line in lines)  # nothing was cut by rich
+        if len(lines) > 3:
+            assert sum(".0." in line or ".1." in line or ".2." in line for line in lines) == 6
 
 
 def test_the_live_table_is_drawn_while_steps_end(monkeypatch) -> None:

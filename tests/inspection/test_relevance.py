@@ -251,7 +251,7 @@ def test_a_model_with_one_output_needs_no_target() -> None:
     [
         (None, "4 numbers for each sample, shape .3, 4.; say which one to explain by target="),
         (4, "target 4 is out of range for outputs of shape .3, 4."),
-        ((0, 1), "need 1 indices for each sample, as in target=0; got 2"),
+        ((0, 1), "need 1 index for each sample, as in target=0; got 2"),
         (torch.tensor([0.5, 1.0, 2.0]), "as integers; got torch.float32"),
         (torch.tensor([0, 1]), "classes .batch,. of 3 samples"),
         ([0, 1], "a list of one of these for each of 3 samples"),
@@ -501,3 +501,13 @@ def test_rewards_are_what_relevance_explains() -> None:
         rewards.GivenReward(reduction="sum")(output, output.detach()).backward()
     for name, weight in model.named_parameters():
         torch.testing.assert_close(found.parameters[name] * torch.where(weight < 0, -1, 1), -weight.grad)
+
+
+def test_an_empty_batch_has_no_rows() -> None:
+    found = relevance(nn.Linear(4, 3), torch.zeros(0, 4), 1, per_sample=True)
+    assert [share.shape for share in found.parameters.values()] == [(0, 3, 4), (0, 3)]
+
+
+def test_a_sample_without_a_batch_is_explained_in_words() -> None:
+    with pytest.raises(FeedpropError, match="a first dimension for the batch"):
+        relevance(nn.Linear(4, 3), torch.zeros(4), 1)

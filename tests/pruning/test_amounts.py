@@ -103,3 +103,14 @@ def test_a_floor_is_warned_about(composite: rules.Composite | None) -> None:
         pruning.prune(model, pruning.magnitude(model), 0.5)
     model = feedprop.attach(net(), rules.presets.sparse())
     pruning.prune(model, pruning.magnitude(model), 0.5)
+
+
+@pytest.mark.parametrize(
+    "scores", [None, [torch.ones(2, 10)], {"weight": 1.0}, {"weight": None}], ids=["none", "list", "number", "of none"]
+)
+def test_scores_that_are_none_are_named(scores: object) -> None:
+    with pytest.raises(FeedpropError, match=r"scores must be a dictionary .* not (NoneType|list|a dictionary of )"):
+        pruning.prune(nn.Linear(10, 2), scores, 0.5)
+    schedule = pruning.GradualPruning(nn.Linear(10, 2), 0.5, end=1, every=1, importance=lambda model: scores)
+    with pytest.raises(FeedpropError, match="scores must be a dictionary"):
+        schedule.step()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WIDTH = 80  # of tables, in columns, where names can be shortened so far
+LEAST_WIDTH = 16  # of a name
 TOLERANCE = 1e-3  # relative; models that compute a part in float32 come to 1e-4
 
 
@@ -112,7 +114,30 @@ def number(value: float | None) -> str:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows of equal length with their columns aligned."""
+    """Return rows of equal length with their columns aligned; long paths in the first one are shortened."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    room = max(WIDTH - sum(widths[1:]) - 2 * len(widths[1:]), LEAST_WIDTH)
+    if widths[0] > room:
+        rows = [(shortened(first, room), *others) for first, *others in rows]
+        widths[0] = max(len(row[0]) for row in rows)
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def shortened(path: str, width: int) -> str:
+    """Return a path with its longest parts cut in the middle, so that the numbers of layers stay.
+
+    >>> shortened("encoder.layers.11.self_attention", 20)
+    'en~r.la~s.11.se~n'
+    """
+    parts = path.split(".")
+    most = max(map(len, parts))
+    while len(path) > width and most > 1:
+        most -= 1
+        path = ".".join(_cut(part, most) for part in parts)
+    return path
+
+
+def _cut(part: str, most: int) -> str:
+    before, after = most // 2, (most - 1) // 2
+    return part if len(part) <= most or part.isdecimal() else f"{part[:before]}~{part[len(part) - after :]}"

@@ -140,7 +140,7 @@ def copy_without_rules(model: nn.Module, caller: str) -> nn.Module:
         FeedpropError: the model cannot be copied; the message names the `caller`.
     """
     try:
-        copied = copy.deepcopy(model)
+        copied = copy.deepcopy(model, _computed_weights(model))
     except (RuntimeError, TypeError) as error:
         raise FeedpropError(
             f"{caller} needs a copy of the model, and copy.deepcopy fails ({error}): call it before the model's first "
@@ -150,6 +150,16 @@ def copy_without_rules(model: nn.Module, caller: str) -> nn.Module:
         if _attachment(module) is not None:
             detach(module)
     return copied
+
+
+def _computed_weights(model: nn.Module) -> dict[int, Tensor]:
+    """Return copies, by id, of what hooks compute before each pass, such as the masked weights of nn.utils.prune."""
+    return {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and {f"{name}_orig", f"{name}_g"} & module._parameters.keys()
+    }
 
 
 def _attachment(module: nn.Module) -> Any:

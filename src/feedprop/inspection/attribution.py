@@ -5,7 +5,9 @@ Neither package is needed.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,23 @@ from feedprop.diagnosis.trial import tensors
 from feedprop.errors import FeedpropError
 from feedprop.inspection.relevance import relevance
 from feedprop.inspection.targets import Target
-from feedprop.rules import Composite, Rule
+from feedprop.rules import Composite, Rule, presets
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _with_wrapped(method: Method) -> Method:
+    """Let `method.__wrapped__` be the method, which captum's NoiseTunnel calls, past captum's own log of usage."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return method(*args, **kwargs)
+
+    return cast(Method, call)
 
 
 class Attribution:
-    """Relevance with the interface of captum's `Attribution`, such as `captum.attr.LRP` and `InputXGradient`.
+    """Relevance with the interface of `captum.attr.LRP`: its arguments, its order, its signs, also for `NoiseTunnel`.
 
     Args:
         model: as for `feedprop.relevance`.
@@ -34,14 +48,16 @@ class Attribution:
         self, model: nn.Module, composite: Rule | Composite | None = None, *, merge_batch_norm: bool = False
     ) -> None:
         self.model, self.composite, self.merge_batch_norm = model, composite, merge_batch_norm
+        self.forward_func = model  # where captum looks for it
 
+    @_with_wrapped
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
         target: Target = None,
         additional_forward_args: Any = None,
-        *,
         return_convergence_delta: bool = False,
+        verbose: bool = False,
     ) -> Any:
         """Return the relevance of each input, in the structure of `inputs`.
 
@@ -49,9 +65,13 @@ class Attribution:
             inputs: one tensor, or a tuple of those that are explained.
             target: as for `feedprop.relevance`.
             additional_forward_args: further arguments of the model, one or a tuple.
-            return_convergence_delta: whether to return the relevance and, for each sample, what is missing: its sum
-                minus the output, shape (batch,).
+            return_convergence_delta: whether to return the relevance and, for each sample, what is missing from it, as
+                `compute_convergence_delta` does.
+            verbose: whether to print the rule of each module.
         """
+        if verbose:
+            composite = presets.conserving() if self.composite is None else Composite.of(self.composite)
+            print(composite.describe(self.model))
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         more = additional_forward_args
         further = () if more is None else more if isinstance(more, tuple) else (more,)
@@ -67,13 +87,27 @@ class Attribution:
         answer = shares if isinstance(inputs, tuple) else shares[0]
         if not return_convergence_delta:
             return answer
-        if any(len(share) != len(found.explained) for share in tensors(shares)):
+        return answer, self.compute_convergence_delta(shares, found.explained)
+
+    def compute_convergence_delta(self, attributions: Tensor | tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return the output minus the sum of the relevance of each sample, shape (batch,), as `captum.attr.LRP` does.
+
+        Args:
+            attributions: the relevance of each input.
+            output: that was explained, one number for each sample.
+        """
+        shares = [share for share in tensors(attributions) if share.ndim]
+        if not shares or any(len(share) != output.numel() for share in shares):
             raise FeedpropError("a convergence delta for each sample needs inputs whose first dimension is the batch")
-        sums = torch.stack([share.flatten(1).sum(1) for share in tensors(shares)]).sum(0)
-        return answer, sums - found.explained
+        return output.flatten() - torch.stack([share.reshape(len(share), -1).sum(1) for share in shares]).sum(0)
 
     def has_convergence_delta(self) -> bool:
         """Say that `attribute` knows what is missing."""
+        return True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """Whether relevance is a share of the output, rather than a slope: always."""
         return True
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from feedprop.diagnosis.trial import devices_of, tensors
@@ -50,7 +51,7 @@ def _run(model: nn.Module, args: Any, kwargs: Any, pairs: dict[nn.Module, nn.Mod
     latest: list[Any] = [None, None]
 
     def left(module: nn.Module, args: Any, result: Any) -> None:
-        if isinstance(module, LINEAR_LAYERS) and isinstance(module.weight, nn.Parameter):
+        if isinstance(module, LINEAR_LAYERS) and (isinstance(module.weight, nn.Parameter) or prune.is_pruned(module)):
             latest[:] = module, result
 
     def entered(module: nn.Module, args: Any) -> None:
@@ -67,6 +68,9 @@ def _run(model: nn.Module, args: Any, kwargs: Any, pairs: dict[nn.Module, nn.Mod
 
 
 def _merge(layer: Any, norm: Any) -> None:
+    for name in ("weight", "bias"):
+        if hasattr(layer, f"{name}_mask"):
+            prune.remove(layer, name)  # type: ignore[no-untyped-call]  # torch's own
     offsets = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
     if isinstance(layer, nn.Linear):
         weight, bias = fuse_linear_bn_weights(layer.weight, layer.bias, *offsets)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from feedprop.diagnosis.facts import table
 from feedprop.diagnosis.trial import copy_without_rules, devices_of
-from feedprop.errors import FeedpropError
+from feedprop.errors import FeedpropError, shape_or_type
 from feedprop.inspection.calls import Calls, Credits, followable
 from feedprop.inspection.targets import Target, chosen
 
@@ -20,6 +20,8 @@ from feedprop.inspection.targets import Target, chosen
 @dataclass(frozen=True, eq=False)
 class Deletion:
     """The output while parts of the inputs are deleted, for an order that an explanation gives.
+
+    Of parts with equal relevance the first one goes first in both orders.
 
     Args:
         shares: what share of the parts is deleted, from 0 to 1, shape (steps + 1,).
@@ -73,7 +75,7 @@ def deletion(
         kept: True, shaped like `inputs`, at what is never deleted and does not count, such as the padding of texts.
 
     Raises:
-        FeedpropError: shapes do not fit.
+        FeedpropError: shapes do not fit, or relevance or the baseline cannot be used.
 
     >>> inputs = torch.tensor([[3.0, 2.0, 1.0]])
     >>> found = deletion(lambda x: x.sum(1), inputs, relevance=inputs, steps=3)
@@ -82,17 +84,18 @@ def deletion(
     """
     if not isinstance(steps, int) or steps < 1:
         raise FeedpropError(f"steps must be a whole number above 0, not {steps!r}")
-    scores, spread = _parts(inputs, relevance, patch)
-    if kept is not None:
-        if patch is not None or kept.shape != inputs.shape or kept.dtype is not torch.bool:
-            raise FeedpropError(
-                f"kept must be boolean and shaped like the inputs {tuple(inputs.shape)}, without patch; got "
-                f"{kept.dtype} {tuple(kept.shape)}"
-            )
-        scores = scores.masked_fill(kept.to(scores.device).flatten(1), -torch.inf)  # ranked last
-    number = (scores > -torch.inf).sum(1, keepdim=True)
-    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1)  # 0 for the most relevant part
-    baseline = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device)
+    scores, spread = _parts(inputs, _checked(inputs, relevance), patch)
+    if kept is not None and (patch is not None or kept.shape != inputs.shape or kept.dtype is not torch.bool):
+        raise FeedpropError(
+            f"kept must be boolean and shaped like the inputs {tuple(inputs.shape)}, without patch; got "
+            f"{kept.dtype} {tuple(kept.shape)}"
+        )
+    free = torch.ones_like(scores, dtype=torch.bool) if kept is None else ~kept.to(scores.device).flatten(1)
+    number = free.sum(1, keepdim=True)
+    most_first, least_first = (
+        values.masked_fill(~free, torch.inf).argsort(dim=1, stable=True).argsort(1) for values in (-scores, scores)
+    )
+    baseline = _baseline(inputs, baseline)
     counts = [(number * step / steps).round() for step in range(steps + 1)]
 
     def output(deleted: Tensor) -> Tensor:
@@ -100,16 +103,42 @@ def deletion(
             values = chosen(model(torch.where(spread(deleted), baseline, inputs)), target)
         return values.detach().double().cpu()
 
-    whole, nothing = (output(ranks < count) for count in (counts[0], counts[-1]))
-    most = [output(ranks < count) for count in counts[1:-1]]
-    least = [output((ranks >= number - count) & (ranks < number)) for count in counts[1:-1]]
+    whole, nothing = (output(most_first < count) for count in (counts[0], counts[-1]))
+    most, least = ([output(ranks < count) for count in counts[1:-1]] for ranks in (most_first, least_first))
     shares = torch.stack([(count.double() / number.clamp(min=1)).mean() for count in counts]).cpu()
     return Deletion(shares, torch.stack([whole, *most, nothing]), torch.stack([whole, *least, nothing]))
 
 
+def _checked(inputs: Tensor, relevance: Any) -> Tensor:
+    """Return relevance in float64, on the device of the inputs; refuse what gives no order."""
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not len(inputs):
+        raise FeedpropError(
+            f"deletion() takes inputs (batch, ...) of at least one sample as one tensor, got {shape_or_type(inputs)}"
+        )
+    values = torch.as_tensor(relevance).detach().to(inputs.device)
+    if values.is_complex() or not bool(values.isfinite().all()):
+        what = "is complex" if values.is_complex() else "has NaN or infinity"
+        raise FeedpropError(f"the relevance {what}, so it says not what to delete first; give real, finite numbers")
+    return values.double()
+
+
+def _baseline(inputs: Tensor, baseline: float | Tensor) -> Tensor:
+    """Return what deleted parts become, in the dtype and on the device of the inputs."""
+    given = torch.as_tensor(baseline, device=inputs.device)
+    values = given.to(inputs.dtype)
+    whole = inputs.is_floating_point() or inputs.is_complex() or bool((values == given).all())
+    if not whole or not bool(given.isfinite().all()):
+        raise FeedpropError(f"baseline must be finite and a value that {inputs.dtype} can have, not {baseline!r}")
+    try:
+        return values.expand(inputs.shape)
+    except RuntimeError:
+        raise FeedpropError(
+            f"baseline must be a number or broadcast to the inputs {tuple(inputs.shape)}, got {tuple(values.shape)}"
+        ) from None
+
+
 def _parts(inputs: Tensor, relevance: Tensor, patch: int | None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return the relevance of each part, (batch, parts), and a function from masks of parts to masks of inputs."""
-    relevance = relevance.detach().to(inputs.device).double()
     without_channels = inputs.ndim == 4 and relevance.shape == (inputs.shape[0], *inputs.shape[2:])
     if relevance.shape != inputs.shape and not without_channels:
         raise FeedpropError(
@@ -148,6 +177,8 @@ def baselines(
 
     Each is shaped like `inputs`.
     """
+    if not isinstance(inputs, Tensor):
+        raise FeedpropError(f"baselines() takes inputs (batch, ...) as one tensor, not {type(inputs).__name__}")
     random = torch.rand(inputs.shape, generator=generator).to(inputs.device)
     with torch.enable_grad(), torch.random.fork_rng(devices=devices_of(model)):
         copied = copy_without_rules(model, "baselines()")

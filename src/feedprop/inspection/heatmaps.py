@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feedprop.errors import FeedpropError
+from feedprop.errors import FeedpropError, shape_or_type
 
 # colours at equal distances from -1 to 1; names and colours as in zennit and matplotlib
 COLOURS: dict[str, tuple[str, ...]] = {
@@ -36,19 +36,40 @@ def heatmap(relevance: Tensor, *, colours: str = "coldnhot", largest: float | Te
         colours: "coldnhot" (black is 0), "seismic", "bwr", "france" (white is 0) or "gray".
         largest: absolute relevance at the ends of the colours, a number or one for each image. If not given, that of
             the strongest half percent of each image, since single pixels would darken all others.
+
+    Raises:
+        FeedpropError: relevance is not finite, or shapes, `largest` or `colours` do not fit.
     """
-    if relevance.ndim < 2 or not relevance.is_floating_point():
-        raise FeedpropError(
-            f"a heatmap takes relevance (..., height, width), got {relevance.dtype} {tuple(relevance.shape)}"
+    if not isinstance(relevance, Tensor) or relevance.ndim < 2 or not relevance.is_floating_point():
+        kind = (
+            f"{relevance.dtype} {tuple(relevance.shape)}" if isinstance(relevance, Tensor) else shape_or_type(relevance)
         )
-    values = relevance.detach().double().cpu()
+        raise FeedpropError(f"a heatmap takes relevance (..., height, width), got {kind}")
+    values = _finite(relevance)
     if largest is None:
         scale = _strong(values.abs().flatten(-2))[..., None, None]
     else:
-        scale = torch.as_tensor(largest, dtype=torch.float64)
-        scale = scale if scale.ndim == 0 else scale.cpu().reshape(*scale.shape, 1, 1)
-    scaled = (values / torch.where(scale == 0, 1.0, scale)).clamp(-1, 1).nan_to_num()
+        scale = torch.as_tensor(largest, dtype=torch.float64).cpu()
+        if not bool((scale >= 0).all()) or scale.shape not in (scale.shape[:0], values.shape[:-2]):
+            raise FeedpropError(
+                f"largest must be a number, 0 or more, or one for each image, shape {tuple(values.shape[:-2])}, not "
+                f"{largest!r}"
+            )
+        scale = scale if scale.ndim == 0 else scale[..., None, None]
+    scaled = (values / torch.where(scale == 0, 1.0, scale)).clamp(-1, 1)
     return _coloured(scaled, colours)
+
+
+def _finite(relevance: Tensor) -> Tensor:
+    """Return relevance in float64 on the CPU; refuse what has no colour."""
+    values = relevance.detach().double().cpu()
+    wrong = int((~values.isfinite()).sum())
+    if wrong:
+        raise FeedpropError(
+            f"{wrong} of {values.numel()} relevances are NaN or infinite and have no colour; look for NaN in the "
+            f"inputs and the outputs of the model"
+        )
+    return values
 
 
 def _strong(sizes: Tensor) -> Tensor:
@@ -80,6 +101,11 @@ def tiled(images: Tensor, *, columns: int | None = None, gap: int = 2) -> Tensor
             f"tiled() takes images (number, height, width, 3) of bytes, got {images.dtype} {tuple(images.shape)}"
         )
     number, height, width, _ = images.shape
+    if not number or (columns is not None and columns < 1) or gap < 0:
+        raise FeedpropError(
+            f"tiled() takes at least one image, at least one column and a gap of 0 or more, got {number} images, "
+            f"columns={columns} and gap={gap}"
+        )
     columns = columns or math.ceil(math.sqrt(number))
     rows = math.ceil(number / columns)
     sheet = torch.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=torch.uint8)
@@ -101,7 +127,13 @@ def save(image: Tensor, path: str | Path, *, enlarge: int = 1) -> None:
         raise FeedpropError(
             f"save() takes one image (height, width, 3), got {tuple(image.shape)}; tiled() joins several"
         )
+    if enlarge < 1 or not image.numel():
+        raise FeedpropError(
+            f"save() takes an image with pixels and enlarge >= 1, got {tuple(image.shape)} and {enlarge}"
+        )
     picture: Any = _needed("PIL.Image")
+    if Path(path).suffix.lower() not in picture.registered_extensions():
+        raise FeedpropError(f"{path} does not end in the format of an image, such as .png")
     image = image.repeat_interleave(enlarge, 0).repeat_interleave(enlarge, 1)
     picture.fromarray(image.contiguous().numpy()).save(path)
 
@@ -125,10 +157,12 @@ def text_terminal(tokens: Sequence[str], relevance: Tensor, *, largest: float | 
 
 def _of_tokens(tokens: Sequence[str], relevance: Tensor, largest: float | None) -> tuple[list[float], list[str]]:
     """Return the relevance of each token and its colour."""
-    if relevance.ndim != 1 or len(relevance) != len(tokens):
+    if not isinstance(relevance, Tensor) or relevance.shape != (len(tokens),):
         raise FeedpropError(
-            f"{len(tokens)} tokens need relevance of shape ({len(tokens)},), one sample, got {tuple(relevance.shape)}"
+            f"{len(tokens)} tokens need relevance of shape ({len(tokens)},), one sample, got {shape_or_type(relevance)}"
         )
+    if not all(isinstance(token, str) for token in tokens):
+        raise FeedpropError("tokens must be strings; look them up in the vocabulary first")
     colours = heatmap(relevance[None].double(), colours="bwr", largest=largest)[0]
     faint = (255 - (255 - colours.double()) * 0.7).round().int().tolist()  # so that black letters can be read
     return relevance.tolist(), ["".join(f"{part:02x}" for part in row) for row in faint]
@@ -153,10 +187,12 @@ def spikes(
             f"spikes (time, batch, ...) and their relevance must have one shape, got {tuple(fired.shape)} and "
             f"{tuple(relevance.shape)}"
         )
+    if not 0 <= sample < fired.shape[1]:
+        raise FeedpropError(f"sample must be from 0 to {fired.shape[1] - 1}, the last of the batch, not {sample!r}")
     figures: Any = _needed("matplotlib.figure")
     rows, shares = (values.detach()[:, sample].flatten(1).cpu() for values in (fired, relevance))
     at = torch.nonzero(rows, as_tuple=True)
-    found = shares[at].double()
+    found = _finite(shares[at])
     largest = float(found.abs().max()) if len(found) else 0.0
     figure = figures.Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feedprop.diagnosis.facts import shortened
 from feedprop.errors import FeedpropError
 from feedprop.inspection import remarks as words
 from feedprop.inspection.layers import Layer
@@ -24,6 +25,21 @@ FIGURES = (
     *("reward_out", "reward_in", "gap", "silent", "zero_inputs"),
     *("feedback", "weight", "zeros", "agreement", "gini"),
 )
+LEAST_NAME = 12  # columns of the table
+_HEADINGS = {
+    "reward_out": "reward\nout",
+    "reward_in": "reward\nin",
+    "zero_inputs": "zero\ninputs",
+    "feedback": "feed-\nback",
+    "agreement": "agree-\nment",
+}
+_UNITS = {  # of what the table shows without a sign of its own
+    "reward_out": "rewards in the unit of the outputs, summed over the batch",
+    "gap": "gap in % of the absolute rewards at the outputs",
+    "feedback": "feedback and weight as norms",
+    "agreement": "agreement as a cosine",
+    "gini": "gini from 0 (all weights alike) to 1",
+}
 
 
 class Found:
@@ -123,21 +139,38 @@ class Log:
         """
         return _imported("pandas").DataFrame(self.rows(), columns=["step", "module", "kind", *FIGURES])
 
-    def table(self) -> Any:
+    def table(self, *, width: int | None = None) -> Any:
         """Return the last row of each module as a `rich.table.Table`, for `rich.print`.
+
+        Args:
+            width: in columns; that of the terminal by default. Long names are shortened to fit.
 
         Raises:
             FeedpropError: rich is not installed.
         """
-        kinds = _imported("rich.table")
+        rich, kinds, box = _imported("rich"), _imported("rich.table"), _imported("rich.box")
         latest = {row["module"]: row for row in self.rows()}
         shown = [figure for figure in FIGURES if any(row[figure] is not None for row in latest.values())]
-        table = kinds.Table(box=_imported("rich.box").SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+        steps = {row["step"] for row in latest.values()}
+        columns = [[_HEADINGS.get(f, f), *(_text(f, row[f]) for row in latest.values())] for f in shown]
+        if len(steps) > 1:
+            columns.insert(0, ["step", *(str(row["step"]) for row in latest.values())])
+        taken = sum(1 + max(len(word) for cell in column for word in cell.split("\n")) for column in columns)
+        width = rich.get_console().width if width is None else width
+        table = kinds.Table(
+            title=f"step {max(steps)}" if len(steps) == 1 else None,
+            title_justify="left",
+            caption=", ".join(_UNITS[figure] for figure in shown if figure in _UNITS) or None,
+            caption_justify="left",
+            box=box.SIMPLE,
+            padding=0,
+            show_edge=False,
+        )
         table.add_column("module", no_wrap=True)
-        for heading in ("step", *(figure.replace("_", " ") for figure in shown)):
-            table.add_column(heading, justify="right")
-        for name, row in latest.items():
-            table.add_row(name, str(row["step"]), *(_text(figure, row[figure]) for figure in shown))
+        for heading, *_ in columns:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, *cells in zip(latest, *(cells for _, *cells in columns), strict=True):
+            table.add_row(shortened(name, max(width - taken, LEAST_NAME)), *cells)
         return table
 
     @contextlib.contextmanager
@@ -238,9 +271,9 @@ def _read(value: Any) -> float | None:
 def _text(figure: str, value: float | None) -> str:
     if value is None:
         return ""
-    if figure in ("silent", "zero_inputs", "zeros"):
+    if figure in ("gap", "silent", "zero_inputs", "zeros"):
         return f"{value:.0%}"
-    return f"{value:.2f}" if figure in ("gap", "agreement", "gini") else f"{value:.1e}"
+    return f"{value:.2f}" if figure in ("agreement", "gini") else f"{value:.2g}"
 
 
 def _imported(name: str) -> Any:

@@ -171,7 +171,10 @@ def _explained(
     table = conservation(calls.finished, root, credits, parameters, into)
     if per_sample:
         rows = [_of_weights(weights, Credits(value, list(weights.values()))) for value in values]
-        parameters = {name: torch.stack([row[name] for row in rows]) for name in weights}
+        parameters = {
+            name: torch.stack([row[name] for row in rows]) if rows else share.new_zeros(0, *share.shape)
+            for name, share in parameters.items()
+        }
     return Relevance(values.detach(), relevant, _of_modules([*calls.finished, root], credits), parameters, table)
 
 

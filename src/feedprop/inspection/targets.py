@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -68,9 +69,14 @@ def _positions(output: Tensor, target: Any) -> Tensor:
         return start.to(output.device)
     indices = _indices(target, batch)
     if indices.shape[1] != len(rest):
+        if not rest:
+            raise FeedpropError(
+                f"outputs of shape {tuple(output.shape)} are one number for each sample, so there is no class to "
+                f"choose; omit target=, or give the inputs a first dimension for the batch"
+            )
         raise FeedpropError(
-            f"outputs of shape {tuple(output.shape)} need {len(rest)} indices for each sample, "
-            f"as in target={(0,) * len(rest) if len(rest) > 1 else 0}; got {indices.shape[1]}"
+            f"outputs of shape {tuple(output.shape)} need {len(rest)} {'index' if len(rest) == 1 else 'indices'} for "
+            f"each sample, as in target={(0,) * len(rest) if len(rest) > 1 else 0}; got {indices.shape[1]}"
         )
     size = torch.tensor(rest)
     if ((indices >= size) | (indices < -size)).any():
@@ -90,15 +96,22 @@ def _indices(target: Any, batch: int) -> Tensor:
                 f"got {target.dtype} {tuple(target.shape)}"
             )
         return target.detach().cpu().long().reshape(-1, 1).expand(batch, 1)
-    if isinstance(target, int):
-        return torch.tensor([[target]]).expand(batch, 1)
-    if isinstance(target, tuple) and all(isinstance(index, int) for index in target):
-        return torch.tensor([target]).expand(batch, len(target))
+    if _whole(target):
+        return torch.tensor([[int(target)]]).expand(batch, 1)
+    if isinstance(target, tuple) and all(map(_whole, target)):
+        return torch.tensor([[*map(int, target)]], dtype=torch.long).expand(batch, len(target))
     if isinstance(target, list) and len(target) == batch:
         rows = [tuple(row) if isinstance(row, (tuple, list)) else (row,) for row in target]
-        if all(isinstance(index, int) for row in rows for index in row) and len({len(row) for row in rows}) == 1:
-            return torch.tensor(rows)
+        if all(_whole(index) for row in rows for index in row) and len({len(row) for row in rows}) == 1:
+            return torch.tensor([[*map(int, row)] for row in rows], dtype=torch.long)
     raise FeedpropError(
         f"target must be a class, a tuple of indices, a tensor of classes, a list of one of these for each of {batch} "
         f"samples, or a function of the outputs; got {target!r}"
     )
+
+
+def _whole(index: Any) -> bool:
+    """Whether a value is a whole number: Python's, NumPy's or a tensor of one."""
+    if isinstance(index, Tensor):
+        return index.numel() == 1 and not (index.is_floating_point() or index.is_complex())
+    return isinstance(index, Integral)

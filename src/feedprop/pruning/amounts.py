@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError, first_few
+from feedprop.pruning import masks
 from feedprop.pruning.importances import Scores, composites_of, prunable
 
 
 def prune(model: nn.Module, scores: Scores, amount: float, *, scope: str = "global") -> nn.Module:
     """Set the least important weights to 0, so that a share of `amount` is 0. Returns `model`.
 
-    Weights that are 0 already count first, so repeated pruning reaches the amounts that it names. Warns if the model
-    is attached with a floor, under which weights of 0 learn again.
+    Weights that are 0 already count first, also by a mask of `torch.nn.utils.prune`, so repeated pruning reaches the
+    amounts that it names. Warns if the model is attached with a floor, under which weights of 0 learn again.
 
     Args:
         model: any model, attached or not.
@@ -32,7 +34,7 @@ def prune(model: nn.Module, scores: Scores, amount: float, *, scope: str = "glob
     >>> int((prune(model, magnitude(model), 0.9).weight == 0).sum())
     18
     """
-    weights = checked(model, scores, amount, scope)
+    checked(model, scores, amount, scope)
     for composite in composites_of(model):
         if composite.magnitude_floor:
             warnings.warn(
@@ -40,18 +42,30 @@ def prune(model: nn.Module, scores: Scores, amount: float, *, scope: str = "glob
                 f"feedback and come back in training; attach it with composite.replace(magnitude_floor=0.0)",
                 stacklevel=2,
             )
-    set_to_zero(weights, scores, amount, scope)
+    set_to_zero(model, scores, amount, scope)
     return model
 
 
-def checked(model: nn.Module, scores: Scores, amount: float, scope: str) -> dict[str, nn.Parameter]:
-    """Return the parameters that the scores name; refuse arguments that do not fit."""
+def checked(model: nn.Module, scores: Scores, amount: float, scope: str) -> None:
+    """Refuse arguments that do not fit."""
     if not 0 <= amount < 1:
         raise FeedpropError(f"amount is a share, 0 <= amount < 1, but is {amount!r}")
     if scope not in ("global", "layer"):
         raise FeedpropError(f'scope must be "global" or "layer", not {scope!r}')
+    check_scores(model, scores)
     if not scores:
         raise FeedpropError("there is nothing to prune: scores is empty")
+
+
+def check_scores(model: nn.Module, scores: Scores) -> None:
+    """Refuse scores that do not fit the model, or have no order."""
+    if not isinstance(scores, Mapping) or not all(isinstance(values, Tensor) for values in scores.values()):
+        kinds = {type(values).__name__ for values in scores.values()} if isinstance(scores, Mapping) else set()
+        found = f"a dictionary of {', '.join(sorted(kinds))}" if kinds else type(scores).__name__
+        raise FeedpropError(
+            f"scores must be a dictionary from names of parameters to tensors of their shapes, such as "
+            f"pruning.magnitude(model) returns, not {found}"
+        )
     own = dict(model.named_parameters())
     unknown = [name for name in scores if name not in own]
     if unknown:
@@ -60,31 +74,33 @@ def checked(model: nn.Module, scores: Scores, amount: float, scope: str) -> dict
         if values.shape != own[name].shape:
             shapes = f"{tuple(values.shape)}, but the parameter {tuple(own[name].shape)}"
             raise FeedpropError(f"the scores of {name} have the shape {shapes}")
-        if bool(values.isnan().any()):
-            raise FeedpropError(f"the scores of {name} contain NaN, so they have no order")
-    return {name: own[name] for name in scores}
+        if values.is_complex() or bool(values.isnan().any()):
+            kind = "are complex" if values.is_complex() else "contain NaN"
+            raise FeedpropError(f"the scores of {name} {kind}, so they have no order")
 
 
 @torch.no_grad()
-def set_to_zero(weights: dict[str, nn.Parameter], scores: Scores, amount: float, scope: str) -> None:
-    """Prune the parameters that `checked` returned."""
+def set_to_zero(model: nn.Module, scores: Scores, amount: float, scope: str) -> None:
+    """Prune the parameters that the scores name, which `checked` let pass."""
     parts = [list(scores)] if scope == "global" else [[name] for name in scores]
     for names in parts:
-        _prune({name: weights[name] for name in names}, scores, amount)
+        _prune(model, {name: scores[name] for name in names}, amount)
+    masks.refresh(model, scores)
 
 
-def _prune(weights: dict[str, nn.Parameter], scores: Scores, amount: float) -> None:
+def _prune(model: nn.Module, scores: Scores, amount: float) -> None:
     """Set a share of these weights to 0, those that are 0 first; ties in the order of the weights."""
-    count = round(amount * sum(weight.numel() for weight in weights.values()))
+    count = round(amount * sum(values.numel() for values in scores.values()))
     if count == 0:
         return
     flat = [
-        scores[name].where(weight != 0, -torch.inf).flatten().cpu()  # scores of all layers on one device
-        for name, weight in weights.items()
+        values.where(masks.values(model, name) != 0, -torch.inf).flatten().cpu()  # scores of all layers on one device
+        for name, values in scores.items()
     ]
     pruned = _lowest(torch.cat(flat), count)
     sizes = [len(part) for part in flat]
-    for weight, part in zip(weights.values(), torch.split(pruned, sizes), strict=True):
+    for name, part in zip(scores, torch.split(pruned, sizes), strict=True):
+        weight = model.get_parameter(name)
         weight.masked_fill_(part.view(weight.shape).to(weight.device), 0)
 
 
@@ -99,11 +115,10 @@ def _lowest(values: Tensor, count: int) -> Tensor:
 
 def sparsity(model: nn.Module) -> float:
     """Return the share of weights that are exactly 0, among those with two or more dimensions."""
-    weights = [weight.detach() for weight in prunable(model).values()]
-    zeros = sum(int((weight == 0).sum()) for weight in weights)
-    return zeros / max(sum(weight.numel() for weight in weights), 1)
+    found = zeros(model).values()
+    return sum(int(mask.sum()) for mask in found) / max(sum(mask.numel() for mask in found), 1)
 
 
 def zeros(model: nn.Module) -> dict[str, Tensor]:
     """Return where the weights with two or more dimensions are 0, as masks of bool."""
-    return {name: weight.detach() == 0 for name, weight in prunable(model).items()}
+    return {name: masks.values(model, name) == 0 for name in prunable(model)}

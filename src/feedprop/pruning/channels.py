@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feedprop.errors import FeedpropError
+from feedprop.errors import FeedpropError, first_few
+from feedprop.pruning.amounts import check_scores
 from feedprop.pruning.importances import Scores, is_attached
+from feedprop.pruning.masks import held_at_zero
 
 
 class ChannelImportance:
@@ -27,7 +29,7 @@ class ChannelImportance:
             not emptied by global pruning.
 
     Raises:
-        FeedpropError: the model is attached, or torch-pruning is not installed.
+        FeedpropError: the model is attached, has masks of `torch.nn.utils.prune`, or torch-pruning is not installed.
 
     `pruner = torch_pruning.BasePruner(model, inputs, importance=ChannelImportance(model, magnitude))` uses it.
     """
@@ -40,6 +42,12 @@ class ChannelImportance:
                 "torch-pruning reads the autograd graph of the model, which attach() changes; call "
                 "feedprop.detach(model) first"
             )
+        masked = [name for name, _ in model.named_parameters() if held_at_zero(model, name) is not None]
+        if masked:
+            raise FeedpropError(
+                f"torch-pruning cannot shorten weights that torch.nn.utils.prune masks ({first_few(masked)}); write "
+                f"the masks into the weights by torch.nn.utils.prune.remove(module, name) first"
+            )
         self._outputs, self._inputs = _pruning_functions()
         self.model, self.importance, self.normalise = model, importance, normalise
         self._read()
@@ -48,13 +56,8 @@ class ChannelImportance:
         """Compute the scores of the model as it is now."""
         given = self.importance(self.model) if callable(self.importance) else self.importance
         self._known = {*self.model.parameters()}
-        self._scores: dict[nn.Parameter, Tensor] = {}
-        for name, values in given.items():
-            parameter = self.model.get_parameter(name)
-            if values.shape != parameter.shape:
-                shapes = f"{tuple(values.shape)}, but the parameter {tuple(parameter.shape)}"
-                raise FeedpropError(f"the scores of {name} have the shape {shapes}")
-            self._scores[parameter] = values
+        check_scores(self.model, given)
+        self._scores = {self.model.get_parameter(name): values for name, values in given.items()}
 
     def __call__(self, group: Any) -> Tensor | None:
         """Return the scores of the channels of a group of torch-pruning, shape (channels,); None if none has any."""

@@ -10,8 +10,10 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from feedprop.diagnosis.trial import copy_without_rules
 from feedprop.errors import FeedpropError
 from feedprop.pruning.importances import is_attached
+from feedprop.pruning.masks import make_permanent
 
 _NORMS = {
     nn.Conv1d: nn.BatchNorm1d,
@@ -25,8 +27,8 @@ def fold_batch_norms(model: nn.Module, inputs: Any) -> nn.Module:
     """Return a copy in evaluation mode whose batch normalisations are folded into the layers before them.
 
     The magnitude of a weight then says what it does to the output; before, the normalisation may scale it by any
-    number. Weights of 0 stay 0. A normalisation becomes `nn.Identity` where it alone reads a convolution or a linear
-    layer; others stay.
+    number. Weights of 0 stay 0, and masks of `torch.nn.utils.prune` are written into the weights. A normalisation
+    becomes `nn.Identity` where it alone reads a convolution or a linear layer; others stay.
 
     Args:
         model: one that `torch.fx` can trace, not attached.
@@ -39,7 +41,7 @@ def fold_batch_norms(model: nn.Module, inputs: Any) -> nn.Module:
     """
     if any(map(is_attached, model.modules())):
         raise FeedpropError("fold_batch_norms() takes a plain model; call feedprop.detach(model) first")
-    plain = copy.deepcopy(model).eval()
+    plain = make_permanent(copy_without_rules(model, "fold_batch_norms()")).eval()
     folded = copy.deepcopy(plain)
     for name, norm_name in _pairs(folded):
         layer: Any = folded.get_submodule(name)

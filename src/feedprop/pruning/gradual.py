@@ -72,7 +72,8 @@ class GradualPruning:
             given = self.importance
             scores = given.scores if isinstance(given, AccumulatedFeedback) else given(self.model)
             amount = self.target(self.count)
-            set_to_zero(checked(self.model, scores, amount, self.scope), scores, amount, self.scope)
+            checked(self.model, scores, amount, self.scope)
+            set_to_zero(self.model, scores, amount, self.scope)
             self._masks = {name: self.model.get_parameter(name).detach() != 0 for name in scores}
             if self.optimizer is not None:
                 reset_moments(self.model, self.optimizer)

@@ -15,6 +15,7 @@ from feedprop.attach import attach
 from feedprop.diagnosis.trial import copy_without_rules
 from feedprop.errors import FeedpropError
 from feedprop.interception.forward import Forward
+from feedprop.pruning import masks
 from feedprop.rules import Composite, Rule, presets
 
 Scores = dict[str, Tensor]
@@ -27,7 +28,8 @@ Objective = Callable[[Any, Any], Tensor]
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return what is pruned by default: the weights with two or more dimensions, by name.
 
-    Biases, the weights of normalisations, embeddings and parametrised weights stay out.
+    Biases, the weights of normalisations, embeddings and parametrised weights stay out. What `torch.nn.utils.prune`
+    masks has the name of its parameter, such as "0.weight_orig".
     """
     left_out = {
         parameter
@@ -39,14 +41,14 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def magnitude(model: nn.Module) -> Scores:
-    """Return |w| of the weights with two or more dimensions.
+    """Return |w| of the weights with two or more dimensions; 0 where `torch.nn.utils.prune` masks them.
 
     >>> model = nn.Linear(2, 1)
     >>> _ = nn.init.constant_(model.weight, -0.5)
     >>> magnitude(model)
     {'weight': tensor([[0.5000, 0.5000]])}
     """
-    return {name: weight.detach().abs() for name, weight in prunable(model).items()}
+    return {name: masks.values(model, name).abs() for name in prunable(model)}
 
 
 def relevance(
@@ -206,7 +208,8 @@ def per_channel(scores: Scores) -> Scores:
 def torch_prune_scores(model: nn.Module, scores: Scores) -> dict[tuple[nn.Module, str], Tensor]:
     """Return scores as `torch.nn.utils.prune` takes them, {(module, "weight"): scores}.
 
-    Its keys are the parameters to prune, and the whole is `importance_scores`. It compares absolute values.
+    Its keys are the parameters to prune, and the whole is `importance_scores`. It compares absolute values, and prunes
+    a share of what it has not masked yet.
 
     >>> from torch.nn.utils import prune
     >>> model = nn.Linear(4, 1)
@@ -215,8 +218,4 @@ def torch_prune_scores(model: nn.Module, scores: Scores) -> dict[tuple[nn.Module
     >>> int((model.weight == 0).sum())
     2
     """
-    found: dict[tuple[nn.Module, str], Tensor] = {}
-    for name, values in scores.items():
-        path, _, own = name.rpartition(".")
-        found[model.get_submodule(path), own] = values
-    return found
+    return {masks.owner(model, name): values for name, values in scores.items()}

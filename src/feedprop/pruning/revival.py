@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from feedprop.errors import FeedpropError
+from feedprop.pruning import masks
 from feedprop.pruning.amounts import zeros
 from feedprop.pruning.importances import composites_of, is_attached, prunable
 from feedprop.rules import Composite, Rule
@@ -19,7 +20,8 @@ def check_stays_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> 
 
     Feedback is proportional to |w|, so a weight of 0 gets none, and no optimizer of `torch.optim` moves a weight that
     never got any. What moves one is named, with its remedy: gradients, a floor, a rule for the first layer that does
-    not depend on the weights, and moments that the optimizer keeps from before pruning. Weight decay is fine.
+    not depend on the weights, and moments that the optimizer keeps from before pruning. Weight decay is fine, and so is
+    whatever a mask of `torch.nn.utils.prune` holds at 0.
 
     Args:
         model: a pruned model, attached as it will be trained.
@@ -28,7 +30,7 @@ def check_stays_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> 
     Raises:
         FeedpropError: weights that are 0 would move.
     """
-    pruned = {name: mask for name, mask in zeros(model).items() if bool(mask.any())}
+    pruned = {name: mask for name, mask in _free(model).items() if bool(mask.any())}
     if not pruned:
         return
     if not any(map(is_attached, model.modules())):
@@ -46,6 +48,15 @@ def check_stays_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> 
             f"the optimizer moves weights that are 0, by moments from before they were pruned ({moved[0]}); call "
             f"pruning.reset_moments(model, optimizer) after pruning, or make a new optimizer"
         )
+
+
+def _free(model: nn.Module) -> dict[str, Tensor]:
+    """Return where weights are 0 that no mask holds there."""
+    found = zeros(model)
+    for name, zero in found.items():
+        held = masks.held_at_zero(model, name)
+        found[name] = zero if held is None else zero & ~held
+    return found
 
 
 def _refuse_floor(composite: Composite) -> None:
