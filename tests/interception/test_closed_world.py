@@ -505,6 +505,18 @@ def test_a_gradient_taken_inside_by_any_call_is_ordinary(name: str) -> None:
         assert (model.layer.weight.grad != 0).any()
 
 
+@pytest.mark.parametrize("composite", [rules.Composite(), rules.presets.conserving()], ids=["training", "conserving"])
+def test_a_gradient_taken_inside_behind_what_the_rules_take_for_constant_is_refused(composite: rules.Composite) -> None:
+    def both(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        y = layer(x)
+        y = F.layer_norm(y, y.shape) if composite.conserving else y * y.sigmoid()
+        return y, torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0]
+
+    with attached(Given(both), composite) as model, pytest.raises(FeedpropError, match="would miss a part"):
+        model(torch.randn(5, 4))
+
+
 def test_gradients_of_parameters_taken_inside_are_ordinary() -> None:
     def steps(layer: nn.Module, x: Tensor) -> Tensor:
         layer(x).tanh().sum().backward()

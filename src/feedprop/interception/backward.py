@@ -14,10 +14,8 @@ from feedprop import credit
 from feedprop.credit.derivative import is_taken
 from feedprop.errors import FeedpropError
 from feedprop.interception.audit import nodes_behind
-from feedprop.interception.mode import running
 from feedprop.interception.outside import refuse_plain_gradients
 from feedprop.interception.passes import in_a_pass
-from feedprop.operations.registry import gradient_inside
 
 _MOST = 4096  # number of graphs to remember
 _NEAR = 64  # number of nodes outside of passes by which graphs are told apart
@@ -53,8 +51,6 @@ def _searched(plain: Any) -> Any:
         roots = [output for output in outputs if isinstance(output, Tensor)]
         if not roots or torch.compiler.is_compiling() or credit.transformed() or is_taken():
             return plain(outputs, *args, **kwargs)
-        if passes := running():
-            return gradient_inside(passes[-1], plain, (outputs, *args), kwargs)
         _GRAPHS.look_at(roots)
         try:
             return plain(outputs, *args, **kwargs)

@@ -55,6 +55,7 @@ class Propagation(TorchFunctionMode):
         self.scopes = Scopes(composite.default) if scopes is None else scopes
         self.owners = owners or {}
         self.suspended = False
+        self.took_constants = False
         self.starts = credit.Starts()
         self.spans = Spans()
         self.leaves: list[Tensor] = []  # that the model made to take gradients from

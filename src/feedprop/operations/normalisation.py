@@ -21,6 +21,7 @@ from feedprop.operations.registry import (
     Function,
     Handler,
     Keywords,
+    as_constant,
     damped,
     is_activation,
     operands_of,
@@ -49,7 +50,7 @@ def normalisation(names: str, flow: Flow) -> Handler:
         ):
             return layer(context, function, args, kwargs)
         _, _, operands = operands_of(context, (), named)
-        found = function(**operands | {"input": x.detach()})
+        found = function(**operands | {"input": as_constant(context, x)})
         output, *statistics = (found,) if isinstance(found, Tensor) else found
         passing = flow(x, **{name: value for name, value in named.items() if name != "input"})
         if weight is not None:
@@ -149,7 +150,7 @@ def cosine_similarity(context: Context, function: Function, args: Arguments, kwa
         return product(context, function, args, kwargs)
     named = {"dim": 1, "eps": 1e-8} | dict(zip(("x1", "x2", "dim", "eps"), args, strict=False)) | kwargs
     a, b, dim, eps = (named[name] for name in ("x1", "x2", "dim", "eps"))
-    whole = torch.broadcast_tensors(a.detach(), b.detach())  # type: ignore[no-untyped-call]  # torch has no types there
+    whole = torch.broadcast_tensors(as_constant(context, a), as_constant(context, b))  # type: ignore[no-untyped-call]  # torch has no types there
     size = [x.norm(dim=dim, keepdim=True).clamp_min(eps) for x in whole]
     return product(context, lambda a, b: (a / size[0] * (b / size[1])).sum(dim), (a, b), {})
 

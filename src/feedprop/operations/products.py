@@ -19,6 +19,7 @@ from feedprop.operations.registry import (
     Context,
     Function,
     Keywords,
+    as_constant,
     damped,
     flat,
     is_activation,
@@ -55,7 +56,7 @@ def quotient(context: Context, function: Function, args: Arguments, kwargs: Keyw
     names = [name for name in ("input", "other") if name in kwargs]
     numerator, denominator, *rest = (*args, *(kwargs.pop(name) for name in names))
     if context.conserving and isinstance(denominator, Tensor) and not credit.is_weight(denominator):
-        denominator = denominator.detach()
+        denominator = as_constant(context, denominator)
     return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
 
 
@@ -64,7 +65,7 @@ def solution(context: Context, function: Function, args: Arguments, kwargs: Keyw
     names = [name for name in ("A", "input", "B") if name in kwargs]
     matrix, right, *rest = (*args, *(kwargs.pop(name) for name in names))
     if context.conserving and not credit.is_weight(matrix):
-        matrix = matrix.detach()
+        matrix = as_constant(context, matrix)
     return product(context, function, (matrix, right, *rest), kwargs)
 
 
@@ -82,7 +83,7 @@ def power(context: Context, function: Function, args: Arguments, kwargs: Keyword
     if isinstance(exponent, Tensor) and exponent.requires_grad:
         return elementwise_product(context, function, args, kwargs)
     if not isinstance(exponent, Tensor) and exponent <= 0:
-        return function(x.detach(), *rest)  # a scale, as what divides
+        return function(as_constant(context, x), *rest)  # a scale, as what divides
     return credit.secant(lambda z: function(z, *rest), x)
 
 

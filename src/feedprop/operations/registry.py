@@ -63,6 +63,8 @@ class Context(Protocol):
     @property
     def starts(self) -> credit.Starts: ...
 
+    took_constants: bool  # whether the rules took a factor that depends on the inputs for a constant, in this pass
+
     def active_rule(self) -> LinearRule:
         """Return the rule of the innermost module that runs."""
 
@@ -209,11 +211,17 @@ def gradient_inside(context: Context, function: Function, args: Arguments, kwarg
             "a gradient taken inside of an attached model goes through a part that torch.compile compiled, which would "
             "pass credit instead; let the function that takes it run as it is, by torch.compiler.disable(function)"
         )
+    if context.took_constants:
+        raise FeedpropError(
+            "a gradient taken inside of an attached model, after a product or quotient one of whose factors is a "
+            "constant for the rules (x * sigmoid(x), or what divides, if rewards are conserved), would miss a part: "
+            "write F.silu(x) or another activation function of torch, or take the gradient outside of the model"
+        )
     with credit.derivative():
         return function(*args, **kwargs)
 
 
-HANDLERS[torch.autograd.grad] = HANDLERS[Tensor.backward] = gradient_inside
+HANDLERS.update(dict.fromkeys((torch.autograd.grad, torch.autograd.backward, Tensor.backward), gradient_inside))
 
 
 def refused(reason: str) -> Handler:
@@ -304,6 +312,13 @@ def flat(values: Any) -> Iterator[Any]:
             yield from flat(value)
         else:
             yield value
+
+
+def as_constant(context: Context, value: Tensor) -> Tensor:
+    """Return a factor or divisor as a constant, to which no credit passes."""
+    if value.requires_grad:
+        context.took_constants = True
+    return value.detach()
 
 
 def without_gradient(values: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, is_activation
+from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, as_constant, is_activation
 from feedprop.operations.sources import (
     GATE,
     MULTIPLE,
@@ -55,7 +55,8 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         if not gated or not context.activation.by_values or not all(map(is_activation, args)):
             return plain(context, function, args, kwargs)
         # y = x g(x): c_x = c_y y / x = c_y g(x), as if g(x) were a constant
-        output = handler(context, function, (args[0], args[1].detach()) if first else (args[0].detach(), args[1]), {})
+        factors = (args[0], as_constant(context, args[1])) if first else (as_constant(context, args[0]), args[1])
+        output = handler(context, function, factors, {})
         context.starts.remember(output, args[0] if first else args[1])
         remember(output, [(x, GATE) for x, *_ in shared])
         if all(masks):
