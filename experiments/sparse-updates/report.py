@@ -1,11 +1,11 @@
-"""Print the tables of the README from results.jsonl and processes.jsonl."""
+"""Print the tables of the README from results.jsonl, operations.jsonl and processes.jsonl."""
 
 import statistics
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import flat, parser, read_rows
+from results import flat, parser, read_rows, shown, with_interval
 
 FIGURES = ("zero", "negligible", "most", "deflated_bytes")
 
@@ -32,8 +32,23 @@ def main() -> None:
         cells = ["" if value is None else f"{value:.3f}" for value in found]
         print(f"| {', '.join(case)} | {' | '.join(cells)} |".replace(" 0.", " ."))
 
+    if rows := flat(read_rows(Path(__file__).with_name("operations.jsonl"))):
+        print_operations(rows)
     if rows := flat(read_rows(Path(__file__).with_name("processes.jsonl"))):
         print_processes(rows)
+
+
+def print_operations(rows: list[dict]) -> None:
+    """Print the synaptic operations of a training step per image, means over seeds."""
+    parts = ("forward", "backward", "weights")
+    print("\n| method | forward | back through weights | changes of weights | all | of a dense step | accuracy |")
+    print("|---|---|---|---|---|---|---|")
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = [row for row in rows if row["method"] == method]
+        counts = [statistics.mean(row[part] for row in found) for part in parts]
+        share = sum(counts) / statistics.mean(row["dense"] for row in found)
+        cells = [*(f"{count:,.0f}" for count in (*counts, sum(counts))), shown(share)]
+        print(f"| {method} | {' | '.join(cells)} | {with_interval([row['accuracy'] for row in found])} |")
 
 
 def print_processes(rows: list[dict]) -> None:
