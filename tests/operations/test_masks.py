@@ -213,7 +213,7 @@ def test_a_mask_computed_from_what_it_multiplies_is_a_constant(name: str, compos
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("name", [name for name in MASKS if "joined" not in name and "there and back" not in name])
+@pytest.mark.parametrize("name", MASKS)
 def test_a_mask_computed_from_what_it_multiplies_is_a_constant_compiled(name: str) -> None:
     z, settings = torch.randn(5, 6), rules.presets.training()
     found = _credit(lambda z: z * MASKS[name](z), z, settings, compiled=True)
@@ -237,6 +237,23 @@ def test_a_mask_selects_only_what_it_was_computed_from(mask: Callable[[Tensor], 
     found, expected = (_credit(f, z, rules.Composite()) for f in (lambda z: z * mask(z), apart))
     torch.testing.assert_close(found, expected, **CLOSE)
     assert not torch.allclose(found, _credit(lambda z: z * constant, z, rules.Composite()))
+    compiled = _credit(lambda z: z * mask(z), z, rules.presets.training(), compiled=True)
+    torch.testing.assert_close(compiled, _credit(apart, z, rules.presets.training()), **CLOSE)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_mask_of_each_pair_selects_on_the_diagonal(compiled: bool) -> None:
+    z, settings = torch.randn(4, 6), rules.presets.training()
+    own = torch.eye(4, dtype=torch.bool)[..., None]
+
+    def pairs(z: Tensor) -> Tensor:
+        return z[:, None] * (z[None] > 0).double()
+
+    def apart(z: Tensor) -> Tensor:
+        mask = (z[None] + torch.zeros(4, 1, 1) > 0).double()
+        return (z[:, None] + torch.zeros(1, 4, 1)) * torch.where(own, mask.detach(), mask)
+
+    torch.testing.assert_close(_credit(pairs, z, settings, compiled=compiled), _credit(apart, z, settings), **CLOSE)
 
 
 def test_a_mask_selects_in_fused_products() -> None:

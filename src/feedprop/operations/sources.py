@@ -24,6 +24,7 @@ from torch.nn import Parameter
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.credit.readable import readable
 from feedprop.operations.places import Mix, Move, covers, indices_of, is_mixed, meeting, root_of, same
 from feedprop.operations.products import EXPONENTS
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
@@ -357,14 +358,16 @@ def where_selected(x: Tensor, mask: Tensor) -> Any:
     pairs = [(a, b) for a in own for b in compared if root_of(a) is root_of(b)]
     if any(covers(a, b) and (x.shape == mask.shape or is_mixed(b)) for a, b in pairs):
         return True
-    if torch.compiler.is_compiling() or credit.transformed():
+    if credit.transformed():
         return any(covers(a, b) for a, b in pairs)
     where: Any = False
     for a, b in pairs:
         found = meeting(a, b, x, mask)
-        if found is not None and found.any():
+        if found is not None:
             where = found if where is False else where | found
-    return True if where is not False and bool(where.all()) else where
+    if where is False or not readable(where):
+        return where
+    return bool(where.any()) and (bool(where.all()) or where)
 
 
 def _replaced(source: Any, old: Tensor, new: Tensor) -> Any:
