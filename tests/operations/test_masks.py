@@ -27,6 +27,8 @@ def _credit(
 ) -> Tensor:
     """Return what arrives at z, as an activation inside a model, of random credit at the output."""
     x = z.clone().requires_grad_()
+    if compiled:
+        torch._dynamo.reset()
     with attached(Call(lambda x: function(x * 1.0)), composite) as model:
         output = torch.compile(model, backend="aot_eager")(x) if compiled else model(x)
         output.backward(torch.linspace(-1, 2, output.numel()).view(output.shape))
