@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from feedprop.interception import activation_checkpointing, backward, compile, script
+from feedprop.interception import activation_checkpointing, backward, compile, script, shallow_copy
 from feedprop.operations import autograd_function, packages
 
 __all__ = ["CHANGES", "PRIVATE", "Change", "acquire", "release"]
@@ -52,6 +52,12 @@ CHANGES = (
         "when the backward pass starts, since no hook of torch sees such a use",
         backward.make,
         backward.undo,
+    ),
+    Change(
+        "torch.nn.Module.__setstate__",
+        "a shallow copy of an attached model would have the forward and methods of its original, and run its weights",
+        shallow_copy.make,
+        shallow_copy.undo,
     ),
     Change(
         "apply and __class__ of registered torch.autograd.Functions (the user's, timm's, transformers')",
