@@ -286,6 +286,43 @@ def test_shallow_copies_run_under_the_rules_of_the_modules() -> None:
     torch.testing.assert_close(feedback_of(own), expected, **CLOSE)
 
 
+class _Coder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+
+CALLS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "call": lambda model, x: model(x),
+    "forward": lambda model, x: model.forward(x),
+    "_call_impl": lambda model, x: model._call_impl(x),
+    "method": lambda model, x: model.encode(x),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_way_to_call_a_shallow_copy_runs_its_own_weights(name: str) -> None:
+    model, x = attach(_Coder(), rules.Epsilon(), methods=("encode",)), torch.randn(5, 3)
+    own = _shallow(model)
+    output = CALLS[name](own, x)
+    assert torch.equal(output, F.linear(x, own.weight))
+    output.sum().backward()
+    torch.testing.assert_close(own.weight.grad, x.sum(0) * own.weight.detach().abs(), **CLOSE)
+    assert model.weight.grad is None
+
+
+def test_methods_of_a_shallow_copy_that_were_not_named_are_refused() -> None:
+    own = _shallow(attach(_Coder()))
+    with pytest.raises(FeedpropError, match=r"^weight of the attached _Coder: used outside of its forward"):
+        own.encode(torch.randn(5, 3)).sum().backward()
+
+
 def test_detaching_a_shallow_copy_leaves_the_original_attached() -> None:
     model, x = _TwoLayers(), torch.randn(5, 3)
     model(x).sum().backward()

@@ -1,5 +1,7 @@
 """Feedback per sample: torch.func.functional_call, grad and vmap around an attached model."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,3 +136,64 @@ def test_what_hides_gradients_is_refused() -> None:
             jvp(model, (x,), (x,))
         with torch.no_grad():
             torch.testing.assert_close(vmap(model)(x), model(x), **CLOSE)
+
+
+class Inside(nn.Module):
+    """Returns what a function makes of a layer and x."""
+
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function = randomised(nn.Linear(4, 3)), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer, x)
+
+
+def _without_recording(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        slopes = grad(lambda z: layer(z).tanh().sum())(x)
+        return slopes + vmap(lambda z: z.tanh())(x)
+
+
+TRANSFORMS_INSIDE: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], str]] = {
+    "a layer": (lambda layer, x: vmap(layer)(x), "vmap inside .* call its function on the whole batch"),
+    "an activation": (lambda layer, x: vmap(torch.tanh)(layer(x)), "vmap inside .* call its function on the whole"),
+    "a weight": (lambda layer, x: vmap(lambda w: x @ w)(layer.weight), "vmap inside .* call its function on the whole"),
+    "grad": (lambda layer, x: layer(x) * grad(lambda z: layer(z).tanh().sum())(x).sum(), r"grad, vjp or jacrev insid"),
+    "vjp": (lambda layer, x: torch.func.vjp(lambda z: layer(z).tanh(), x)[0], r"grad, vjp or jacrev inside"),
+    "jacrev": (lambda layer, x: jacrev(lambda z: layer(z).tanh())(x), r"take the derivative by torch\.autograd\.grad"),
+    "jvp": (lambda layer, x: jvp(lambda z: layer(z).tanh(), (x,), (x,))[1], r"jvp or jacfwd inside .* torch\.autograd"),
+    "jacfwd": (lambda layer, x: torch.func.jacfwd(lambda z: layer(z).tanh())(x), r"jvp or jacfwd inside"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS_INSIDE)
+def test_transforms_inside_of_the_model_are_refused(name: str) -> None:
+    function, message = TRANSFORMS_INSIDE[name]
+    with attached(Inside(function)) as model, pytest.raises(FeedpropError, match=message):
+        model(torch.randn(5, 4))
+
+
+@pytest.mark.filterwarnings("ignore:::torch")  # the compiler's own
+@pytest.mark.parametrize("name", ["a layer", "grad"])
+def test_transforms_inside_of_a_compiled_model_are_refused(name: str) -> None:
+    torch._dynamo.reset()
+    function, message = TRANSFORMS_INSIDE[name]
+    with attached(Inside(function)) as model, pytest.raises(FeedpropError, match=message):
+        torch.compile(model, backend="aot_eager")(torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_transforms_of_constants_inside_of_the_model_are_left_alone(per_sample: bool) -> None:
+    def function(layer: nn.Module, x: Tensor) -> Tensor:
+        constants = vmap(grad(lambda z: z.tanh().sum()))(x) + _without_recording(layer, x)
+        return layer(x + constants).tanh()
+
+    model, x = Inside(function), torch.randn(5, 4)
+    expected = model(x)
+    with attached(model, rules.Epsilon(0.3)):
+        assert torch.equal(model(x), expected)
+        if per_sample:
+            found = vmap(grad(lambda w, x: functional_call(model, w, (x[None],)).sum()), (None, 0))(_given(model), x)
+            model(x).sum().backward()
+            torch.testing.assert_close(-found["layer.weight"].sum(0), feedback_of(model)["layer.weight"], **CLOSE)

@@ -34,7 +34,7 @@ from feedprop.credit.marks import is_weight
 from feedprop.credit.readable import not_finite, readable
 from feedprop.credit.start import Starts, computed, divided, enter, moves, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, damping_of, kept, undamped
-from feedprop.credit.transforms import transformed
+from feedprop.credit.transforms import transformed, transforms
 from feedprop.credit.weights import (
     WEIGHT_NODES,
     Magnitude,
@@ -89,6 +89,7 @@ __all__ = [
     "traced",
     "traced_secant",
     "transformed",
+    "transforms",
     "undamped",
     "walk",
     "weighted",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,10 @@ from torch import Tensor
 def transformed() -> bool:
     """Whether a transform of torch.func is running."""
     return torch._C._are_functorch_transforms_active()
+
+
+# how many of them are running, one inside the other; None if none is
+transforms: Callable[[], int | None] = torch._C._functorch.maybe_current_level
 
 
 def rerouted(value: Tensor, *ways: tuple[Tensor, Tensor | float]) -> Tensor:

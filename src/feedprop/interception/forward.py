@@ -40,12 +40,9 @@ class Forward:
         self.replaced = {name: model.__dict__.get(name) for name in ("forward", "_call_impl", *methods)}
         self.hooked = model  # whose hooks enter the rules: a shallow copy has the modules of its original
         self._hook(composite)
-        self.owned = _owned(model, model)
+        self.owned: list[tuple[nn.Parameter, list[Owner]]] | None = _owned(model, model)
         self._begin()
-        model.forward = self
-        model._call_impl = Hooked(self)  # type: ignore[method-assign]
-        for name in methods:
-            setattr(model, name, Method(self, name))
+        self._replace()
 
     def _hook(self, composite: Composite) -> None:
         modules = dict(self.model.named_modules())
@@ -61,7 +58,7 @@ class Forward:
     def _begin(self) -> None:
         """Begin to look after the model, which may be half built: a deep copy is filled last."""
         self.audit = Audit(self.model)
-        self.owners = {id(parameter): owners for parameter, owners in self.owned}
+        self.owners = {id(parameter): owners for parameter, owners in self.owned or ()}
         install.acquire(self)
         ATTACHED.add(self.model)
         forget_graphs()
@@ -119,10 +116,18 @@ class Forward:
     def of_copy(self, owner: nn.Module) -> Forward:
         """Give `owner`, a shallow copy of the model, its own forward."""
         own = Forward.__new__(Forward)
-        changes = {"model": owner, "owned": _owned(owner, self.hooked), "neurons": []}
+        changes: dict[str, Any] = {"model": owner, "owned": None, "neurons": []}
         own.__setstate__(self.__getstate__() | changes | {"scopes": Scopes(self.composite.default)})
-        owner.forward, owner._call_impl = own, Hooked(own)  # type: ignore[method-assign]
+        own._replace()
         return own
+
+    def _replace(self) -> None:
+        """Put this forward, and what belongs to it, in the place of the model's own."""
+        self.model.forward = self
+        self.model._call_impl = Hooked(self)  # type: ignore[method-assign]
+        for name in self.replaced:
+            if name not in ("forward", "_call_impl"):
+                setattr(self.model, name, Method(self, name))
 
     def inside(self) -> bool:
         """Whether a pass of this model is already running in this thread."""
@@ -160,6 +165,9 @@ class Forward:
             restore(swapped)
 
     def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
+        if self.owned is None:  # a shallow copy, which may have got its own parameters since
+            self.owned = _owned(self.model, self.hooked)
+            self.owners = {id(parameter): rule for parameter, rule in self.owned}
         propagation = Propagation(
             self.model, self.composite, unknown=self.unknown, owners=self.owners, hooked=self.hooked
         )

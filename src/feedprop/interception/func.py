@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch._functorch.pyfunctorch import GradInterpreter, retrieve_all_functorch_interpreters
 from torch.nn import Parameter
 
 from feedprop import credit
@@ -67,3 +68,39 @@ def _follows_gradient(weight: Tensor) -> bool:
             return True
         weight = torch._C._functorch.get_unwrapped(weight)
     return weight.requires_grad
+
+
+_INSIDE = {  # the kind of a transform -> its names, and what to do instead
+    "Jvp": ("torch.func.jvp or jacfwd", "take the derivative by torch.autograd.grad, without create_graph"),
+    "Grad": ("torch.func.grad, vjp or jacrev", "take the derivative by torch.autograd.grad, without create_graph"),
+    "Vmap": ("torch.func.vmap", "call its function on the whole batch, or in a loop whose results are stacked"),
+}
+
+
+def refuse_transforms_inside(outside: int, values: Iterable[Any]) -> None:
+    """Raise if a transform of torch.func inside of a model hides tensors that get feedback or carry credit.
+
+    Args:
+        outside: the number of transforms around the model.
+        values: the arguments of a function that is called inside of the transform.
+    """
+    inside = retrieve_all_functorch_interpreters()[outside:]
+    if not next((level.prev_grad_mode() for level in inside if isinstance(level, GradInterpreter)), True):
+        return  # called under torch.no_grad()
+    if any(isinstance(value, Tensor) and _unwrapped(value, outside).requires_grad for value in values):
+        kinds = {level.key().name for level in inside}
+        names, remedy = next(
+            (told for kind, told in _INSIDE.items() if kind in kinds), ("a transform of torch.func", "do without it")
+        )
+        raise FeedpropError(
+            f"{names} inside of an attached model hides from the rules what it computes, so it would pass plain "
+            f"gradients: {remedy}, detach what it is given, or take the gradient of all such parts by "
+            f'attach(model, unknown="gradient")'
+        )
+
+
+def _unwrapped(tensor: Tensor, outside: int) -> Tensor:
+    """Return the tensor as it is outside of the transforms beyond the first `outside` ones."""
+    while torch._C._functorch.maybe_get_level(tensor) > outside:
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor

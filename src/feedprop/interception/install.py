@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from feedprop.interception import activation_checkpointing, backward, compile, script
+from feedprop.interception import activation_checkpointing, backward, compile, script, shallow_copy
 from feedprop.operations import autograd_function, packages
 
 __all__ = ["CHANGES", "PRIVATE", "Change", "acquire", "release"]
@@ -54,6 +54,12 @@ CHANGES = (
         backward.undo,
     ),
     Change(
+        "torch.nn.Module.__setstate__",
+        "a shallow copy of an attached model would have the forward and methods of its original, and run its weights",
+        shallow_copy.make,
+        shallow_copy.undo,
+    ),
+    Change(
         "apply and __class__ of registered torch.autograd.Functions (the user's, timm's, transformers')",
         "their apply is no torch function, so a mode would not see it, and torch.compile traces no other apply",
         autograd_function.make,
@@ -73,12 +79,15 @@ PRIVATE = {
     "nn.Module._compiled_call_impl": "record: refusing what torch.compile replaced",
     "OptimizedModule._orig_mod": "the same",
     "torch._C._functorch": "torch.func: whether a wrapped tensor follows a gradient",
+    "torch._C._functorch.maybe_current_level": "the same: how many transforms are running",
     "torch._C._are_functorch_transforms_active": "torch.func: another way of changing the backward pass",
     "torch._C._is_torch_function_mode_enabled": "spiking neurons and registered autograd functions under a mode",
     "torch._C.TensorBase": "the table: attributes of tensors (T, real, imag, shape)",
     "torch._C._nn": "the table: gelu, silu and their kin, as torch.nn.functional calls them",
     "torch.overrides._get_current_function_mode_stack": "which passes run in this thread",
-    "torch._functorch.pyfunctorch.retrieve_all_functorch_interpreters": "refusing jvp and grad(vmap(...))",
+    "torch._functorch.pyfunctorch.retrieve_all_functorch_interpreters": "refusing jvp, grad(vmap(...)), and transforms "
+    "inside of a model",
+    "torch._functorch.pyfunctorch.GradInterpreter": "the same: whether they are called under torch.no_grad()",
     "torch._dynamo.variables.torch": "torch.compile: its copy of the overridable functions",
     "torch._dynamo.variables.tensor": "torch.compile: what it does with a tensor by itself (TensorVariable)",
     "torch._dynamo.variables.torch_function": "the same: whether a mode is active in what is compiled",

@@ -17,6 +17,7 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError, UnknownOperationError
 from feedprop.interception.audit import Spans
+from feedprop.interception.func import refuse_transforms_inside
 from feedprop.interception.location import remedy, running_module, spelling
 from feedprop.interception.scopes import Owner, Scopes
 from feedprop.operations.registry import (
@@ -25,6 +26,7 @@ from feedprop.operations.registry import (
     Function,
     Handler,
     Keywords,
+    flat,
     gradient_inside,
     neutral,
     ordinary,
@@ -58,6 +60,7 @@ class Propagation(TorchFunctionMode):
         self.took_constants = False
         self.starts = credit.Starts()
         self.spans = Spans()
+        self.transforms = credit.transforms()  # of torch.func, around the model
         self.leaves: list[Tensor] = []  # that the model made to take gradients from
         self._buffers: set[int] | None = None
 
@@ -101,6 +104,10 @@ class Propagation(TorchFunctionMode):
             return function(*args, **kwargs)
         if not torch.is_grad_enabled() and handler is not gradient_inside:
             _refuse_reentrant_checkpoint()
+            return function(*args, **kwargs)
+        if credit.transforms() != self.transforms:
+            if self.unknown == "error":
+                refuse_transforms_inside(self.transforms or 0, flat((*args, *kwargs.values())))
             return function(*args, **kwargs)
         if compiling:
             return self._handle(handler, function, args, kwargs)
