@@ -221,6 +221,27 @@ def test_what_a_hook_collects_is_searched() -> None:
             loss.backward()
 
 
+# --- backward passes that are to be differentiated ---
+
+
+def test_a_derivative_of_credit_is_refused() -> None:
+    x, model = X.clone().requires_grad_(), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    with attached(model):
+        refused = pytest.raises(FeedpropError, match=r"create_graph=True asks.*feedprop\.detach")
+        with refused:
+            torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        with refused:
+            model(x).sum().backward(create_graph=True)
+        (credit_of_x,) = torch.autograd.grad(model(x).sum(), x)
+        assert credit_of_x.any()
+        (penalty,) = torch.autograd.grad(
+            x.square().sum() + model[0].weight.sum(), x, create_graph=True
+        )  # not through it
+        penalty.sum().backward()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    gradient.norm().backward()
+
+
 # --- what is remembered of passes ---
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from feedprop import credit
 from feedprop.errors import FeedpropError, first_few
-from feedprop.interception.audit import Audit, gives_feedback, refuse_strays, refuse_unseen, walk
+from feedprop.interception.audit import Audit, gives_feedback, nodes_behind, refuse_strays, refuse_unseen, walk
 from feedprop.interception.passes import ATTACHED, PASSES, in_a_pass
 
 # Nodes that combine two operands, in layers an input and a weight -> which edge leads to the first of them
@@ -62,6 +62,15 @@ def refuse_plain_gradients(roots: Iterable[Tensor]) -> None:
                 f"gradient; call the {kind} itself, move that use into its forward(), attach the part that is called, "
                 f'name the method that uses it, attach(model, methods=("encode", ...)), or detach the model first'
             )
+
+
+def refuse_second_derivatives(roots: Iterable[Tensor]) -> None:
+    """Raise if a backward pass that is to be differentiated itself goes through an attached model."""
+    if any(in_a_pass(node) or isinstance(node, credit.WEIGHT_NODES) for node in nodes_behind(roots)):
+        raise FeedpropError(
+            "create_graph=True asks for the derivative of what an attached model passes back, but credit has none; "
+            "take gradients that are to be differentiated (penalties, Hessians) after feedprop.detach(model)"
+        )
 
 
 def _models() -> Iterator[nn.Module]:

@@ -200,7 +200,7 @@ def gradient_inside(context: Context, function: Function, args: Arguments, kwarg
     if kwargs.get("create_graph") or (len(args) > 4 and args[4]):
         raise FeedpropError(
             "torch.autograd.grad(..., create_graph=True) inside of an attached model: no rule says how credit passes a "
-            "derivative; take it without create_graph, or outside of the model"
+            "derivative; take it without create_graph, or after feedprop.detach(model)"
         )
     with credit.derivative():
         return function(*args, **kwargs)
