@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, rules
+from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, rewards, rules
 from feedprop.interception.audit import nodes_behind
 from feedprop.interception.passes import PASSES
 from support.propagation import CLOSE, feedback_of, randomised
@@ -148,6 +148,22 @@ def test_a_loss_of_what_forward_stored_is_an_ordinary_function_of_it() -> None:
         model.zero_grad()
         (model(X).square().sum() + model.hidden().mean(0).square().sum()).backward()
     torch.testing.assert_close(feedback_of(model), expected, **CLOSE)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rewards_enter_at_stored_outputs_of_0() -> None:
+    model, given = Scaled(), torch.ones(6, 4)
+    with attached(model, rules.Epsilon()):
+        model(X)
+        assert (model.hidden() == 0).any()
+        rewards.GivenReward()(model.hidden(), given).backward()
+        found = feedback_of(model)
+    returned = Scaled()
+    returned.load_state_dict(model.state_dict())
+    returned.forward = lambda x: F.relu(returned.fc(x) * returned.scale)  # type: ignore[method-assign]
+    with attached(returned, rules.Epsilon()):
+        rewards.GivenReward()(returned(X), given).backward()
+    torch.testing.assert_close(found, feedback_of(returned), **CLOSE)
 
 
 class Aside(nn.Module):
