@@ -20,7 +20,7 @@ from feedprop.interception.outside import refuse_plain_gradients, refuse_second_
 from feedprop.interception.passes import in_a_pass
 
 _MOST = 4096  # number of graphs to remember
-_NEAR = 64  # number of nodes outside of passes by which graphs are told apart
+_NEAR = 32  # number of nodes outside of passes by which graphs are told apart
 _OVERWRITTEN = ("modified by an inplace operation", "has been modified inplace")  # in torch's errors
 
 _PLACES: tuple[Any, ...] = (torch.autograd, torch.autograd.graph)  # of the function that starts every backward pass
