@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, rules
+from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, rewards, rules
 from feedprop.interception.audit import nodes_behind
 from feedprop.interception.passes import PASSES
 from support.propagation import CLOSE, feedback_of, randomised
@@ -150,6 +150,22 @@ def test_a_loss_of_what_forward_stored_is_an_ordinary_function_of_it() -> None:
     torch.testing.assert_close(feedback_of(model), expected, **CLOSE)
 
 
+@pytest.mark.filterwarnings("error")
+def test_rewards_enter_at_stored_outputs_of_0() -> None:
+    model, given = Scaled(), torch.ones(6, 4)
+    with attached(model, rules.Epsilon()):
+        model(X)
+        assert (model.hidden() == 0).any()
+        rewards.GivenReward()(model.hidden(), given).backward()
+        found = feedback_of(model)
+    returned = Scaled()
+    returned.load_state_dict(model.state_dict())
+    returned.forward = lambda x: F.relu(returned.fc(x) * returned.scale)  # type: ignore[method-assign]
+    with attached(returned, rules.Epsilon()):
+        rewards.GivenReward()(returned(X), given).backward()
+    torch.testing.assert_close(found, feedback_of(returned), **CLOSE)
+
+
 class Aside(nn.Module):
     """Stores a tensor that it does not return."""
 
@@ -219,6 +235,27 @@ def test_what_a_hook_collects_is_searched() -> None:
         loss = model(X).sum() + found[0].sum()
         with pytest.raises(UnknownOperationError, match="PowBackward0 was computed where no rule sees it"):
             loss.backward()
+
+
+# --- backward passes that are to be differentiated ---
+
+
+def test_a_derivative_of_credit_is_refused() -> None:
+    x, model = X.clone().requires_grad_(), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    with attached(model):
+        refused = pytest.raises(FeedpropError, match=r"create_graph=True asks.*feedprop\.detach")
+        with refused:
+            torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        with refused:
+            model(x).sum().backward(create_graph=True)
+        (credit_of_x,) = torch.autograd.grad(model(x).sum(), x)
+        assert credit_of_x.any()
+        (penalty,) = torch.autograd.grad(
+            x.square().sum() + model[0].weight.sum(), x, create_graph=True
+        )  # not through it
+        penalty.sum().backward()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    gradient.norm().backward()
 
 
 # --- what is remembered of passes ---

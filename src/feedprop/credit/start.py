@@ -102,10 +102,11 @@ class Starts:
         self._held.append((output, held))
 
     def finish(self, outputs: Iterable[Tensor]) -> None:
-        """Store the pre-activations of the activations that the model returns in their nodes, where `enter` looks."""
+        """Store the pre-activations of what the model returns, or has stored, in their nodes, where `enter` looks."""
         if self._held:
             known = {edge: z for _, held in self._held for edge, z in held.sources}
-            for output in outputs:
+            stored = [entry[0] for entry in self._held if _still_held(entry)]
+            for output in (*outputs, *stored):
                 for node, number in _behind_moves(output, known.keys()):
                     node.metadata[_KEY, number] = (known[node, number],)
             self._held = []

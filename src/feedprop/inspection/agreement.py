@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from feedprop.errors import FeedpropError
 from feedprop.inspection.layers import layers_of
+from feedprop.interception.backward import unsearched
 from feedprop.interception.contents import tensors_in
 from feedprop.interception.forward import without_rules
 
@@ -81,7 +82,8 @@ class Gradient:
             self.running = True
             try:
                 output = call.output(place)
-                found = torch.autograd.grad(output, self.parameters, credit, retain_graph=True, allow_unused=True)
+                with unsearched():
+                    found = torch.autograd.grad(output, self.parameters, credit, retain_graph=True, allow_unused=True)
             finally:
                 self.running = False
             for parameter, gradient in zip(self.parameters, found, strict=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,11 +16,11 @@ from feedprop import credit
 from feedprop.credit.derivative import is_taken
 from feedprop.errors import FeedpropError
 from feedprop.interception.audit import nodes_behind
-from feedprop.interception.outside import refuse_plain_gradients
+from feedprop.interception.outside import refuse_plain_gradients, refuse_second_derivatives
 from feedprop.interception.passes import in_a_pass
 
 _MOST = 4096  # number of graphs to remember
-_NEAR = 64  # number of nodes outside of passes by which graphs are told apart
+_NEAR = 32  # number of nodes outside of passes by which graphs are told apart
 _OVERWRITTEN = ("modified by an inplace operation", "has been modified inplace")  # in torch's errors
 
 _PLACES: tuple[Any, ...] = (torch.autograd, torch.autograd.graph)  # of the function that starts every backward pass
@@ -48,10 +50,12 @@ def undo() -> None:
 def _searched(plain: Any) -> Any:
     @functools.wraps(plain)
     def run(outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        _, _, create_graph, *_ = args
         roots = [output for output in outputs if isinstance(output, Tensor)]
-        if not roots or torch.compiler.is_compiling() or credit.transformed() or is_taken():
+        tracing = torch.compiler.is_compiling() or credit.transformed()
+        if not roots or tracing or _GRAPHS.paused or is_taken():
             return plain(outputs, *args, **kwargs)
-        _GRAPHS.look_at(roots)
+        _GRAPHS.look_at(roots, differentiated=bool(create_graph))
         try:
             return plain(outputs, *args, **kwargs)
         except RuntimeError as error:
@@ -74,12 +78,15 @@ class _Graphs(threading.local):
 
     def __init__(self) -> None:
         self.last = 0
-        self.known: set[tuple[int, int]] = set()
+        self.paused = False
+        self.known: set[tuple[int, int, bool]] = set()
 
-    def look_at(self, roots: list[Tensor]) -> None:
-        key = credit.sequence_number() - self.last, _outline(roots)
+    def look_at(self, roots: list[Tensor], *, differentiated: bool) -> None:
+        key = credit.sequence_number() - self.last, _outline(roots), differentiated
         if key in self.known:
             return
+        if differentiated:
+            refuse_second_derivatives(roots)
         refuse_plain_gradients(roots)
         if len(self.known) > _MOST:
             self.known.clear()
@@ -87,6 +94,16 @@ class _Graphs(threading.local):
 
 
 _GRAPHS = _Graphs()
+
+
+@contextlib.contextmanager
+def unsearched() -> Iterator[None]:
+    """Let backward passes of this thread start without a search within the block: their gradients are meant plain."""
+    before, _GRAPHS.paused = _GRAPHS.paused, True
+    try:
+        yield
+    finally:
+        _GRAPHS.paused = before
 
 
 def forget_graphs() -> None:

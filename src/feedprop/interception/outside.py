@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from feedprop import credit
 from feedprop.errors import FeedpropError, first_few
-from feedprop.interception.audit import Audit, gives_feedback, refuse_strays, refuse_unseen, walk
+from feedprop.interception.audit import Audit, gives_feedback, nodes_behind, refuse_strays, refuse_unseen, walk
 from feedprop.interception.passes import ATTACHED, PASSES, in_a_pass
 
 # Nodes that combine two operands, in layers an input and a weight -> which edge leads to the first of them
@@ -51,7 +51,7 @@ def refuse_plain_gradients(roots: Iterable[Tensor]) -> None:
     for root in roots:
         search.look_behind(root.grad_fn)
     refuse_strays(search.strays)
-    for model in _models():
+    for model in _models() if search.unseen else ():
         refuse_unseen(_names(model, search.unseen))
     used = {id(node.variable) for node in walk(search.outside, stop=in_a_pass) if hasattr(node, "variable")}
     for model in _models() if used else ():
@@ -62,6 +62,15 @@ def refuse_plain_gradients(roots: Iterable[Tensor]) -> None:
                 f"gradient; call the {kind} itself, move that use into its forward(), attach the part that is called, "
                 f'name the method that uses it, attach(model, methods=("encode", ...)), or detach the model first'
             )
+
+
+def refuse_second_derivatives(roots: Iterable[Tensor]) -> None:
+    """Raise if a backward pass that is to be differentiated itself goes through an attached model."""
+    if any(in_a_pass(node) or isinstance(node, credit.WEIGHT_NODES) for node in nodes_behind(roots)):
+        raise FeedpropError(
+            "create_graph=True asks for the derivative of what an attached model passes back, but credit has none; "
+            "take gradients that are to be differentiated (penalties, Hessians) after feedprop.detach(model)"
+        )
 
 
 def _models() -> Iterator[nn.Module]:
@@ -77,6 +86,7 @@ class _Search:
 
     def __init__(self) -> None:
         self.attached = {id(parameter) for model in _models() for parameter in model.parameters()}
+        self.passes = PASSES  # of this thread
         self.kinds: dict[Any, int] = {None: ANYTHING}  # of the nodes; None stands for constants
         self.strays: list[str] = []  # types of nodes in passes that no handler made
         self.unseen: set[int] = set()  # ids of parameters that were used in passes, but not as weights
@@ -84,31 +94,32 @@ class _Search:
 
     def look_behind(self, root: Any) -> None:
         """Look at all nodes behind one, and at itself."""
-        todo = [root]
+        todo, waiting = [root], dict[Any, Edges]()
         while todo:
             node = todo[-1]
             if node not in self.kinds:
-                edges = () if gives_feedback(node) else node.next_functions
-                before = [other for other, _ in edges if other not in self.kinds]
-                if before:
-                    todo += before
-                    continue
+                edges = waiting.pop(node, None)
+                if edges is None:
+                    edges = () if gives_feedback(node) else node.next_functions
+                    before = [other for other, _ in edges if other not in self.kinds]
+                    if before:
+                        waiting[node] = edges
+                        todo += before
+                        continue
                 self.kinds[node] = self._kind(node, edges)
             todo.pop()
 
     def _kind(self, node: Any, edges: Edges) -> int:
+        used = [edge for edge in edges if self.kinds[edge[0]] & ATTACHED_WEIGHTS]
+        number = node._sequence_nr()
+        if number in self.passes.all:
+            if number not in self.passes.lenient:
+                self._look_inside(node, [other for other, _ in used])
+            return ANYTHING
         variable = getattr(node, "variable", None)
         if variable is not None:
             weights = ATTACHED_WEIGHTS | WEIGHTS if id(variable) in self.attached else WEIGHTS
             return weights if isinstance(variable, nn.Parameter) else ANYTHING
-        used = [edge for edge in edges if self.kinds[edge[0]] & ATTACHED_WEIGHTS]
-        if in_a_pass(node):
-            if node._sequence_nr() not in PASSES.lenient:
-                if not Audit.seen(node, PASSES.handled):
-                    self.strays.append(type(node).__name__)
-                self.unseen |= {id(other.variable) for other, _ in used if hasattr(other, "variable")}
-                self.outside += [other for other, _ in used if not hasattr(other, "variable")]
-            return ANYTHING
         if used and self._is_used(node, edges, used):
             self.outside += [other for other, _ in used]
             return ANYTHING
@@ -121,6 +132,13 @@ class _Search:
             return kind | REDUCED
         repeats = _name(node) in _REPEATING and _grows(edges[0], node)
         return kind | (REPEATED if repeats or any(before & REPEATED for before in kinds) else 0)
+
+    def _look_inside(self, node: Any, used: list[Any]) -> None:
+        """Look at a node of a pass, and at the functions of parameters alone that it used."""
+        if not Audit.seen(node, self.passes.handled):
+            self.strays.append(type(node).__name__)
+        self.unseen |= {id(other.variable) for other in used if hasattr(other, "variable")}
+        self.outside += [other for other in used if not hasattr(other, "variable")]
 
     def _is_used(self, node: Any, edges: Edges, used: list[tuple[Any, int]]) -> bool:
         """Whether a node combines functions of parameters with others, and not as a penalty is added to a loss."""

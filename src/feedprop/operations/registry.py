@@ -203,7 +203,7 @@ def gradient_inside(context: Context, function: Function, args: Arguments, kwarg
     if kwargs.get("create_graph") or (len(args) > position and args[position]):
         raise FeedpropError(
             "a gradient taken with create_graph=True inside of an attached model: no rule says how credit passes a "
-            "derivative; take it without create_graph, or outside of the model"
+            "derivative; take it without create_graph, or after feedprop.detach(model)"
         )
     roots = flat((args[0] if args else kwargs.get("outputs", kwargs.get("tensors")),))
     if any(map(credit.is_compiled, credit.walk(getattr(root, "grad_fn", None) for root in roots))):
@@ -215,7 +215,7 @@ def gradient_inside(context: Context, function: Function, args: Arguments, kwarg
         raise FeedpropError(
             "a gradient taken inside of an attached model, after a product or quotient one of whose factors is a "
             "constant for the rules (x * sigmoid(x), or what divides, if rewards are conserved), would miss a part: "
-            "write F.silu(x) or another activation function of torch, or take the gradient outside of the model"
+            "write F.silu(x) or another activation function of torch, or take the gradient after feedprop.detach(model)"
         )
     with credit.derivative():
         return function(*args, **kwargs)
