@@ -171,6 +171,30 @@ def _feedback(model: nn.Module, x: Tensor, given: Tensor) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in feedback_of(model).items()}
 
 
+def test_a_reward_enters_only_where_its_own_output_was_computed() -> None:
+    """The second output is computed from the first one, in which no reward on the second enters."""
+
+    class Chained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = randomised(nn.Linear(3, 4)), randomised(nn.Linear(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            one = (self.a(x) > 0).to(x.dtype)
+            return torch.stack([one, (self.b(one) > 0).to(x.dtype)])
+
+    model, x = Chained(), torch.randn(5, 3)
+    with attached(model):
+        output = model(x)
+    rewarded = torch.randn(2, 5, 4) * (output == 0)
+    assert rewarded.any(2).any(1).all()
+    found = credit.enter(output, rewarded).credits
+    expected = {"a": rewarded[0] / model.a(x), "b": rewarded[1] / model.b(output[0].detach())}
+    torch.testing.assert_close(
+        sorted(c.sum().item() for _, c in found), sorted(c.sum().item() for c in expected.values())
+    )
+
+
 def test_rewards_on_zeros_by_hand() -> None:
     """z = 2 * (-0.5, 1.5) = (-1, 3), outputs (0, 3); the credits r / z = (4 / -1, 6 / 3) enter, halved by "mean"."""
     model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU())

@@ -6,8 +6,8 @@ import torch
 from snntorch import functional
 from torch import Tensor, nn
 
-from feedprop import attached, rewards
-from feedprop.spiking import LIF, LeakyIntegrator, Recurrent, SpikingSequential, Synaptic
+from feedprop import attached, rewards, rules
+from feedprop.spiking import LIF, LeakyIntegrator, Neuron, Recurrent, SpikingSequential, Synaptic
 from support.stepped import Stepped
 
 
@@ -124,3 +124,42 @@ def test_steps_before_the_first_spike_are_not_silence(build, first: float) -> No
         assert not spikes[:2].any()
         assert spikes[-2:].any()
         counted(spikes, LABELS).backward()  # a warning would be an error
+
+
+class WrittenOut(Neuron):
+    """LIF as torch functions, whose reset carries credit."""
+
+    def step(self, current: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        (membrane,) = state or (torch.zeros_like(current),)
+        membrane = self.beta * membrane + current
+        spike = (membrane > self.threshold).to(current.dtype)
+        return spike, (membrane - spike,)
+
+
+class Listed(nn.Module):
+    """A spiking network that returns its steps in a list."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(self.network(x).unbind(0))
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["one tensor", "list"])
+@pytest.mark.parametrize("preset", [rules.presets.training, rules.presets.spiking, rules.presets.published])
+@pytest.mark.parametrize("neuron", [LIF, WrittenOut])
+@pytest.mark.filterwarnings("ignore:::torch")
+def test_rewards_reach_silent_neurons_of_a_compiled_network_as_they_do_uncompiled(neuron, preset, listed) -> None:
+    torch.manual_seed(0)
+    network = SpikingSequential(nn.Linear(6, 8), LIF(), nn.Linear(8, 4), neuron()).double()
+    model, x, labels = Listed(network) if listed else network, torch.rand(7, 5, 6).double(), torch.arange(5) % 4
+    found = []
+    with attached(model, preset()):
+        for run in (model, torch.compile(model, backend="aot_eager")):
+            torch._dynamo.reset()
+            model.zero_grad()
+            rewards.SpikeTargetReward()(run(x), labels).backward()
+            found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*found)

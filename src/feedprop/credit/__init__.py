@@ -32,7 +32,7 @@ from feedprop.credit.flow import STAND_IN_NODE, follows_weights, scaled, stand_i
 from feedprop.credit.graph import is_compiled, sequence_number, walk
 from feedprop.credit.marks import is_weight
 from feedprop.credit.readable import not_finite, readable
-from feedprop.credit.start import Starts, computed, divided, enter, moves, start_backward, traced
+from feedprop.credit.start import Entering, Starts, computed, divided, enter, moves, start_backward, traced
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, damping_of, kept, undamped
 from feedprop.credit.transforms import transformed, transforms
 from feedprop.credit.weights import (
@@ -50,6 +50,7 @@ __all__ = [
     "STAND_IN_NODE",
     "WEIGHT_NODES",
     "Activation",
+    "Entering",
     "Magnitude",
     "Starts",
     "as_weight",

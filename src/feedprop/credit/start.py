@@ -13,12 +13,12 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
 from feedprop.credit import marks
 from feedprop.credit.transforms import rerouted, transformed
@@ -28,6 +28,7 @@ _HELD = "_feedprop_held"
 Edge = tuple[Any, int]  # a node of the graph, and which of its results
 Kept = tuple[Tensor, int]  # a pre-activation, and the version of its memory
 Sources = tuple[tuple[Edge, Kept | None], ...]
+Entering = list[tuple[Tensor, Tensor]]  # a pre-activation and the credit there
 
 MOVING = frozenset(  # without the number at the end, which differs in place and out of place
     f"{name}Backward"
@@ -158,12 +159,56 @@ def _behind_moves(output: Tensor, wanted: Any = None) -> Iterator[Edge]:
             else (_KEY, number) in node.metadata or (number == 0 and isinstance(node, tuple(NEURONS)))
         ):
             yield node, number
-        elif (moves(node) or _is_times_one(node)) and _COMPUTED not in node.metadata:
-            overwriting = type(node).__name__ == "CopyBackwards"  # its first edge leads to the overwritten values
-            for edge in node.next_functions[1 if overwriting else 0 :]:
-                if edge[0] is not None and edge not in seen:
+        else:
+            for edge in _moved_from(node):
+                if edge not in seen:
                     seen.add(edge)
                     todo.append(edge)
+
+
+def _moved_from(node: Any) -> Sequence[Edge]:
+    """Return the edges whose values a node only moves; none if it computes."""
+    if not (moves(node) or _is_times_one(node)) or _COMPUTED in node.metadata:
+        return ()
+    overwriting = type(node).__name__ == "CopyBackwards"  # its first edge leads to the overwritten values
+    return [edge for edge in node.next_functions[1 if overwriting else 0 :] if edge[0] is not None]
+
+
+def _sent_back(root: Edge, rewards: Tensor, ends: Iterable[Edge]) -> dict[Edge, Tensor]:
+    """Send rewards back through the nodes that only move values, up to `ends`. Returns edge -> reward.
+
+    torch.autograd.grad would not stop there: where one end was computed from another, as a spike from those of the last
+    step, credit would arrive too.
+    """
+    stops = {node for node, _ in ends}
+    moved: dict[Any, Sequence[Edge]] = {}
+    todo, leading = [root[0]], Counter[Any]()  # how many edges lead to a node
+    while todo:
+        node = todo.pop()
+        if node not in moved:
+            moved[node] = () if node in stops else _moved_from(node)
+            todo += [edge[0] for edge in moved[node]]
+            leading.update(edge[0] for edge in moved[node])
+    arrived, ready = {root: rewards}, [root[0]]
+    while ready:
+        node = ready.pop()
+        for edge, part in zip(moved[node], _through(node, arrived) if moved[node] else (), strict=True):
+            if part is not None:
+                arrived[edge] = arrived[edge] + part if edge in arrived else part
+            leading[edge[0]] -= 1
+            if not leading[edge[0]]:
+                ready.append(edge[0])
+    return arrived
+
+
+def _through(node: Any, arrived: dict[Edge, Tensor]) -> list[Tensor | None]:
+    """Send what arrived at the results of a node through it. Returns one part for each edge of `_moved_from`."""
+    back = getattr(node, "apply", node)  # a node that is written in Python has no other call
+    with torch.no_grad():
+        parts = back(*(arrived.get((node, number)) for number in range(len(node._input_metadata))))
+    parts = parts if isinstance(parts, tuple) else (parts,)
+    moved = _moved_from(node)
+    return [part for edge, part in zip(node.next_functions, parts, strict=False) if edge in moved]
 
 
 def moves(node: Any) -> bool:
@@ -231,7 +276,8 @@ class Entered:
     """Where the rewards on outputs of 0 enter: credit at pre-activations, rewards at neurons."""
 
     def __init__(self) -> None:
-        self.credits: list[tuple[Tensor, Tensor]] = []  # a pre-activation and the credit there
+        self.credits: Entering = []
+        self.undivided: Entering = []  # the reward start of a neuron and the reward there, where the graph is hidden
         self.silent: list[tuple[Any, Tensor]] = []  # a neuron and the reward there
         self.overwritten = False  # whether a pre-activation is needed that relu(inplace=True) overwrote
         self.written = False  # the same, for another in-place operation, later
@@ -247,7 +293,10 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
         entered.overwritten = True
     elif start is not None:
         z = start.tensor
-        entered.credits.append((z, rewards if start.undivided else divided(rewards, z.detach())))
+        if start.undivided:
+            entered.undivided.append((z, rewards))
+        else:
+            entered.credits.append((z, divided(rewards, z.detach())))
     if start is not None or traced():
         return entered
     counts = outputs.device.type == "cpu"
@@ -260,12 +309,9 @@ def enter(outputs: Tensor, rewards: Tensor) -> Entered:
     root: Edge = (outputs.grad_fn, outputs.output_nr)
     while type(root[0]).__name__ == "_DDPSinkBackward":  # its backward pass also has side effects in DDP
         root = root[0].next_functions[root[1]]
-    if edges == [root]:
-        arriving: Any = (rewards,)
-    else:
-        targets = [GradientEdge(*edge) for edge in edges]
-        arriving = torch.autograd.grad(GradientEdge(*root), targets, rewards, retain_graph=True, allow_unused=True)
-    for (node, number), reward in zip(edges, arriving, strict=True):
+    arriving = _sent_back(root, rewards, edges)
+    for node, number in edges:
+        reward = arriving.get((node, number))
         if reward is None:
             continue
         if (_KEY, number) not in node.metadata:

@@ -64,8 +64,7 @@ class Reward(nn.Module):
         start = credit.start_backward(
             rewards.sum(), outputs, credit.divided(rewards, values), size=size, silent=tuple(entered.silent)
         )
-        for z, credits in entered.credits:
-            credits = self._at_pre_activation(z.detach(), credits)
+        for z, credits in (*self._at_pre_activations(entered.credits), *entered.undivided):
             start = start + credit.start_backward(torch.zeros_like(start), z, credits, size=size)
         return start
 
@@ -73,9 +72,9 @@ class Reward(nn.Module):
         """Whether the credit is r_o / o, so that rewards on outputs of 0 must enter elsewhere."""
         return type(self).credit is Reward.credit
 
-    def _at_pre_activation(self, z: Tensor, credits: Tensor) -> Tensor:
-        """Return the credit at pre-activations z of outputs of 0; `credits` is reward / z."""
-        return credits
+    def _at_pre_activations(self, entering: credit.Entering) -> credit.Entering:
+        """Return the credit at the pre-activations of outputs of 0, given reward / z for each such tensor z."""
+        return entering
 
     def prepare(self, outputs: Tensor, targets: Any) -> Any:
         """Check the targets once; `credit`, `per_output` and `samples` take what this returns as well as targets."""

@@ -36,9 +36,20 @@ class SpikeReward(ClassReward):
             )
         return super().prepare(outputs[0], targets)
 
-    def _at_pre_activation(self, z: Tensor, credits: Tensor) -> Tensor:
-        """Let a rewarded silence become a spike, as at silent neurons; z is what a written-out spike tests."""
-        return credits * z / (z.abs() + credit.root_mean_square(z))
+    def _at_pre_activations(self, entering: credit.Entering) -> credit.Entering:
+        """Let a rewarded silence become a spike, as at silent neurons; z is what a written-out spike tests.
+
+        The reward is divided by |z| + rms(z), where rms is over all steps, whether they are one tensor or several.
+        """
+        at = [(z, z.detach(), credits) for z, credits in entering]
+        squares = sum(
+            torch.linalg.vector_norm(z, dtype=torch.promote_types(z.dtype, torch.float32)) ** 2 for _, z, _ in at
+        )
+        rms = (squares / max(sum(z.numel() for _, z, _ in at), 1)) ** 0.5
+        return [
+            (z, credits * values / (values.abs() + rms).clamp(min=torch.finfo(z.dtype).tiny))
+            for z, values, credits in at
+        ]
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         labels, spikes = self.prepare(outputs, targets), outputs.detach()
@@ -106,6 +117,6 @@ def stacked(steps: Sequence[Tensor]) -> Tensor:
     Unlike torch.stack outside an attached model, it lets rewards on silent neurons enter.
     """
     outputs = torch.stack(list(steps))
-    if credit.traced():  # otherwise they are found through the graph
+    if credit.traced() or credit.marks.get(steps[0], credit.marks.START) is not None:  # the graph is hidden
         credit.marks.carry(torch.stack, (list(steps),), {}, outputs)
     return outputs
