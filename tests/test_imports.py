@@ -27,7 +27,8 @@ ORDER: dict[str, set[str]] = {
     "rules": {"errors", "credit", "operations"},
     "interception": {"errors", "credit", "operations", "rules"},
     "attach": {"errors", "credit", "operations", "rules", "interception"},
-    "rewards": {"errors", "credit"},
+    "probabilities": set(),
+    "rewards": {"errors", "credit", "probabilities"},
     "diagnosis": {"errors", "credit", "operations", "rules", "rewards", "interception", "attach"},
     "inspection": {"errors", "credit", "operations", "rules", "interception", "attach", "diagnosis"},
     "discrete": {"errors", "credit", "operations"},
@@ -52,7 +53,7 @@ EXCEPTIONS = {
 # The application knows the package as a user does: the public names, and spiking networks and pruning whole.
 APPLICATION = {"training", "cli", "__main__"}
 PUBLIC = {"feedprop": feedprop, "feedprop.rules": rules, "feedprop.rewards": rewards, "feedprop.discrete": discrete}
-OPEN = {"startup", "errors", "pruning", "spiking", "inspection"} | APPLICATION
+OPEN = {"startup", "errors", "probabilities", "pruning", "spiking", "inspection"} | APPLICATION
 
 
 def imports(file: Path) -> Iterator[tuple[str, str]]:

@@ -127,3 +127,15 @@ def test_what_a_layer_lacks_is_said():
         (sentence,) = symptoms.after_epoch(Evaluation(0.0, 0.5, {"confusion": [[5, 0], [5, 0]]}), step=100)
     assert "0 received no gradient for 50 steps: no credit comes to its outputs; look for what is silent" in sentence
     assert symptoms.after_epoch(Evaluation(0.0, 0.5, {"confusion": [[5, 0], [5, 0]]}), step=100) == []
+
+
+@pytest.mark.parametrize("method", ["lfp", "backprop"])
+def test_a_model_that_ends_in_a_softmax_is_remarked(command, tmp_path, method):
+    """And the run keeps the remark, although it goes on."""
+    words = ["--epochs", 1, "--model", "samples.Softmaxed", "--method", method, "--output", "run"]
+    answer = command("train", "--data", "blobs", "--data.points", 200, *words)
+    assert answer.code == 0, answer.err
+    assert "warning: the outputs are probabilities, which sum to 1" in answer.out
+    assert answer.err == ""
+    kept = json.loads((tmp_path / "run/results.json").read_text())["warnings"]
+    assert "leave out the model's last softmax" in kept[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import warnings
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from feedprop import credit
+from feedprop import credit, probabilities
 from feedprop.errors import FeedpropError, non_negative
 from feedprop.rewards.reward import Reward, check_outputs, check_range, in_single_precision
 
@@ -51,6 +52,8 @@ class ClassReward(Reward):
     """
 
     weight: Tensor | None
+    takes_logits: ClassVar[bool] = False  # whether it has a softmax or sigmoid of its own
+    _seen = 0  # outputs that were looked at, whether they are probabilities
 
     def __init__(
         self, *, weight: Tensor | list[float] | None = None, ignore_index: int = -100, reduction: str = "mean"
@@ -58,6 +61,17 @@ class ClassReward(Reward):
         super().__init__(reduction=reduction)
         self.register_buffer("weight", None if weight is None else torch.as_tensor(weight))
         self.ignore_index = ignore_index
+
+    def forward(self, outputs: Tensor, targets: Any) -> Tensor:
+        """Return minus the mean (or summed) reward, as `Reward` does; warn once of outputs that are probabilities."""
+        started = super().forward(outputs, targets)
+        if self.takes_logits and credit.readable(outputs) and self._seen < probabilities.LEAST:
+            self._seen += outputs.numel()
+            name = type(self).__name__
+            if said := probabilities.remark(outputs.detach(), class_dimension(outputs), taker=name):
+                self._seen = probabilities.LEAST
+                warnings.warn(said, probabilities.ProbabilityWarning, stacklevel=4)
+        return started
 
     def prepare(self, outputs: Tensor, targets: Any) -> Labels:
         """Return the targets as `Labels`."""
@@ -130,6 +144,8 @@ class SoftmaxReward(ClassReward):
     tensor([[-0., 0.]])
     """
 
+    takes_logits = True
+
     def __init__(
         self,
         *,
@@ -188,6 +204,8 @@ class BoundedSoftmaxReward(ClassReward):
         sign_only: sign(o) instead of o.
         weight: see `ClassReward`; so are `ignore_index` and `reduction`.
     """
+
+    takes_logits = True
 
     def __init__(
         self,
@@ -328,6 +346,8 @@ class SigmoidReward(ClassReward):
     """
 
     pos_weight: Tensor | None
+
+    takes_logits = True
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class Parts:
     model: nn.Module
     objective: Objective
     notes: tuple[str, ...] = ()  # what was done to the data that nobody asked for
+    remarks: tuple[str, ...] = ()  # what looks wrong
 
 
 def assemble(
@@ -91,7 +92,7 @@ def assemble(
             f"the model {fit['name']} takes colours, so the channel of the grey images is repeated 3 times",
         )
     objective.check(outputs, targets)
-    return Parts(data, model, objective, notes)
+    return Parts(data, model, objective, notes, tuple(filter(None, [objective.remark(outputs)])))
 
 
 def make_model(

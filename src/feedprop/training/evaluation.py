@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.aggregation import MeanMetric
 
+from feedprop import probabilities
 from feedprop.errors import FeedpropError
+from feedprop.probabilities import ProbabilityWarning
 from feedprop.rewards import ChoiceReward, SigmoidReward
 from feedprop.training.tasks import Classification, MultiLabel, Task
+
+# that have a softmax or sigmoid of their own, beside rewards that say so
+LOGITS = (ChoiceReward, nn.CrossEntropyLoss, nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,13 @@ class Objective:
         labels = nn.functional.one_hot(targets, answers.shape[1])
         return loss, MultiLabel(self.task.outputs).compute_loss(answers, labels)
 
+    def remark(self, outputs: Tensor) -> str | None:
+        """Say that outputs (batch, classes) are probabilities, if the reward or loss takes what they are made of."""
+        takes_logits = isinstance(self.module, LOGITS) or getattr(self.module, "takes_logits", False)
+        if outputs.ndim != 2 or not takes_logits:
+            return None
+        return probabilities.remark(outputs.float(), 1, taker=type(self.module).__name__)
+
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Refuse an objective that cannot be computed from these outputs and targets."""
         if outputs.ndim > 1 and outputs.shape[-2] == outputs.shape[-1]:
@@ -82,6 +94,7 @@ class Objective:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # torch warns when it broadcasts outputs against targets
+                warnings.simplefilter("ignore", ProbabilityWarning)  # `remark` says so
                 value = self(outputs, targets)
         except (ValueError, TypeError, RuntimeError, IndexError, Warning) as error:
             reason = " ".join(str(error).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from feedprop.errors import FeedpropError
 from feedprop.inspection.deletion import Deletion, baselines, deletion
 from feedprop.rules import Composite, presets
 from feedprop.spiking.activity import traces
+from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.data.tokens import Tokens
 from feedprop.training.evaluation import Objective, scores
 from feedprop.training.models.spiking import firing_neurons
@@ -161,19 +163,37 @@ def _of_spikes(relevance: Tensor | tuple[Tensor, ...], spikes: Tensor) -> Tensor
     return None
 
 
-def preset(name: str) -> Composite:
-    """Return the preset of this name, which must need no settings.
+def preset(name: str) -> Callable[[float, float], Composite]:
+    """Return what makes the preset of this name from the smallest and the largest number that an input may be.
 
     Raises:
-        FeedpropError: there is no such preset.
+        FeedpropError: there is no such preset, or it needs other settings.
     """
-    known = [
-        key
-        for key, make in vars(presets).items()
-        if inspect.isfunction(make)
-        and all(p.default is not p.empty for p in inspect.signature(make).parameters.values())
-    ]
+    signatures = {key: inspect.signature(make) for key, make in vars(presets).items() if inspect.isfunction(make)}
+    needed = {
+        key: [p.name for p in signature.parameters.values() if p.default is p.empty]
+        for key, signature in signatures.items()
+    }
+    known = [key for key, names in needed.items() if {*names} <= {"low", "high"}]
     if name not in known:
         raise FeedpropError(f"--composite must be one of {', '.join(known)}, but is {name}")
-    made: Composite = getattr(presets, name)()
-    return made
+
+    def make(low: float, high: float) -> Composite:
+        box = {"low": low, "high": high}
+        made: Composite = getattr(presets, name)(**{key: box[key] for key in needed[name]})
+        return made
+
+    return make
+
+
+def limits(inputs: Tensor, normalisation: Normalisation) -> tuple[float, float]:
+    """Return the smallest and the largest number that inputs (batch, channels, ...) may be; of images, black and white.
+
+    Args:
+        inputs: as the model takes them.
+        normalisation: that they went through; pixels were from 0 to 1 before.
+    """
+    found = [inputs.double()]
+    if inputs.ndim == 4:
+        found += [normalisation(torch.full((1, inputs.shape[1], 1, 1), end)).to(found[0]) for end in (0.0, 1.0)]
+    return min(float(part.min()) for part in found), max(float(part.max()) for part in found)

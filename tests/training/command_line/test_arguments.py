@@ -190,3 +190,18 @@ def test_defaults_of_a_spiking_model(command, tmp_path):
 )
 def test_convolutions_come_with_a_smaller_epsilon(model, epsilon):
     assert default_options(model, method="lfp").get("rule.epsilon") == epsilon
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--reward ChoiceReward", "--reward MaximizeReward", "--model lif_mlp", "--model mlp"],
+    ids=["choice", "maximize", "spiking", "classes"],
+)
+def test_sgd_has_a_rate_and_a_momentum_that_train_where_another_optimizer_is_the_default(words):
+    """Torch's own rate, .001 without momentum, stays at chance."""
+    given = parse_train([*words.split(), "--optimizer", "SGD"]).components["optimizer"].arguments
+    assert given["lr"] >= 0.1
+    assert given["momentum"] == 0.9
+    named = parse_train([*words.split(), "--optimizer", "SGD", "--optimizer.lr", "0.02"])
+    assert named.components["optimizer"].arguments["lr"] == 0.02
+    assert parse_train([*words.split(), "--optimizer", "Adam"]).components["optimizer"].arguments["lr"] < 0.01

@@ -17,9 +17,10 @@ from feedprop.inspection.heatmaps import heatmap
 from feedprop.rewards import SoftmaxReward
 from feedprop.rules import presets
 from feedprop.spiking import models
+from feedprop.training.data.standardisation import Normalisation
 from feedprop.training.data.tokens import Piece, Tokens, words
 from feedprop.training.evaluation import Objective
-from feedprop.training.explanation import Explained
+from feedprop.training.explanation import Explained, limits
 from feedprop.training.report.explained_page import write_explanation
 from feedprop.training.tasks import Classification, MultiLabel, Regression
 
@@ -114,6 +115,23 @@ def test_the_page_of_a_table_names_its_inputs(command, tmp_path):
     assert page.count("<figcaption>progression: ") == 2
     assert page.count('aria-label="relevance"') == page.count('aria-label="reward before training"') == 2
     assert {"age", "bmi", "s6"} <= set(re.findall(r">(\w+) = ", page))
+
+
+def test_a_pruned_model_is_explained_within_the_box_of_its_inputs(command, tmp_path):
+    words = ["--data", "digits", "--epochs", 1, "--device", "cpu"]
+    assert command("train", *words, "--output", "run").code == 0
+    assert command("prune", "run", "--device", "cpu", "--samples", 100).code == 0
+    words = ["--checkpoint", "pruned", "--composite", "epsilon_gamma_box", "--number", 3, "--device", "cpu"]
+    answer = command("explain", "run", *words)
+    assert answer.code == 0, answer.err
+    assert "epsilon_gamma_box" in (tmp_path / "run/explained.html").read_text()
+
+
+def test_the_limits_of_images_are_black_and_white_and_of_others_what_is_there():
+    normalisation = Normalisation((0.5, 0.0), (0.5, 2.0))
+    assert limits(torch.zeros(1, 2, 3, 3), normalisation) == (-1.0, 1.0)
+    assert limits(torch.full((1, 2, 3, 3), 4.0), normalisation) == (-1.0, 4.0)
+    assert limits(torch.tensor([[3.0, 5.0]]), normalisation) == (3.0, 5.0)
 
 
 def test_bars_have_the_relevance_of_the_most_relevant_inputs():

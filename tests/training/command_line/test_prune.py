@@ -99,3 +99,13 @@ def test_bad_options_are_refused(command, digits, run, tmp_path):
     assert "is not a run of feedprop train" in command("prune", lfp, "--beside", tmp_path).sentence
     assert "compares runs on the same data" in command("prune", lfp, "--beside", run).sentence
     assert "--importance must be one of" in command("prune", lfp, "--importance", "luck").sentence
+
+
+def test_layers_that_are_emptied_are_named(command, tmp_path):
+    assert command("train", "--data", "blobs", "--data.points", 100, "--epochs", 1, "--output", "run").code == 0
+    answer = command("prune", "run", "--amount", "0.999", "--importance", "magnitude", "--samples", 50)
+    assert answer.code == 0, answer.err
+    emptied = json.loads((tmp_path / "run/pruning.json").read_text())["pruned"]["emptied"]
+    assert emptied
+    assert f"warning: all weights are 0 in {', '.join(emptied)}, so nothing passes; --scope layer" in answer.out
+    assert "warning" not in command("prune", "run", "--amount", "0.5", "--samples", 50).out

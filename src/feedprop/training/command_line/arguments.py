@@ -99,6 +99,7 @@ def prepare(given: Options, *, command: str = "train", whole: bool = False) -> P
         method=method,
         reward=settled.get("reward.name"),
         task=settled.get("data.task", _told_by_data(settled, "task", Classification.name)),
+        optimizer=settled.get("optimizer.name"),
     )
     kinds = [kind for kind in KINDS if f"{kind}.name" in defaults]
     foreign = [kind for kind in KINDS if kind not in kinds]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+import torch
+
 from feedprop import rewards
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.components import nearest, resolve
@@ -56,8 +58,18 @@ REWARDS: Mapping[Callable[..., Any], Mapping[str, Any]] = {
 }
 
 
+# rates of SGD with momentum, where the default is another optimizer; chosen on digits
+SGD_SPIKING = 1.0
+SGD_REWARDS: Mapping[Callable[..., Any], float] = {rewards.ChoiceReward: 0.3, rewards.MaximizeReward: 0.1}
+
+
 def default_options(
-    model: str, *, method: str, reward: str | None = None, task: str = Classification.name
+    model: str,
+    *,
+    method: str,
+    reward: str | None = None,
+    task: str = Classification.name,
+    optimizer: str | None = None,
 ) -> dict[str, Any]:
     """Return the name of each component that the method needs, and the options that differ from its own defaults.
 
@@ -66,6 +78,7 @@ def default_options(
         method: lfp or backprop.
         reward: its name, if one was given.
         task: what the targets of the data are.
+        optimizer: its name, if one was given; SGD has a rate and a momentum for each reward and model.
     """
     if method not in [*OBJECTIVES]:
         raise FeedpropError(
@@ -79,14 +92,19 @@ def default_options(
         **TASKS.get(task, {}).get("lfp" if method == "lfp" else "backprop", {}),
         "scheduler.name": "torch.optim.lr_scheduler.OneCycleLR",
     }
+    rate: float = options["optimizer.lr"]
     epsilon = EPSILON.get(resolve("model", model))
     if epsilon is not None:
-        options = _without("optimizer", options) | dict(SPIKING)
+        options, rate = _without("optimizer", options) | dict(SPIKING), SGD_SPIKING
         options |= {**SPIKING_LFP, "rule.epsilon": epsilon} if method == "lfp" else {}
     if method == "lfp" and reward is not None:
         options["reward.name"] = reward
         special = REWARDS.get(resolve("reward", reward), {})
+        rate = SGD_REWARDS.get(resolve("reward", reward), rate)
         options = (_without("optimizer", options) if "optimizer.name" in special else options) | dict(special)
+    is_sgd = optimizer is not None and resolve("optimizer", optimizer) is torch.optim.SGD
+    if is_sgd and options["optimizer.name"] != SGD["optimizer.name"]:
+        options = _without("optimizer", options) | dict(SGD) | {"optimizer.lr": rate}
     return options
 
 

@@ -19,7 +19,7 @@ from feedprop.training.command_line.stored import Request, assembled, parse_run
 from feedprop.training.data.splits import loader
 from feedprop.training.data.tensors import SequenceData, TextData
 from feedprop.training.devices import make_accelerator
-from feedprop.training.explanation import Explained, preset
+from feedprop.training.explanation import Explained, limits, preset
 from feedprop.training.models.spiking import firing_neurons
 from feedprop.training.report.explained_page import write_explanation
 from feedprop.training.report.stored_run import StoredRun
@@ -31,14 +31,14 @@ class ExplainSettings:
     """Settings of an explanation.
 
     Args:
-        checkpoint: the best model, as chosen on validation data, or that of the last epoch
+        checkpoint: the best model, as chosen on validation data, that of the last epoch, or what feedprop prune wrote
         split: part of the data
         number: how many samples, the first ones
         composite: the rules, a preset by its name
         device: auto, cpu, cuda, cuda:1, mps
     """
 
-    checkpoint: Literal["best", "last"] = "best"
+    checkpoint: Literal["best", "last", "pruned"] = "best"
     split: Literal["train", "validation", "test"] = "test"
     number: int = 12
     composite: str = "epsilon_plus"
@@ -48,7 +48,7 @@ class ExplainSettings:
 def explain_command(argv: Sequence[str]) -> None:
     """Write a page of what answers were made of to the folder of a run, and print how good it is if asked to."""
     request = _parse(argv)
-    composite = preset(request.composite).replace(conserving=True)
+    make_composite = preset(request.composite)
     folder = RunFolder(request.run)
     set_seed(request.config.settings.seed)
     parts = assembled(request.run, request.config, request.checkpoint)
@@ -58,6 +58,7 @@ def explain_command(argv: Sequence[str]) -> None:
     samples = parts.data[request.split]
     inputs, targets = next(iter(loader(samples, batch_size=request.number)))
     timed = isinstance(samples, SequenceData)
+    composite = make_composite(*limits(inputs, parts.data.normalisation)).replace(conserving=True)
     model, tokens = parts.model.to(device).eval(), parts.data.tokens
     found = Explained(model, inputs.to(device), parts.data.task, composite, timed=timed, tokens=tokens)
     targets = targets.to(device)

@@ -123,7 +123,12 @@ def _measure(request: PruneRequest, folder: RunFolder, device: torch.device) -> 
         }
         chosen = max(at, key=lambda name: at[name])
         pruning.prune(parts.model, found[chosen], settings.amount, scope=settings.scope)
-        pruned = {"amount": settings.amount, "importance": chosen, "validation_accuracy": at[chosen]}
+        pruned = {
+            "amount": settings.amount,
+            "importance": chosen,
+            "validation_accuracy": at[chosen],
+            "emptied": [name for name in found[chosen] if not parts.model.get_parameter(name).any()],
+        }
         metadata = folder.metadata(f"{settings.checkpoint}.safetensors")
         folder.save(PRUNED, parts.model, metadata=metadata | pruned)
     return curves, pruned
@@ -169,6 +174,11 @@ def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> 
         table.add_row(*([Text(run)] if beside else []), importance, *(f"{value:.4f}" for value in values))
     console.print(table, crop=False, overflow="ignore", no_wrap=True)
     folder = RunFolder(request.run).path
+    if pruned["emptied"]:
+        remedy = "--scope layer prunes each layer alike" if request.settings.scope == "global" else "lower --amount"
+        console.print(
+            f"warning: all weights are 0 in {', '.join(pruned['emptied'])}, so nothing passes; {remedy}", soft_wrap=True
+        )
     console.print(
         f"{folder / PRUNED}: {100 * pruned['amount']:g} % by {pruned['importance']}, validation accuracy "
         f"{pruned['validation_accuracy']:.4f}\nplot: {folder / CURVES_PLOT}",

@@ -42,7 +42,7 @@ def check_command(argv: Sequence[str]) -> None:
         raise FeedpropError("feedprop check is about --method lfp; leave --method out")
     set_seed(config.settings.seed)
     parts = assemble(config)
-    remarks = attach(config, parts.model)
+    remarks = [*parts.remarks, *attach(config, parts.model)]
     inputs, targets = next(iter(loader(parts.data["train"], batch_size=CHECKED)))
     classes = isinstance(parts.data.task, Classification) and not firing_neurons(parts.model)
     found = feedprop.check(parts.model, inputs, targets if classes else None)
