@@ -279,3 +279,17 @@ def test_published_rewards_on_zeros_enter_at_the_pre_activation(build) -> None:
     assert value.item() == pytest.approx(-0.5 * direction)
     # both samples: F = |w| a r / z = 1 * 2 * .5 / -2, their mean
     torch.testing.assert_close(-layer.weight.grad, direction * torch.tensor([[-0.5], [0.0]]))
+
+
+@pytest.mark.parametrize(
+    "targets", [torch.zeros(4).long(), torch.tensor([0, 1, 1, 0]), torch.zeros(4)], ids=["zeros", "both", "numbers"]
+)
+def test_yes_and_no_of_one_output_is_no_class(targets: Tensor) -> None:
+    """As classes, a batch of nothing but "no" would be taught as class 0: yes."""
+    with pytest.raises(FeedpropError, match=r"pass targets\.view_as\(outputs\)"):
+        rewards.SigmoidReward()(torch.ones(4, 1, requires_grad=True), targets)
+
+
+def test_an_index_to_ignore_is_a_whole_number() -> None:
+    with pytest.raises(FeedpropError, match="ignore_index must be a class, as a whole number, not None"):
+        rewards.SoftmaxReward(ignore_index=None)
