@@ -108,8 +108,8 @@ class Reward(nn.Module):
         wrong = credit.not_finite(rewards)
         if wrong and outputs.isfinite().all():
             raise FeedpropError(
-                f"{type(self).__name__}.{method}() gave NaN or infinity for {wrong} of {rewards.numel()} outputs, all of which are finite: "
-                f"check the targets, and what it divides by or takes the logarithm of"
+                f"{type(self).__name__}.{method}() gave NaN or infinity for {wrong} of {rewards.numel()} outputs, "
+                f"all of which are finite: check the targets, and what it divides by or takes the logarithm of"
             )
         return rewards
 
@@ -183,7 +183,8 @@ def check_targets(reward: Reward, targets: Any) -> None:
     if not isinstance(targets, Tensor) or targets.is_complex():
         kind = str(targets.dtype) if isinstance(targets, Tensor) else type(targets).__name__
         raise FeedpropError(
-            f"{type(reward).__name__} takes targets as a tensor of real numbers, not {kind}: pass torch.as_tensor(targets)"
+            f"{type(reward).__name__} takes targets as a tensor of real numbers, not {kind}: pass "
+            f"torch.as_tensor(targets)"
         )
 
 
