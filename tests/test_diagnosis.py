@@ -363,3 +363,57 @@ def test_the_tables_fit_80_columns_with_long_names() -> None:
     assert max(map(len, tables.splitlines())) <= 80
     names = {line.split()[0] for line in tables.splitlines() if "Linear" in line}
     assert len(names) == 12
+
+
+class BeginsAtZero(nn.Module):
+    """A block whose last layer begins at 0, as in ReZero and ControlNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.zero, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        nn.init.zeros_(self.zero.weight)
+        nn.init.zeros_(self.zero.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + self.zero(torch.tanh(self.before(x))))
+
+
+def test_layers_that_begin_at_0_are_no_problem_where_a_floor_lets_them_learn() -> None:
+    model, inputs = BeginsAtZero(), torch.randn(INPUTS)
+    state = copy.deepcopy(model.state_dict())
+    assert check(model, inputs).problems == ()
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    nn.init.constant_(model.before.bias, -100.0)  # saturated: it would get none later either
+    assert "Feedback of exactly 0: 2 parameters (before.weight, before.bias)" in only(check(model, inputs))
+    nn.init.zeros_(model.before.bias)
+    with pytest.warns(UserWarning, match="stay there"):
+        attach(model, rules.presets.published())
+    assert any(problem.startswith("Stuck at 0") for problem in check(model, inputs).problems)
+
+
+class Answering(nn.Module):
+    def __init__(self, answer: Call) -> None:
+        super().__init__()
+        self.layer, self.answer = nn.Linear(6, 3), answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.layer(x))
+
+
+@pytest.mark.parametrize("answer", [lambda y: y.argmax(1), lambda y: y.detach()], ids=["classes", "detached"])
+def test_outputs_without_a_history(answer: Call) -> None:
+    assert only(check(Answering(answer), torch.randn(INPUTS))).startswith("Nothing that the model returns can be")
+
+
+def test_no_samples_and_no_parameters() -> None:
+    assert "at least one sample" in only(check(nn.Linear(6, 3), torch.zeros(0, 6)))
+    assert "no parameters, so nothing can be trained" in only(check(nn.ReLU(), torch.randn(INPUTS)))
+    assert "Set requires_grad" in only(check(nn.Linear(6, 3).requires_grad_(False), torch.randn(INPUTS)))
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([0, 1, 2, 0, 5]), torch.tensor([0, 1])], ids=["class", "number"])
+def test_targets_that_do_not_fit(targets: Tensor) -> None:
+    with pytest.raises(FeedpropError, match=r"leave targets out of check\(\)"):
+        check(nn.Linear(6, 3), torch.randn(INPUTS), targets)
+    with pytest.raises(FeedpropError, match=r"one output, \(5, 1\); leave targets out"):
+        check(nn.Linear(6, 1), torch.randn(INPUTS), torch.randn(5, 1))

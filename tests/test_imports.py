@@ -49,6 +49,9 @@ ORDER: dict[str, set[str]] = {
 }
 EXCEPTIONS = {
     ("attach.py", "feedprop.spiking.snntorch"): "loaded when a model has neurons of snnTorch, which is an extra",
+    ("__init__.py", "feedprop.distributed"): "for type checkers; loaded when somebody asks for it",
+    ("__init__.py", "feedprop.pruning"): "for type checkers; loaded when somebody asks for it",
+    ("__init__.py", "feedprop.spiking"): "for type checkers; loaded when somebody asks for it",
 }
 # The application knows the package as a user does: the public names, and spiking networks and pruning whole.
 APPLICATION = {"training", "cli", "__main__"}
@@ -111,7 +114,7 @@ def test_every_exception_is_needed() -> None:
         ("rewards/spikes.py", "from feedprop.spiking import LIF"),
         ("spiking/lif.py", "from feedprop.rules import Epsilon"),
         ("interception/mode.py", "from feedprop.attach import attach"),
-        ("__init__.py", "import feedprop.spiking"),
+        ("__init__.py", "import feedprop.training"),
         ("training/loop.py", "from feedprop.rules.composite import CONVOLUTIONS"),
         ("training/loop.py", "from feedprop.credit import weighted"),
         ("cli.py", "from feedprop.rules import no_such_name"),
@@ -171,6 +174,22 @@ def test_import_feedprop_loads_torch_alone() -> None:
     assert rooms == ORDER.keys() - {"__init__", "distributed", "spiking", "pruning"}
     others = {module.split(".")[0] for module in modules} - {"feedprop"} - sys.stdlib_module_names
     assert others <= _dependencies("torch")
+
+
+ON_DEMAND = """
+import sys, feedprop
+names = ("distributed", "pruning", "spiking")
+assert not {f"feedprop.{name}" for name in names} & sys.modules.keys()
+assert {*names} <= {*dir(feedprop)}
+assert [getattr(feedprop, name).__name__ for name in names] == [f"feedprop.{name}" for name in names]
+assert feedprop.pruning.magnitude and feedprop.spiking.LIF and feedprop.distributed.topk_hook
+assert not hasattr(feedprop, "prunning")
+"""
+
+
+def test_the_other_rooms_are_loaded_when_somebody_asks_for_them() -> None:
+    environment = os.environ | {"PYTHONPATH": str(SOURCE.parent)}
+    subprocess.run([sys.executable, "-c", ON_DEMAND], env=environment, check=True)
 
 
 def test_import_feedprop_is_quick() -> None:

@@ -71,6 +71,8 @@ WRONG_REWARDS: dict[str, tuple[Answer, str]] = {
     ),
     "a sum": (lambda o, t: o.sum(), r"got shape \(\)"),
     "too many": (lambda o, t: o[None], r"got shape \(1, 3, 3\)"),
+    "sparse": (lambda o, t: o.to_sparse(), "not torch.sparse_coo"),
+    "elsewhere": (lambda o, t: o.to("meta"), "on the device of the outputs, cpu, not meta"),
     "NaN": (lambda o, t: o * torch.nan, "gave NaN or infinity for 9 of 9 outputs, all of which are finite: check"),
     "an infinity": (lambda o, t: o.masked_fill(o == 2, torch.inf), "gave NaN or infinity for 1 of 9 outputs"),
 }
@@ -288,3 +290,42 @@ def test_a_neuron_of_ones_own_learns_in_a_network() -> None:
     rewards.SpikeTargetReward()(network(torch.rand(16, 3) * 5), torch.arange(16) % 2).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
     assert network.layers[0].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "not 0"),
+        (-1.0, r"not -1\.0"),
+        (None, "not NoneType"),
+        ("3", "not str"),
+        (torch.ones(2), r"not shape \(2,\)"),
+    ],
+    ids=["zero", "negative", "nothing", "text", "a tensor"],
+)
+def test_a_number_of_samples_that_cannot_divide(size: object, words: str) -> None:
+    class MyReward(rewards.Reward):
+        def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return outputs
+
+        def samples(self, outputs: Tensor, targets: Tensor) -> Any:
+            return size
+
+    with pytest.raises(FeedpropError, match=rf"MyReward\.samples\(\) must return what to divide by.*{words}") as error:
+        MyReward()(torch.ones(2, 3, requires_grad=True), torch.tensor([0, 1]))
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(lambda s, c, t: None, "not NoneType"), (lambda s, c, t: c, r"got shape \(3, 2\)")],
+    ids=["nothing", "counts"],
+)
+def test_a_spike_reward_that_returns_something_wrong(answer: Answer, words: str) -> None:
+    class MyReward(rewards.SpikeReward):
+        def at_steps(self, spikes: Tensor, counts: Tensor, true: Tensor) -> Tensor:
+            return answer(spikes, counts, true)
+
+    with pytest.raises(FeedpropError, match=rf"MyReward\.at_steps\(\) must return .*{words}") as error:
+        MyReward()(SPIKES, torch.tensor([0, 1, 0]))
+    one_sentence(error)

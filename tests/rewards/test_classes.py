@@ -296,3 +296,17 @@ def test_outputs_that_are_no_probabilities_are_not_remarked():
     for outputs in (_outputs((8, 3)), torch.eye(3), _outputs((8, 3)).log_softmax(1), torch.rand(1, 3)):
         rewards.SoftmaxReward()(outputs.float().requires_grad_(), torch.zeros(len(outputs), dtype=torch.long))
     rewards.MaximizeReward()(_outputs((8, 3)).softmax(1).requires_grad_(), _classes((8, 3)))
+
+
+@pytest.mark.parametrize(
+    "targets", [torch.zeros(4).long(), torch.tensor([0, 1, 1, 0]), torch.zeros(4)], ids=["zeros", "both", "numbers"]
+)
+def test_yes_and_no_of_one_output_is_no_class(targets: Tensor) -> None:
+    """As classes, a batch of nothing but "no" would be taught as class 0: yes."""
+    with pytest.raises(FeedpropError, match=r"pass targets\.view_as\(outputs\)"):
+        rewards.SigmoidReward()(torch.ones(4, 1, requires_grad=True), targets)
+
+
+def test_an_index_to_ignore_is_a_whole_number() -> None:
+    with pytest.raises(FeedpropError, match="ignore_index must be a class, as a whole number, not None"):
+        rewards.SoftmaxReward(ignore_index=None)

@@ -248,3 +248,21 @@ def test_yes_and_no_train_a_classifier() -> None:
             reward(outputs, given).backward()
             optimizer.step()
     assert (model(inputs).argmax(1) == labels).double().mean() >= 0.98
+
+
+CONTRACTS = {"Reward", "ClassReward"}  # of one's own, which may take any targets
+
+
+@pytest.mark.parametrize("targets", [None, 1, [0, 1], torch.ones(2, 3) + 0j], ids=["none", "int", "list", "complex"])
+@pytest.mark.parametrize("kind", sorted({name for name in rewards.__all__ if name.endswith("Reward")} - CONTRACTS))
+def test_targets_that_are_no_real_tensor_are_named(kind: str, targets: object) -> None:
+    reward = getattr(rewards, kind)()
+    outputs = torch.ones(2, 2, 3) if isinstance(reward, rewards.SpikeReward) else torch.ones(2, 3)
+    with pytest.raises(FeedpropError, match=rf"^{kind} takes targets as a tensor of real numbers, not "):
+        reward(outputs.requires_grad_(), targets)
+
+
+def test_spikes_that_are_no_tensors_are_refused() -> None:
+    for wrong in ("spikes", [], [1.0]):
+        with pytest.raises(FeedpropError, match="a list of one tensor for each step"):
+            rewards.SpikeRateReward()(wrong, torch.tensor([0]))

@@ -12,7 +12,7 @@ Everything runs on copies of the model, in seconds:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def check(model: nn.Module, inputs: Any, targets: Tensor | None = None) -> Check
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what attach() warns of is a problem here
         plain = trial.run(None)
-        if problem := _not_a_number(trial, plain):
+        if problem := _not_a_number(trial, plain) or _nothing_rewarded(plain):
             return Check(problems=(problem,))
         try:
             found = trial.run(_unchanged)
@@ -64,10 +64,11 @@ def check(model: nn.Module, inputs: Any, targets: Tensor | None = None) -> Check
     blocked = silent if targets is None and not reachable else 0
     difference = _difference(plain.values, found.values)
     parameters = tuple(_parameters(trial, gradients, errors))
+    waiting = _waiting(trial, parameters)
     problems = (
         *_problems_of_answers(difference, blocked),
-        *_problems_of_parameters(trial, plain, parameters),
-        *_problems_of_layers(layers),
+        *_problems_of_parameters(trial, plain, [p for p in parameters if p.name not in waiting]),
+        *_problems_of_layers([layer for layer in layers if layer.name not in waiting]),
     )
     return Check(difference, silent, blocked, parameters, layers, incomparable, problems)
 
@@ -90,6 +91,20 @@ def _not_a_number(trial: Trial, plain: Run) -> str | None:
             f"{nan} of {sum(output.numel() for output in plain.outputs)} outputs are NaN without any rule. Look for "
             f"logarithms, roots and divisions in the model."
         )
+    return None
+
+
+def _nothing_rewarded(plain: Run) -> str | None:
+    """Say why no reward can enter."""
+    if not any(parameter.requires_grad for parameter in plain.model.parameters()):
+        return None  # said elsewhere
+    if not plain.outputs:
+        return (
+            "Nothing that the model returns can be rewarded: it has no history, or is no number with a fraction. "
+            "Return the outputs as they are, before argmax, detach() and conversions, and compute them with gradients."
+        )
+    if not any(output.numel() for output in plain.outputs):
+        return "The model returned no number. Give it at least one sample."
     return None
 
 
@@ -125,6 +140,30 @@ def _parameters(
         yield ParameterCheck(name, chosen.get(name.rpartition(".")[0], "none"), zeros, norm, errors.get(name))
 
 
+def _waiting(trial: Trial, parameters: Sequence[ParameterCheck]) -> set[str]:
+    """Return what is 0 until the first step alone: layers whose parameters begin at 0, and parameters before them.
+
+    A floor lets parameters of 0 learn. That others then get feedback is tried with other values in their place.
+    """
+    zero = {p.name for p in parameters if p.zeros == 1.0 and p.feedback}
+    blocked = {p.name for p in parameters if p.feedback == 0}
+    if not zero:
+        return set()
+    layers = {name.rpartition(".")[0] for name in zero} - {
+        p.name.rpartition(".")[0] for p in parameters if p.name not in zero
+    }
+
+    def fill(model: nn.Module) -> None:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name in zero:
+                weight = model.get_parameter(name)
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+
+    later = trial.run(_unchanged, prepare=fill).filled_gradients() if blocked else {}
+    return layers | {name for name in blocked if bool(later[name].any())}
+
+
 def _problems_of_answers(difference: float, blocked: int) -> Iterator[str]:
     if difference:
         yield f"Answers differ by up to {difference:.1e} under rules. Please report this, with the model's forward."
@@ -136,7 +175,7 @@ def _problems_of_answers(difference: float, blocked: int) -> Iterator[str]:
         )
 
 
-def _problems_of_parameters(trial: Trial, plain: Run, parameters: tuple[ParameterCheck, ...]) -> Iterator[str]:
+def _problems_of_parameters(trial: Trial, plain: Run, parameters: Sequence[ParameterCheck]) -> Iterator[str]:
     gradients, floors = plain.gradients(), [composite.magnitude_floor for composite in trial.composites.values()]
     stuck = {p.name for p in parameters if p.zeros == 1.0 and not all(floors)}
     kinds: list[tuple[Callable[[ParameterCheck], bool], str, str]] = [
@@ -173,18 +212,23 @@ def _problems_of_parameters(trial: Trial, plain: Run, parameters: tuple[Paramete
         (
             lambda p: p.feedback == 0 and p.name not in stuck,
             "Feedback of exactly 0",
-            "What follows them is 0 or saturated: scale inputs or weights, or raise biases.",
+            "What enters them is 0, or what follows is 0 or saturated: scale inputs or weights, or raise biases.",
         ),
     ]
-    if not parameters:
-        yield "No parameter requires a gradient. Set requires_grad."
+    if not gradients:
+        some = next(trial.model.parameters(), None) is not None
+        yield (
+            "No parameter requires a gradient. Set requires_grad."
+            if some
+            else "The model has no parameters, so nothing can be trained. Check it before it is quantised or exported."
+        )
     for test, what, remedy in kinds:
         names = [parameter.name for parameter in parameters if test(parameter)]
         if names:
             yield f"{what}: {len(names)} parameters ({first_few(names)}). {remedy}"
 
 
-def _problems_of_layers(layers: tuple[LayerCheck, ...]) -> Iterator[str]:
+def _problems_of_layers(layers: Sequence[LayerCheck]) -> Iterator[str]:
     kinds: list[tuple[Callable[[LayerCheck], bool], str, str]] = [
         (lambda y: y.silent, "Outputs of nothing but 0", "Raise biases, or scale inputs and weights."),
         (

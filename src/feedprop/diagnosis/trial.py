@@ -116,7 +116,13 @@ class Trial:
 
     def _reward_of_classes(self, outputs: Tensor, targets: Tensor) -> Tensor:
         reward = rewards.SoftmaxReward(reduction="sum")
-        credits = reward.credit(outputs.detach(), reward.prepare(outputs.detach(), targets))
+        remedy = "leave targets out of check(), which then rewards every output for its size"
+        if outputs.ndim and outputs.shape[min(1, outputs.ndim - 1)] == 1:
+            raise FeedpropError(f"targets are classes, but the model has one output, {tuple(outputs.shape)}; {remedy}")
+        try:
+            credits = reward.credit(outputs.detach(), reward.prepare(outputs.detach(), targets))
+        except FeedpropError as error:
+            raise FeedpropError(f"{error}; or {remedy}") from None
         return -(outputs * credits).sum()
 
 

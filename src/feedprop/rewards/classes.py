@@ -10,7 +10,7 @@ from torch import Tensor
 
 from feedprop import credit, probabilities
 from feedprop.errors import FeedpropError, non_negative
-from feedprop.rewards.reward import Reward, check_outputs, check_range, in_single_precision
+from feedprop.rewards.reward import Reward, check_outputs, check_range, check_targets, in_single_precision
 
 
 class Labels(NamedTuple):
@@ -60,6 +60,8 @@ class ClassReward(Reward):
     ) -> None:
         super().__init__(reduction=reduction)
         self.register_buffer("weight", None if weight is None else torch.as_tensor(weight))
+        if not isinstance(ignore_index, int):
+            raise FeedpropError(f"ignore_index must be a class, as a whole number, not {ignore_index!r}")
         self.ignore_index = ignore_index
 
     def forward(self, outputs: Tensor, targets: Any) -> Tensor:
@@ -80,6 +82,7 @@ class ClassReward(Reward):
     def labels(self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Labels:
         """Check classes; `weights` is that of each class, (classes, 1, ...)."""
         dim = class_dimension(outputs)
+        check_targets(self, targets)
         self._check(outputs, targets)
         index = targets.unsqueeze(dim).long()
         if weights is None and credit.readable(outputs) and not 0 <= self.ignore_index < outputs.shape[dim]:
@@ -168,6 +171,7 @@ class SoftmaxReward(ClassReward):
         """Return the targets as `Labels`, in which `onehot` may be any q and `weight` is its sum over the classes."""
         if isinstance(targets, Labels):
             return targets
+        check_targets(self, targets)
         weights, dim = self.class_weights(outputs), class_dimension(outputs)
         each: Tensor | float = 1.0 if weights is None else weights
         smooth = self.label_smoothing
@@ -375,9 +379,15 @@ class SigmoidReward(ClassReward):
         """Return classes one-hot, or targets as they are where they are shaped like the outputs."""
         if isinstance(targets, Labels):
             return targets
+        check_targets(self, targets)
         if targets.shape == outputs.shape:
             y = targets.detach().to(outputs.dtype)
             return Labels(y, y.new_ones(()), y, outputs.numel())
+        if outputs.shape[class_dimension(outputs)] == 1:
+            raise FeedpropError(
+                f"SigmoidReward cannot take yes/no targets {tuple(targets.shape)} of one output {tuple(outputs.shape)} "
+                f"for classes: pass targets.view_as(outputs)"
+            )
         return self.labels(outputs, targets)
 
     def _spread(self, name: str, weight: Tensor, outputs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from feedprop.rewards.reward import (
     check_outputs,
     check_range,
     check_same_shape,
+    check_targets,
     in_single_precision,
 )
 
@@ -42,15 +43,18 @@ class ChoiceReward(Reward):
     def credit(self, outputs: Tensor, targets: Tensor, *, chosen: Tensor | None = None) -> Tensor:
         """Return right - softmax(o) at the chosen class, shaped like `outputs`."""
         outputs = outputs.detach()
+        check_targets(self, targets)
         if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
             raise FeedpropError(
                 f"ChoiceReward takes outputs (batch, classes) and yes/no targets (batch,), "
                 f"got {tuple(outputs.shape)} and {tuple(targets.shape)}"
             )
-        if credit.readable(targets) and ((targets < 0) | (targets > 1)).any():
+        if credit.readable(targets) and not ((targets >= 0) & (targets <= 1)).all():
             raise FeedpropError("ChoiceReward takes yes/no targets in [0, 1], not classes: pass chosen == classes")
         if chosen is None:
             chosen = outputs.argmax(1)
+        elif not isinstance(chosen, Tensor):
+            raise FeedpropError(f"chosen must be a tensor of classes (batch,), not {type(chosen).__name__}")
         elif chosen.shape != targets.shape or chosen.is_floating_point() or chosen.dtype is torch.bool:
             raise FeedpropError(
                 f"chosen must be classes (batch,) as integers, one for each of {len(targets)} targets, "

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from feedprop import credit
-from feedprop.errors import FeedpropError
+from feedprop.errors import FeedpropError, shape_or_type
+
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 
 
 class Reward(nn.Module):
@@ -101,30 +103,48 @@ class Reward(nn.Module):
 
     def _checked(self, method: str, answer: Any, outputs: Tensor) -> Tensor:
         """Return what a method gave for each output, in the dtype of the outputs; raise if that cannot be used."""
+        rewards = self._shaped(method, answer, outputs).detach().to(outputs.dtype)
+        wrong = credit.not_finite(rewards)
+        if wrong and outputs.isfinite().all():
+            raise FeedpropError(
+                f"{type(self).__name__}.{method}() gave NaN or infinity for {wrong} of {rewards.numel()} outputs, "
+                f"all of which are finite: check the targets, and what it divides by or takes the logarithm of"
+            )
+        return rewards
+
+    def _shaped(self, method: str, answer: Any, outputs: Tensor) -> Tensor:
+        """Return what a method gave for each output; raise if it is anything else than one real number for each."""
         name = f"{type(self).__name__}.{method}()"
-        if not isinstance(answer, Tensor) or answer.is_complex():
-            kind = str(answer.dtype) if isinstance(answer, Tensor) else type(answer).__name__
+        if not isinstance(answer, Tensor) or answer.is_complex() or answer.layout is not torch.strided:
+            kind = type(answer).__name__
+            if isinstance(answer, Tensor):
+                kind = str(answer.dtype if answer.is_complex() else answer.layout)
             raise FeedpropError(f"{name} must return a tensor of real numbers, shaped like the outputs, not {kind}")
         if answer.shape != outputs.shape:
             raise FeedpropError(
                 f"{name} must return one number for each output, shaped {tuple(outputs.shape)}, "
                 f"got shape {tuple(answer.shape)}"
             )
-        rewards = answer.detach().to(outputs.dtype)
-        wrong = credit.not_finite(rewards)
-        if wrong and outputs.isfinite().all():
+        if answer.device != outputs.device:
             raise FeedpropError(
-                f"{name} gave NaN or infinity for {wrong} of {rewards.numel()} outputs, all of which are finite: "
-                f"check the targets, and what it divides by or takes the logarithm of"
+                f"{name} must return a tensor on the device of the outputs, {outputs.device}, not {answer.device}"
             )
-        return rewards
+        return answer
 
     def _started(self, outputs: Tensor, targets: Any, credits: Tensor) -> Tensor:
         values = outputs.detach()
         return credit.start_backward((values * credits).sum(), outputs, credits, size=self._size(outputs, targets))
 
     def _size(self, outputs: Tensor, targets: Any) -> int | Tensor:
-        return self.samples(outputs.detach(), targets) if self.reduction == "mean" else 1
+        if self.reduction != "mean":
+            return 1
+        size = self.samples(outputs.detach(), targets)
+        if not (size.numel() == 1 if isinstance(size, Tensor) else isinstance(size, _NUMBERS) and size > 0):
+            found = repr(size) if isinstance(size, _NUMBERS) else shape_or_type(size)
+            raise FeedpropError(
+                f"{type(self).__name__}.samples() must return what to divide by, one number above 0, not {found}"
+            )
+        return size
 
     def samples(self, outputs: Tensor, targets: Any) -> int | Tensor:
         """Return what "mean" divides by."""
@@ -157,8 +177,19 @@ def check_outputs(outputs: Tensor) -> None:
         raise FeedpropError(f"a reward needs at least one output, got shape {tuple(outputs.shape)}")
 
 
+def check_targets(reward: Reward, targets: Any) -> None:
+    """Raise if targets are no tensor of real numbers."""
+    if not isinstance(targets, Tensor) or targets.is_complex():
+        kind = str(targets.dtype) if isinstance(targets, Tensor) else type(targets).__name__
+        raise FeedpropError(
+            f"{type(reward).__name__} takes targets as a tensor of real numbers, not {kind}: pass "
+            f"torch.as_tensor(targets)"
+        )
+
+
 def check_same_shape(reward: Reward, outputs: Tensor, targets: Tensor) -> None:
     """Raise if targets are not shaped like the outputs."""
+    check_targets(reward, targets)
     if targets.shape != outputs.shape:
         raise FeedpropError(
             f"{type(reward).__name__} takes targets shaped like the outputs, got {tuple(targets.shape)} "

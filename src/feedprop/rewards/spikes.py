@@ -11,6 +11,7 @@ from torch import Tensor
 from feedprop import credit
 from feedprop.errors import FeedpropError
 from feedprop.rewards.classes import ClassReward, Labels
+from feedprop.rewards.reward import check_targets
 
 
 class SpikeReward(ClassReward):
@@ -29,6 +30,7 @@ class SpikeReward(ClassReward):
     def prepare(self, outputs: Tensor, targets: Any) -> Labels:
         if isinstance(targets, Labels):
             return targets
+        check_targets(self, targets)
         if outputs.ndim != 3 or targets.shape != outputs.shape[1:2]:
             raise FeedpropError(
                 f"{type(self).__name__} takes time-first spikes (steps, batch, classes) and targets (batch,), "
@@ -53,7 +55,8 @@ class SpikeReward(ClassReward):
 
     def per_output(self, outputs: Tensor, targets: Any) -> Tensor:
         labels, spikes = self.prepare(outputs, targets), outputs.detach()
-        return self.at_steps(spikes, spikes.sum(0), labels.onehot != 0) * labels.weight
+        answer = self.at_steps(spikes, spikes.sum(0), labels.onehot != 0)
+        return self._shaped("at_steps", answer, spikes) * labels.weight
 
     def at_steps(self, spikes: Tensor, counts: Tensor, true: Tensor) -> Tensor:
         """Return r_o, (T, B, classes).
@@ -116,6 +119,10 @@ def stacked(steps: Sequence[Tensor]) -> Tensor:
 
     Unlike torch.stack outside an attached model, it lets rewards on silent neurons enter.
     """
+    if not isinstance(steps, Sequence) or not steps or not all(isinstance(step, Tensor) for step in steps):
+        raise FeedpropError(
+            f"spikes are a tensor (steps, batch, ...) or a list of one tensor for each step, not {steps!r}"
+        )
     outputs = torch.stack(list(steps))
     if credit.traced() or credit.marks.get(steps[0], credit.marks.START) is not None:  # the graph is hidden
         credit.marks.carry(torch.stack, (list(steps),), {}, outputs)
