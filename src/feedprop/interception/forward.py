@@ -122,7 +122,7 @@ class Forward:
         return own
 
     def _replace(self) -> None:
-        """Put this forward, and what belongs to it, in the place of the model's own."""
+        """Replace the model's own forward, and what belongs to it, by this one."""
         self.model.forward = self
         self.model._call_impl = Hooked(self)  # type: ignore[method-assign]
         for name in self.replaced:
