@@ -125,7 +125,7 @@ class Forward:
         return own
 
     def _replace(self) -> None:
-        """Put this forward, and what belongs to it, in the place of the model's own."""
+        """Replace the forward of the model, the call that runs its hooks, and the named methods."""
         self.model.forward = self
         self.model._call_impl = Hooked(self)  # type: ignore[method-assign]
         for name in self.replaced:
