@@ -52,8 +52,10 @@ def attach(
     composite = presets.training() if composite is None else Composite.of(composite)
     if unknown not in ("error", "gradient"):
         raise FeedpropError(f'unknown must be "error" or "gradient", not {unknown!r}')
+    if isinstance(methods, str):
+        raise FeedpropError(f"methods takes several names, such as methods=({methods!r},)")
     for name in methods:
-        if not callable(getattr(model, name, None)) or name == "forward":
+        if not _is_further_method(model, name):
             raise FeedpropError(f"methods names {name!r}, which is no further method of {type(model).__name__}")
     if isinstance(model.__dict__.get("forward"), Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
@@ -63,6 +65,12 @@ def attach(
     neurons = _replace_neurons(model)
     Forward(model, composite, unknown=unknown, methods=methods).neurons = neurons
     return model
+
+
+def _is_further_method(model: nn.Module, name: str) -> bool:
+    if name in ("forward", "_call_impl") or name.startswith("__") or name in model._modules:
+        return False
+    return callable(getattr(model, name, None)) and not isinstance(getattr(type(model), name, None), property)
 
 
 def _replace_neurons(model: nn.Module) -> list[nn.Module]:

@@ -66,7 +66,41 @@ def test_methods_run_under_the_rules() -> None:
     assert not torch.allclose(plain["e.weight"], expected["e.weight"])
 
 
-@pytest.mark.parametrize("name", ["embed", "forward", "training"])
+def test_static_methods_and_those_of_the_class_run_under_the_rules() -> None:
+    class Projected(Auto):
+        @staticmethod
+        def project(x: Tensor, weight: Tensor) -> Tensor:
+            return F.linear(x, weight).relu()
+
+        @classmethod
+        def joined(cls, x: Tensor, weight: Tensor) -> Tensor:
+            return cls.project(x, weight)
+
+    model, x = Projected(), torch.randn(5, 4)
+    plain = _plain(model, lambda: F.linear(x, model.e.weight).relu())["e.weight"]
+    with attached(model, rules.Epsilon(), methods=("project", "joined")):
+        for call in (model.project, model.joined):
+            found = _feedback(model, lambda call=call: call(x, model.e.weight))["e.weight"]
+            torch.testing.assert_close(found, -plain * model.e.weight.detach().abs(), **CLOSE)
+
+
+def test_a_static_forward_is_called_as_it_is() -> None:
+    class Squashed(nn.Module):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.tanh()
+
+    x = torch.randn(5, 4, requires_grad=True)
+    with attached(Squashed()) as model:
+        assert torch.equal(model(x), x.tanh())
+
+
+def test_methods_is_no_single_name() -> None:
+    with pytest.raises(FeedpropError, match=r"methods takes several names, such as methods=\('encode',\)"):
+        attach(Auto(), methods="encode")
+
+
+@pytest.mark.parametrize("name", ["embed", "forward", "training", "d", "__call__", "_call_impl"])
 def test_what_is_no_further_method_is_refused(name: str) -> None:
     with pytest.raises(FeedpropError, match=f"methods names '{name}', which is no further method of Auto"):
         attach(Auto(), methods=(name,))

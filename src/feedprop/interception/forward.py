@@ -38,6 +38,7 @@ class Forward:
         self.tracing = False
         self.neurons: list[nn.Module] = []  # of snnTorch, whose forward was replaced
         self.replaced = {name: model.__dict__.get(name) for name in ("forward", "_call_impl", *methods)}
+        self.unbound = tuple(name for name in self.replaced if _is_unbound(type(model), name))
         self.hooked = model  # whose hooks enter the rules: a shallow copy has the modules of its original
         self._hook(composite)
         self.owned: list[tuple[nn.Parameter, list[Owner]]] | None = _owned(model, model)
@@ -104,7 +105,10 @@ class Forward:
     def plain(self, name: str) -> Callable[..., Any]:
         """Return the original method of this name."""
         before: Callable[..., Any] | None = self.replaced[name]
-        return MethodType(getattr(type(self.model), name), self.model) if before is None else before
+        if before is not None:
+            return before
+        own: Any = getattr(type(self.model), name)
+        return own if name in self.unbound else MethodType(own, self.model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
@@ -122,7 +126,7 @@ class Forward:
         return own
 
     def _replace(self) -> None:
-        """Replace the model's own forward, and what belongs to it, by this one."""
+        """Replace the forward of the model, the call that runs its hooks, and the named methods."""
         self.model.forward = self
         self.model._call_impl = Hooked(self)  # type: ignore[method-assign]
         for name in self.replaced:
@@ -147,6 +151,8 @@ class Forward:
         before = self.replaced[name]
         if before is not None:
             return before(*args, **kwargs)
+        if name in self.unbound:
+            return getattr(type(self.model), name)(*args, **kwargs)
         return getattr(type(self.model), name)(self.model, *args, **kwargs)
 
     def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
@@ -196,6 +202,11 @@ class Forward:
                 mode.suspended = False
                 mode.spans.update(propagation.spans)
             restore(swapped)
+
+
+def _is_unbound(kind: type[nn.Module], name: str) -> bool:
+    """Whether a method is static or of the class, and so is not given the model."""
+    return isinstance(inspect.getattr_static(kind, name, None), (staticmethod, classmethod))
 
 
 @contextlib.contextmanager

@@ -15,14 +15,15 @@ def make() -> None:
     global _plain
     if _plain is not None:
         return
-    _plain = plain = nn.Module.__setstate__
+    _plain = nn.Module.__setstate__
+    plain: Any = _plain
 
     @functools.wraps(plain)
     def __setstate__(self: nn.Module, state: dict[str, Any]) -> None:  # noqa: N807
         plain(self, state)  # type: ignore[no-untyped-call]  # torch has no types there
-        forward = vars(self).get("forward")
+        forward: Any = vars(self).get("forward")
         if hasattr(type(forward), "of_copy") and vars(forward).get("model", self) is not self:
-            forward.of_copy(self)  # type: ignore[union-attr]
+            forward.of_copy(self)
 
     nn.Module.__setstate__ = __setstate__  # type: ignore[method-assign]
 
