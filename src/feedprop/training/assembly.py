@@ -115,6 +115,7 @@ def make_model(
 
 # task -> the reward that its targets are for; classes have many
 FITTING: Mapping[str, type] = {"regression": rewards.RegressionReward, "multi_label": rewards.SigmoidReward}
+LOSSES: Mapping[str, str] = {"regression": "MSELoss", "multi_label": "BCEWithLogitsLoss"}
 TARGETS: Mapping[str, str] = {
     "classification": "classes", "regression": "numbers", "multi_label": "several labels at once",
 }  # fmt: skip
@@ -141,6 +142,11 @@ def make_objective(config: Config, task: Task) -> Objective:
     module = config.components[kind].make()
     if type(module) in REFUSED:
         raise FeedpropError(f"--reward {type(module).__name__} {REFUSED[type(module)]}")
+    if isinstance(module, nn.CrossEntropyLoss) and task.name in FITTING:
+        raise FeedpropError(
+            f"--loss {type(module).__name__} does not fit {config.components['data'].name}, whose targets are "
+            f"{TARGETS[task.name]}; use --loss {LOSSES[task.name]}"
+        )
     if kind == "reward":
         fitting = FITTING.get(task.name)
         numbers = isinstance(module, rewards.RegressionReward)

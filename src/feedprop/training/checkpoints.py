@@ -239,7 +239,8 @@ class RunFolder:
         """Open a checkpoint, and yield it with its metadata."""
         path = self.path / name
         if not path.is_file():
-            raise FeedpropError(f"{self.path} contains no checkpoint {name}; name the folder of a run")
+            remedy = "feedprop prune writes it" if name == PRUNED else "name the folder of a run"
+            raise FeedpropError(f"{self.path} contains no checkpoint {name}; {remedy}")
         try:
             with safe_open(path, framework="pt") as file:
                 yield file, {key: json.loads(value) for key, value in (file.metadata() or {}).items()}

@@ -33,6 +33,7 @@ SENTENCES = {
     "train --activation CentralDiference": "did you mean CentralDifference?",
     "train --activation Epsilon": "no activation rule",
     "train --reward torch.nn.CrossEntropyLoss": "is no reward",
+    "train --data diabetes --method backprop --loss CrossEntropyLoss": "use --loss MSELoss",
     "train --loss torch.nn.MSELoss": "--loss belongs to --method backprop, but the method is lfp",
     "train --method backprop --reward feedprop.rewards.SoftmaxReward": "--reward belongs to --method lfp",
     "train --method sgd": "sign_symmetric, last_layer, straight_through, but is sgd",

@@ -60,3 +60,9 @@ def test_the_help_is_about_checking(command):
     answer = command("check", "--help")
     assert "Check in seconds" in answer.out
     assert "Train a network" not in answer.out
+
+
+def test_facts_are_not_written_over_a_file(command, tmp_path):
+    (tmp_path / "kept").write_text("mine")
+    assert "--output kept is a file; name a folder" in command("check", "--output", "kept").sentence
+    assert (tmp_path / "kept").read_text() == "mine"

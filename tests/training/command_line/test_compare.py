@@ -168,7 +168,7 @@ def test_runs_at_chance_are_counted_and_named(command, tmp_path):
     good, idle = found(tmp_path / "runs/compare-blobs-mlp")["methods"]
     assert (good["chance_seeds"], idle["chance_seeds"]) == ([], [0, 1])
     assert good["loss"]["mean"] < idle["loss"]["mean"]
-    said = "idle ended no better than chance with seed 0, 1, which its mean has"
+    said = "idle ended no better than chance with seed 0, 1; its mean includes these runs"
     assert said in " ".join(answer.out.split())
     assert said in (tmp_path / "runs/compare-blobs-mlp/report.html").read_text()
     assert "2, 2 at chance" in answer.out

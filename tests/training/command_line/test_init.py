@@ -48,5 +48,12 @@ def test_a_file_is_not_replaced(command, tmp_path):
 def test_what_cannot_be_written_is_refused(command, tmp_path):
     assert "leave out two.yaml" in command("init", "one.yaml", "two.yaml").sentence
     assert "unknown option --epoch; did you mean --epochs?" in command("init", "--epoch", 3).sentence
-    assert command("init", "nowhere/x.yaml").code == 1
+    assert "there is no folder nowhere; make it first" in command("init", "nowhere/x.yaml").sentence
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_is_short_and_names_that_of_train(command):
+    answer = command("init", "--help")
+    assert answer.code == 0, answer.err
+    assert len(answer.out.splitlines()) < 12
+    assert "feedprop train --help lists the options" in answer.out

@@ -68,6 +68,8 @@ BAD = {
     "": "must give each column a name of its own|no rows",
     "y\n1\n": "has no columns beside the target",
     "a,b\n1,2\n": "has no column y; its columns are a, b",
+    "x,y\n1,u\n2,v\nfoo,u\n": "column x of .* holds numbers, and 'foo' among them; correct that value",
+    "x,y\n1,u\n2,u\n": "column y of .* must hold at least two classes, but holds u alone",
 }
 
 

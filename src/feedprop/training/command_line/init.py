@@ -18,8 +18,17 @@ from feedprop.errors import FeedpropError
 from feedprop.training.command_line.arguments import configure, prepare, read_words
 from feedprop.training.command_line.components import search_in
 from feedprop.training.command_line.config import Settings
+from feedprop.training.command_line.parser import HelpPrinted
 
 FILE = "feedprop.yaml"
+HELP = f"""usage: feedprop init [FILE] [options of feedprop train]
+
+Write a configuration file, {FILE} unless another name is given, with every option of feedprop train, its default and
+what it is for. Options that are given are in the file, as in
+
+  feedprop init fashion.yaml --data fashion_mnist --model lenet
+
+A file that exists is kept. feedprop train --help lists the options."""
 WIDTH = 100  # of comments
 # what a docstring says of the default, which the line itself shows
 _DEFAULT = r"\s*\(default:\s+(?:[^()]|\([^()]*\))*\)|\.?\s*\bdefault:\s+(?:[^()\s]|\([^()]*\))+$"
@@ -29,6 +38,9 @@ def init_command(argv: Sequence[str]) -> None:
     """Write a commented configuration file; options of feedprop train choose the components and change defaults."""
     search_in(".")
     arguments, given = read_words(argv)
+    if given.pop("help", False):
+        print(HELP)
+        raise HelpPrinted(prepare(given, command="init").parser)
     if len(arguments) > 1:
         raise FeedpropError(f"feedprop init writes one file; leave out {arguments[1]}")
     path = Path(arguments[0] if arguments else FILE)
@@ -38,6 +50,8 @@ def init_command(argv: Sequence[str]) -> None:
             file.write(text)
     except FileExistsError as error:
         raise FeedpropError(f"{path} exists and is kept; name another file") from error
+    except FileNotFoundError as error:
+        raise FeedpropError(f"there is no folder {path.parent}; make it first, or name another file") from error
     print(f"{path}: feedprop train --config {path}")
 
 

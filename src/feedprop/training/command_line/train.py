@@ -40,6 +40,9 @@ def check_command(argv: Sequence[str]) -> None:
     config = parse_train(argv, command="check")
     if config.settings.method != "lfp":
         raise FeedpropError("feedprop check is about --method lfp; leave --method out")
+    output = None if config.settings.output is None else Path(config.settings.output)
+    if output is not None and output.exists() and not output.is_dir():
+        raise FeedpropError(f"--output {output} is a file; name a folder")
     set_seed(config.settings.seed)
     parts = assemble(config)
     remarks = [*parts.remarks, *attach(config, parts.model)]
@@ -47,11 +50,10 @@ def check_command(argv: Sequence[str]) -> None:
     classes = isinstance(parts.data.task, Classification) and not firing_neurons(parts.model)
     found = feedprop.check(parts.model, inputs, targets if classes else None)
     print("\n".join([*parts.notes, *remarks, str(found)]))
-    if config.settings.output is not None:
-        folder = RunFolder(config.settings.output)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write_json(CHECK, {"ok": found.ok, "remarks": remarks, **dataclasses.asdict(found)})
-        print(f"facts: {folder.path / CHECK}")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        RunFolder(output).write_json(CHECK, {"ok": found.ok, "remarks": remarks, **dataclasses.asdict(found)})
+        print(f"facts: {output / CHECK}")
     if not found.ok:
         sys.exit(1)
 

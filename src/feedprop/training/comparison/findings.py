@@ -52,9 +52,8 @@ def remarks(row: Mapping[str, Any]) -> list[str]:
         others = "its mean is of the other seeds alone" if row["test"] else "so it has no mean"
         said.append(f"{label} diverged with seed {_listed(row['diverged_seeds'])}; {others}.")
     if row["chance_seeds"]:
-        said.append(
-            f"{label} ended no better than chance with seed {_listed(row['chance_seeds'])}, which its mean has."
-        )
+        seeds = _listed(row["chance_seeds"])
+        said.append(f"{label} ended no better than chance with seed {seeds}; its mean includes these runs.")
     return said
 
 

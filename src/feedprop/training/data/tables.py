@@ -47,7 +47,7 @@ def table(
         raise FeedpropError(f"{path} has no columns beside the target")
     lengths = [len(part[targets[0]]) for part in parts]
     joined = {name: [value for part in parts for value in part[name]] for name in parts[0]}
-    encoded, names, notes = _inputs(joined, inputs)
+    encoded, names, notes = _inputs(joined, inputs, path)
     labels, classes = _targets(joined, targets, task, path)
     if len(files) == 1:
         train, held_out = split_off(TensorData(encoded, labels), fraction=0.2, seed=0, name=path)
@@ -57,7 +57,7 @@ def table(
     return Source(train, held_out, classes=classes, notes=notes, task=task, inputs=names)
 
 
-def _inputs(columns: Columns, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
+def _inputs(columns: Columns, names: Sequence[str], path: str) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
     """Return the inputs (rows, inputs), the name of each, and what was done to columns of words."""
     found: list[Tensor] = []
     named: list[str] = []
@@ -68,6 +68,7 @@ def _inputs(columns: Columns, names: Sequence[str]) -> tuple[Tensor, tuple[str, 
             found.append(numbers[:, None])
             named.append(name)
             continue
+        _check_words(columns[name], name, path)
         known = sorted({*columns[name]})
         codes = torch.tensor([known.index(value) for value in columns[name]])
         found.append(torch.nn.functional.one_hot(codes, len(known)).float())
@@ -77,11 +78,25 @@ def _inputs(columns: Columns, names: Sequence[str]) -> tuple[Tensor, tuple[str, 
     return torch.cat(found, dim=1), tuple(named), notes
 
 
+def _check_words(values: Sequence[str], name: str, path: str) -> None:
+    """Refuse a column of numbers with a word among them, of which each number would become an input."""
+    words = [value for value in values if as_numbers([value]) is None]
+    if len(words) < len(values) / 2:
+        raise FeedpropError(
+            f"column {name} of {path} holds numbers, and {words[0]!r} among them; correct that value, or leave its row "
+            f"out"
+        )
+
+
 def _targets(columns: Columns, names: Sequence[str], task: str, path: str) -> tuple[Tensor, tuple[str, ...]]:
     """Return the targets, and the name of each class or output."""
     if task == Classification.name:
         values = columns[names[0]]
         labels, known = as_classes(values)
+        if len(known) < 2:
+            raise FeedpropError(
+                f"column {names[0]} of {path} must hold at least two classes, but holds {known[0]} alone"
+            )
         if len(known) > max(20, len(values) // 10) and as_numbers(values) is not None:
             raise FeedpropError(
                 f"column {names[0]} of {path} holds {len(known)} different numbers, which would be as many classes; "
