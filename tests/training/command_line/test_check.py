@@ -18,3 +18,8 @@ def test_a_configuration_is_checked(words: tuple[str, ...], capsys: pytest.Captu
 def test_backprop_has_nothing_to_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--method", "backprop"]) == 2
     assert capsys.readouterr().err == "feedprop: feedprop check is about --method lfp; leave --method out\n"
+
+
+def test_check_of_a_regression_rewards_every_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--data", "diabetes"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("No problems found.")

@@ -37,7 +37,8 @@ def check_command(argv: Sequence[str]) -> None:
     parts = assemble(config)
     remarks = attach(config, parts.model)
     inputs, targets = next(iter(loader(parts.data["train"], batch_size=CHECKED)))
-    found = feedprop.check(parts.model, inputs, None if firing_neurons(parts.model) else targets)
+    classes = None if firing_neurons(parts.model) or targets.is_floating_point() else targets
+    found = feedprop.check(parts.model, inputs, classes)
     print("\n".join([*parts.notes, *remarks, str(found)]))
 
 
