@@ -20,7 +20,7 @@ def make() -> None:
 
     @functools.wraps(plain)
     def __setstate__(self: nn.Module, state: dict[str, Any]) -> None:  # noqa: N807
-        plain(self, state)  # type: ignore[no-untyped-call]  # torch has no types there
+        plain(self, state)
         forward: Any = vars(self).get("forward")
         if hasattr(type(forward), "of_copy") and vars(forward).get("model", self) is not self:
             forward.of_copy(self)
