@@ -785,6 +785,7 @@ NOT_CALLED = """
     triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve convolution
     native_batch_norm numpy_T matrix_H
     _sparse_addmm _sparse_softmax _sparse_log_softmax grad backward
+    floor_divide floor_divide_ __rfloordiv__ __ifloordiv__
     apply_ map_ map2_ dequantize quantize_per_tensor quantize_per_channel fake_quantize_per_tensor_affine
     fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
 """  # they arrive by other names, need another device, are coarse or refused, or have tests of their own

@@ -18,8 +18,8 @@ PLACES = (torch, Tensor, functional, torch.linalg, torch.special, torch.fft, tor
 # reason -> names, also as patterns
 WITHOUT: dict[str, str] = {
     "its results are whole numbers or truth values": """
-        *bitwise_*_ logical_*_ eq_ ne_ not_equal_ gcd_ lcm_ floor_divide_ hash_tensor histogramdd ndimension *indices
-        *indices_copy row_indices __ge__ __gt__ __le__ __lt__ __iand__ __ior__ __ixor__ __ifloordiv__ __ilshift__
+        *bitwise_*_ logical_*_ eq_ ne_ not_equal_ gcd_ lcm_ hash_tensor histogramdd ndimension *indices
+        *indices_copy row_indices __ge__ __gt__ __le__ __lt__ __iand__ __ior__ __ixor__ __ilshift__
         __irshift__ __lshift__ __rshift__ __rand__ __ror__ __rxor__ __long__ __nonzero__ _dimI _dimV _nnz _is_view
         _nested_tensor_* is_distributed
     """,

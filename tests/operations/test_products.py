@@ -128,3 +128,27 @@ def test_every_name_is_called() -> None:
         if getattr(handler, "base", None) is products.product_of_elements
     }
     assert called == {"prod", "cumprod"}
+
+
+ROUNDED = {
+    "//": (lambda z: z // 2, lambda z: torch.floor(z / 2)),
+    "function": (lambda z: torch.floor_divide(z, 2.0), lambda z: torch.floor(z / 2)),
+    "in place": (lambda z: z.clone().floor_divide_(2), lambda z: torch.floor(z / 2)),
+    "divisor": (lambda z: 7 // z, lambda z: torch.floor(7 / z)),
+    "rounding down": (lambda z: torch.div(z, 2, rounding_mode="floor"), lambda z: torch.floor(z / 2)),
+    "rounding to 0": (lambda z: z.div(torch.tensor(2.0), rounding_mode="trunc"), lambda z: torch.trunc(z / 2)),
+    "rounding in place": (lambda z: z.clone().div_(2, rounding_mode="floor"), lambda z: torch.floor(z / 2)),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_rounded_quotient_is_a_quotient_and_a_step(name: str) -> None:
+    found = []
+    for function in ROUNDED[name]:
+        z = torch.linspace(-4.1, 6.3, 8).requires_grad_()
+        with attached(Call(lambda x, function=function: function(x * 1.0)), rules.presets.training()) as model:
+            output = model(z)
+            output.backward(torch.linspace(-1, 2, 8))
+        found.append((output.detach(), z.grad))
+    assert found[0][1].any()
+    torch.testing.assert_close(*found, **CLOSE)

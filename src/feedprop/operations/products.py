@@ -53,11 +53,25 @@ def elementwise_product(context: Context, function: Function, args: Arguments, k
 
 def quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Divide; conserving, the numerator gets all of the reward (AttnLRP, identity rule of normalisations)."""
+    if kwargs.get("rounding_mode") is not None:
+        return rounded_quotient(context, function, args, kwargs)
     names = [name for name in ("input", "other") if name in kwargs]
     numerator, denominator, *rest = (*args, *(kwargs.pop(name) for name in names))
     if context.conserving and isinstance(denominator, Tensor) and not credit.is_weight(denominator):
         denominator = as_constant(context, denominator)
     return elementwise_product(context, function, (numerator, denominator, *rest), kwargs)
+
+
+def rounded_quotient(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Divide and round, a // b or div(a, b, rounding_mode="trunc"), as a quotient and a step function of it."""
+    numerator, denominator = (*args, *(kwargs[name] for name in ("input", "self", "other") if name in kwargs))[:2]
+    if function.__name__ == "__rfloordiv__":
+        numerator, denominator = denominator, numerator
+    if not any(isinstance(x, Tensor) and x.requires_grad for x in (numerator, denominator)):
+        return function(*args, **kwargs)
+    rounded = torch.trunc if kwargs.get("rounding_mode") == "trunc" else torch.floor
+    passing = context.decompose(lambda: rounded(torch.div(numerator, denominator)))
+    return _through(function, args, kwargs, passing)
 
 
 def solution(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

@@ -45,10 +45,10 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         not_equal equal argmax argmin argsort argwhere isnan isinf isposinf isneginf isfinite isreal isin isclose
         allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
         logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
-        floor_divide gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
+        gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
         tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
-        __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__ __floordiv__
-        __rfloordiv__ __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
+        __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__
+        __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
     """),
     # --- what only moves values: views, selections by position, copies
@@ -153,6 +153,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     (products.product, "bilinear multi_dot conv_tbc"),
     (self_gated(products.elementwise_product), "mul multiply __mul__ __rmul__ __imul__"),
+    (products.rounded_quotient, "floor_divide __floordiv__ __rfloordiv__ __ifloordiv__"),
     (self_gated(products.quotient, divides=True), """
         div divide true_divide __truediv__ __div__ __itruediv__ __idiv__
     """),
