@@ -64,16 +64,13 @@ class ClassReward(Reward):
             raise FeedpropError(f"ignore_index must be a class, as a whole number, not {ignore_index!r}")
         self.ignore_index = ignore_index
 
-    def forward(self, outputs: Tensor, targets: Any) -> Tensor:
-        """Return minus the mean (or summed) reward, as `Reward` does; warn once of outputs that are probabilities."""
-        started = super().forward(outputs, targets)
+    def _look_at(self, outputs: Tensor) -> None:
         if self.takes_logits and credit.readable(outputs) and self._seen < probabilities.LEAST:
             self._seen += outputs.numel()
             name = type(self).__name__
-            if said := probabilities.remark(outputs.detach(), class_dimension(outputs), taker=name):
+            if said := probabilities.remark(outputs, class_dimension(outputs), taker=name):
                 self._seen = probabilities.LEAST
-                warnings.warn(said, probabilities.ProbabilityWarning, stacklevel=4)
-        return started
+                warnings.warn(said, probabilities.ProbabilityWarning, stacklevel=5)
 
     def prepare(self, outputs: Tensor, targets: Any) -> Labels:
         """Return the targets as `Labels`."""

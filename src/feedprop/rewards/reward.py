@@ -44,6 +44,7 @@ class Reward(nn.Module):
         """
         check_outputs(outputs)
         values = in_single_precision(outputs.detach())
+        self._look_at(values)
         targets = self.prepare(values, targets)
         if not self._divides():
             return self._started(outputs, targets, self._checked("credit", self.credit(values, targets), values))
@@ -69,6 +70,9 @@ class Reward(nn.Module):
         for z, credits in (*self._at_pre_activations(entered.credits), *entered.undivided):
             start = start + credit.start_backward(torch.zeros_like(start), z, credits, size=size)
         return start
+
+    def _look_at(self, outputs: Tensor) -> None:
+        """Warn of outputs that a reward is not meant for."""
 
     def _divides(self) -> bool:
         """Whether the credit is r_o / o, so that rewards on outputs of 0 must enter elsewhere."""
