@@ -164,7 +164,7 @@ def _computed_weights(model: nn.Module) -> dict[int, Tensor]:
         id(value): value.detach().clone()
         for module in model.modules()
         for name, value in vars(module).items()
-        if isinstance(value, Tensor) and {f"{name}_orig", f"{name}_g"} & module._parameters.keys()
+        if isinstance(value, Tensor) and (hasattr(module, f"{name}_orig") or hasattr(module, f"{name}_g"))
     }
 
 

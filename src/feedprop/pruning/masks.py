@@ -13,8 +13,8 @@ def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """Return the module of a parameter, and the name of the weight that it computes: "weight" for `weight_orig`."""
     path, _, own = name.rpartition(".")
     module = model.get_submodule(path)
-    weight = own.removesuffix("_orig")
-    return module, weight if f"{weight}_mask" in module._buffers else own
+    weight, _, kind = own.rpartition("_")
+    return module, weight if kind == "orig" and hasattr(module, f"{weight}_mask") else own
 
 
 def values(model: nn.Module, name: str) -> Tensor:
@@ -27,7 +27,7 @@ def values(model: nn.Module, name: str) -> Tensor:
 def held_at_zero(model: nn.Module, name: str) -> Tensor | None:
     """Return where a mask holds a parameter at 0, or None if it has no mask."""
     module, own = owner(model, name)
-    mask = module._buffers.get(f"{own}_mask")
+    mask = getattr(module, f"{own}_mask", None)
     return None if mask is None or name.rpartition(".")[2] == own else mask == 0
 
 
@@ -35,16 +35,16 @@ def refresh(model: nn.Module, names: Iterable[str]) -> None:
     """Compute the masked weights of these parameters again; otherwise that happens in the next forward pass alone."""
     for name in names:
         module, own = owner(model, name)
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == own:
-                with torch.enable_grad():
-                    hook(module, None)
+        if held_at_zero(model, name) is not None:
+            weight = model.get_parameter(name)
+            with torch.enable_grad():
+                setattr(module, own, getattr(module, f"{own}_mask").to(weight.dtype) * weight)
 
 
 def make_permanent(model: nn.Module) -> nn.Module:
     """Write all masks into the weights, as `torch.nn.utils.prune.remove` does. Returns `model`."""
     for module in model.modules():
-        for name in [buffer.removesuffix("_mask") for buffer in module._buffers if buffer.endswith("_mask")]:
-            if f"{name}_orig" in module._parameters:
+        for name in [name.rpartition("_")[0] for name, _ in module.named_buffers(recurse=False)]:
+            if hasattr(module, f"{name}_orig") and hasattr(module, f"{name}_mask"):
                 prune.remove(module, name)  # type: ignore[no-untyped-call]  # torch's own
     return model
