@@ -1,6 +1,7 @@
 """Models of snnTorch's neurons, stepped in a loop as its tutorials do: attached, they give our own neurons' numbers."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import snntorch as snn
@@ -78,13 +79,64 @@ def compare(theirs: nn.Module, ours: nn.Module, *, sizes: tuple[int, int] = (5, 
         torch.testing.assert_close(one, other, **CLOSE)
 
 
+EXACT: dict[str, Callable[..., nn.Module]] = {
+    "Leaky": lambda **settings: snn.Leaky(beta=0.9, threshold=0.7, **settings),
+    "Leaky, learned decay": lambda **settings: snn.Leaky(beta=torch.rand(5), learn_beta=True, **settings),
+    "Leaky, a threshold each": lambda **settings: snn.Leaky(beta=0.9, threshold=torch.rand(5) + 0.3, **settings),
+    "Leaky, no delay": lambda **settings: snn.Leaky(beta=0.9, reset_delay=False, **settings),
+    "Synaptic": lambda **settings: snn.Synaptic(alpha=0.8, beta=0.9, **settings),
+    "Synaptic, no delay": lambda **settings: snn.Synaptic(alpha=0.8, beta=0.9, reset_delay=False, **settings),
+    "RLeaky": lambda **settings: snn.RLeaky(beta=0.9, linear_features=5, **settings),
+    "RLeaky, no delay": lambda **settings: snn.RLeaky(beta=0.9, linear_features=5, reset_delay=False, **settings),
+    "Lapicque": lambda **settings: snn.Lapicque(beta=0.9, **settings),
+    "Lapicque, R and C": lambda **settings: snn.Lapicque(R=4.0, C=1.5, **settings),
+}
+
+
+class Stated(nn.Module):
+    """One neuron over time; returns all it returns at each step, and its membranes."""
+
+    def __init__(self, neuron: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.neuron = nn.Linear(3, 5), neuron
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        recorded: list[Tensor] = []
+        state = self.neuron.reset_mem()
+        state = () if self.neuron.init_hidden else state if isinstance(state, tuple) else (state,)
+        for values in inputs:
+            returned = self.neuron(self.layer(values), *state)
+            returned = returned if isinstance(returned, tuple) else (returned,)
+            if state:
+                state = returned if isinstance(self.neuron, snn.RLeaky) else returned[1:]
+            recorded += [*returned, self.neuron.mem]
+        return recorded
+
+
+@pytest.mark.parametrize("hidden", [{}, {"init_hidden": True}, {"init_hidden": True, "output": True}], ids=str)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("name", EXACT)
+def test_values_are_those_of_snntorch_to_the_last_bit(name: str, reset: str, kind: torch.dtype, hidden: dict) -> None:
+    model = Stated(EXACT[name](reset_mechanism=reset, **hidden)).to(kind)
+    inputs = (torch.rand(12, 4, 3) * 3).to(kind)
+    if name.startswith("RLeaky") and kind != torch.float32:
+        pytest.skip("snnTorch's spikes have single precision, which its recurrent connection refuses")
+    expected = [values.detach() for values in model(inputs)]
+    with attached(model):
+        found = model(inputs)
+    assert any(values.any() for values in expected)
+    for values, own in zip(found, expected, strict=True):
+        assert torch.equal(values.detach().to(own.dtype), own)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
 @pytest.mark.parametrize("reset_delay", [True, False])
 def test_leaky(reset: str, reset_delay: bool) -> None:
     compare(
-        snn.Leaky(beta=0.8, threshold=0.9, reset_mechanism=reset, reset_delay=reset_delay),
-        LIF(0.8, 0.9, reset=reset, reset_delay=reset_delay),
+        snn.Leaky(beta=0.8, threshold=0.875, reset_mechanism=reset, reset_delay=reset_delay),
+        LIF(0.8, 0.875, reset=reset, reset_delay=reset_delay),
     )
 
 
@@ -235,3 +287,16 @@ def test_a_tutorial_network_learns() -> None:
         optimizer.step()
     with torch.no_grad():
         assert (model(inputs).sum(0).argmax(1) == labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("neuron", [snn.Leaky(beta=0.9), snn.Lapicque(beta=0.9)], ids=["Leaky", "Lapicque"])
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_without_a_break(neuron: nn.Module) -> None:
+    model, inputs, found = Stated(neuron), torch.rand(3, 4, 3) * 3, []
+    with attached(model):
+        for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+            model.zero_grad()
+            spikes = run(inputs)[::3]  # beside each, its membrane twice
+            SpikeTargetReward()(spikes, torch.arange(4)).backward()
+            found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*found)

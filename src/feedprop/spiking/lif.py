@@ -28,6 +28,7 @@ def lif(
     steps: int | None = None,
     fires: bool = True,
     epsilon: float = 1e-6,
+    values: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run leaky integrate-and-fire neurons and return (spikes, membranes), both (T, B, ...).
 
@@ -43,12 +44,15 @@ def lif(
         steps: how often a constant current is shown.
         fires: False for neurons that only integrate; their spikes are 0.
         epsilon: stabiliser of D; under `feedprop.attach` that of the active rule.
+        values: spikes, membranes, and membranes before a reset in the same step, each (T, B, ...), of a neuron that
+            computes them itself; otherwise they are computed here.
 
     >>> lif(torch.ones(4, 1, 1), beta=0.5)[0].flatten()
     tensor([0., 1., 0., 1.])
     """
     settings: dict[str, Any] = {
-        "beta": beta, "threshold": threshold, "reset": reset, "reset_delay": reset_delay, "steps": steps, "fires": fires
+        "beta": beta, "threshold": threshold, "reset": reset, "reset_delay": reset_delay, "steps": steps,
+        "fires": fires, "values": values,
     }  # fmt: skip
     if listened_to(currents):  # an attached model is running
         result: tuple[Tensor, Tensor] = handle_torch_function(
@@ -76,7 +80,13 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
 
 
 def _scan(
-    currents: Tensor, start: Tensor | None, *, steps: int | None, beta: Number, **settings: Any
+    currents: Tensor,
+    start: Tensor | None,
+    *,
+    steps: int | None,
+    beta: Number,
+    values: tuple[Tensor, Tensor, Tensor] | None = None,
+    **settings: Any,
 ) -> tuple[Tensor, Tensor]:
     check_currents(currents, steps)
     check_transforms()
@@ -84,8 +94,12 @@ def _scan(
     kind = currents.dtype
     if kind in (torch.float16, torch.bfloat16):  # a membrane that sums in half precision loses small currents
         currents = currents.float()
-    spikes, membranes, entries = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings))
+        start = None if start is None else start.float()
+    given = (None, None, None) if values is None else tuple([part.to(currents.dtype) for part in values])
+    spikes, membranes, entries = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings), *given)
     _check_finite(membranes[-1])
+    if values is not None:
+        membranes = membranes.to(values[1].dtype)
     spikes = spikes.to(kind)
     if credit.traced():  # otherwise found through the graph
         marks.mark(spikes, marks.START, marks.Start(entries, undivided=True))

@@ -46,15 +46,29 @@ rewarded = False  # whether a reward on spikes was ever used
 class Scan(torch.autograd.Function):
     """(currents, start, beta) -> (spikes, membranes, reward starts); currents (T, B, ...), or (B, ...) if constant.
 
+    Spikes, membranes u and v are computed unless they are given.
+
     Reward starts are zeros shaped like the spikes: what comes back to them is a reward, not a credit.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, currents: Tensor, start: Tensor | None, beta: Number, dynamics: Dynamics
+        ctx: Any,
+        currents: Tensor,
+        start: Tensor | None,
+        beta: Number,
+        dynamics: Dynamics,
+        spikes: Tensor | None,
+        membranes: Tensor | None,
+        before: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        run = _forward_compiled if torch.compiler.is_compiling() else _forward
-        spikes, membranes, before = run(currents, start, beta, dynamics)
+        if spikes is None or membranes is None or before is None:
+            run = _forward_compiled if torch.compiler.is_compiling() else _forward
+            spikes, membranes, before = run(currents, start, beta, dynamics)
+        else:  # the neuron computed them; compiled, a result cannot share the memory of an argument
+            own = torch.clone if torch.compiler.is_compiling() else torch.detach
+            spikes, membranes = own(spikes), own(membranes)
+            before = own(before) if dynamics.empties_at_once else membranes
         ctx.dynamics = dynamics
         ctx.beta, saved = (None, beta) if isinstance(beta, Tensor) else (beta, None)
         ctx.save_for_backward(spikes, before, start, saved)
@@ -90,7 +104,7 @@ class Scan(torch.autograd.Function):
             back.run(*(_rows(values, block, len(spikes)) for values in arriving), out=out)
             if at_start is not None:
                 at_start[block] = back.carried()
-        return torch.stack(fresh) if apart else credits, at_start, at_beta, None
+        return torch.stack(fresh) if apart else credits, at_start, at_beta, None, None, None, None
 
 
 def _warn_if_lost(

@@ -93,24 +93,42 @@ def _step(neuron: Any, input_: Tensor, given: dict[str, Tensor | None]) -> Any:
     return outputs[0] if neuron.init_hidden and not neuron.output else outputs
 
 
-def _fire(neuron: Any, current: Tensor, *, beta: Number, zero: str) -> Outputs:
-    reset = zero if neuron.reset_mechanism == "zero" else neuron.reset_mechanism
+def _fire(neuron: Any, current: Tensor, potential: Tensor, *, beta: Number, zero: str) -> Outputs:
+    """Return spike and membrane, with the values of the neuron's own arithmetic, which rounds in another order.
+
+    Args:
+        neuron: with its membrane before the step in `mem`.
+        current: what the membrane takes in; credit passes to it.
+        potential: the membrane after it, as the neuron computes it, without gradient.
+        beta: decay of the membrane.
+        zero: the name of the neuron's "zero" in `Dynamics`.
+    """
+    start, delayed = neuron.mem, getattr(neuron, "reset_delay", True)
+    with torch.no_grad():
+        spike = neuron.fire(potential)
+        membrane = potential
+        if not delayed and neuron.reset_mechanism != "none":
+            cut = neuron.threshold if neuron.reset_mechanism == "subtract" else potential
+            membrane = potential - (spike / neuron.graded_spikes_factor - neuron.reset) * cut
     spikes, membranes = lif(
         current,
-        neuron.mem,
+        start,
         beta=beta,
         threshold=_number(neuron.threshold),
-        reset=reset,
-        reset_delay=getattr(neuron, "reset_delay", True),
+        reset=zero if neuron.reset_mechanism == "zero" else neuron.reset_mechanism,
+        reset_delay=delayed,
         steps=1,
+        values=(spike[None], membrane[None], potential[None]),
     )
     spike, neuron.mem = spikes[0], membranes[0]
     return spike, neuron.mem
 
 
-def _number(value: Tensor) -> Number:
-    """Return a buffer of one value as a float, anything else as it is."""
-    return value if isinstance(value, nn.Parameter) or value.numel() != 1 else value.item()
+def _number(value: Number) -> Number:
+    """Return a buffer of one value as a float, where it can be read; anything else as it is."""
+    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or torch.compiler.is_compiling():
+        return value
+    return value if value.numel() != 1 else value.item()
 
 
 def _decay(value: Tensor) -> Number:
@@ -118,27 +136,48 @@ def _decay(value: Tensor) -> Number:
     return number.clamp(0, 1) if isinstance(number, Tensor) else min(max(number, 0.0), 1.0)
 
 
+def _own_step(neuron: Any, input_: Tensor) -> Any:
+    """Return what the neuron itself makes of its state and the input: the membrane, after those that it is made of."""
+    before = neuron.mem
+    with torch.no_grad():
+        neuron.reset = neuron.mem_reset(neuron.mem)
+        state = neuron.state_function(input_)
+    neuron.mem = before  # the reset to zero has overwritten it
+    return state
+
+
 def _leaky(neuron: Any, input_: Tensor) -> Outputs:
-    return _fire(neuron, input_, beta=_decay(neuron.beta), zero="zero")
+    return _fire(neuron, input_, _own_step(neuron, input_), beta=_decay(neuron.beta), zero="zero")
 
 
 def _recurrent(neuron: Any, input_: Tensor) -> Outputs:
-    current = input_ + neuron.recurrent(neuron.spk)
-    neuron.spk, _ = _fire(neuron, current, beta=_decay(neuron.beta), zero="refractory")
+    """Run the connection once, under its rule, instead of `state_function`, which runs it up to twice."""
+    returned = neuron.recurrent(neuron.spk)
+    with torch.no_grad():
+        neuron.reset = neuron.mem_reset(neuron.mem)
+        potential = neuron.beta.clamp(0, 1) * neuron.mem + input_ + returned
+        if neuron.reset_mechanism != "none":
+            potential = potential - neuron.reset * (
+                neuron.threshold if neuron.reset_mechanism == "subtract" else potential
+            )
+    neuron.spk, _ = _fire(neuron, input_ + returned, potential, beta=_decay(neuron.beta), zero="refractory")
     return neuron.spk, neuron.mem
 
 
 def _synaptic(neuron: Any, input_: Tensor) -> Outputs:
-    neuron.syn = leaky_sum(input_, neuron.syn, alpha=_decay(neuron.alpha), steps=1)[0]
-    spike, membrane = _fire(neuron, neuron.syn, beta=_decay(neuron.beta), zero="refractory")
+    flowing, potential = _own_step(neuron, input_)
+    passing = leaky_sum(input_, neuron.syn, alpha=_decay(neuron.alpha), steps=1)[0]
+    neuron.syn = credit.with_values(flowing, passing)
+    spike, membrane = _fire(neuron, neuron.syn, potential, beta=_decay(neuron.beta), zero="refractory")
     return spike, neuron.syn, membrane
 
 
 def _lapicque(neuron: Any, input_: Tensor) -> Outputs:
     """u_t = (1 - dt / RC) u_(t-1) + (dt / C) I_t: leaky integrate-and-fire of a scaled current."""
-    share = float(neuron.time_step / neuron.C)
+    share = _number(neuron.time_step / neuron.C)
     current, _ = credit.undamped(input_)  # as where a neuron takes it directly
-    return _fire(neuron, current * share, beta=1 - share / float(neuron.R), zero="refractory")
+    potential = _own_step(neuron, input_)
+    return _fire(neuron, current * share, potential, beta=1 - share / _number(neuron.R), zero="refractory")
 
 
 STEPS = {
