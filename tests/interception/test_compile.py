@@ -12,7 +12,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import FeedpropError, attach, attached, discrete, rewards, rules, spiking
+from feedprop import FeedpropError, UnknownOperationError, attach, attached, discrete, rewards, rules, spiking
 from support.propagation import CLOSE, Call, Residual, feedback_of, randomised
 from support.stepped import Stepped
 
@@ -335,3 +335,21 @@ def test_gradients_taken_inside_are_ordinary_or_refused() -> None:
         torch.testing.assert_close(torch.compile(plain, backend="aot_eager")(x), plain(x), **CLOSE)
         with pytest.raises(FeedpropError, match=r"goes through a part that torch\.compile compiled.*compiler\.disable"):
             parted(x)
+
+
+@pytest.mark.parametrize("held", [lambda x: x, lambda x: [x], lambda x: {"scale": x}], ids=["tensor", "list", "dict"])
+def test_a_held_tensor_that_is_no_parameter_is_refused(held: Any) -> None:
+    """Compiled, the audit cannot tell it from an input."""
+
+    class Scaled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            scale = self.scale
+            scale = scale["scale"] if isinstance(scale, dict) else scale[0] if isinstance(scale, list) else scale
+            return super().forward(x) * scale
+
+    model = Scaled(4, 3)
+    model.scale = held(torch.randn(3, requires_grad=True))
+    torch._dynamo.reset()
+    compiled = torch.compile(attach(model), backend="aot_eager")
+    with pytest.raises(UnknownOperationError, match=r"shape \(3,\) requires a gradient, but is neither"):
+        compiled(torch.randn(2, 4))

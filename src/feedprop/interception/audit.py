@@ -167,11 +167,7 @@ class Audit:
         found = {id(leaf) for leaf in plain}
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in found]
         refuse_unseen(names)
-        shapes = first_few([str(tuple(leaf.shape)) for leaf in plain])
-        raise UnknownOperationError(
-            f"a tensor of shape {shapes} requires a gradient, but is neither a parameter nor an input of the model, so "
-            f"it would get its plain gradient; make it an nn.Parameter, or pass it to the model"
-        )
+        refuse_leaves([str(tuple(leaf.shape)) for leaf in plain])
 
 
 def _from_another_thread(node: Any, ends: Collection[Any], spans: Spans) -> Iterator[Any]:
@@ -195,6 +191,30 @@ def refuse_strays(strays: Sequence[str]) -> None:
             f"torch functions disabled; compute it in the thread that calls the model, in torch functions, or take "
             f'the gradient of all such parts by attach(model, unknown="gradient")'
         )
+
+
+def refuse_leaves(shapes: Sequence[str]) -> None:
+    """Raise if there are tensors, of these shapes, that require a gradient and are no parameters."""
+    if shapes:
+        raise UnknownOperationError(
+            f"a tensor of shape {first_few(shapes)} requires a gradient, but is neither a parameter nor an input of "
+            f"the model, so it would get its plain gradient; make it an nn.Parameter, or pass it to the model"
+        )
+
+
+def held_leaves(model: nn.Module) -> list[str]:
+    """Return the shapes of the tensors that a model holds and takes for constants, although they require a gradient."""
+    held = [tensor for module in model.modules() for tensor in tensors_in(_own(module))]
+    return [str(tuple(x.shape)) for x in held if x.requires_grad and x.is_leaf and not isinstance(x, nn.Parameter)]
+
+
+def _own(module: nn.Module) -> list[Any]:
+    """Return the attributes of a module that torch knows nothing of."""
+    return [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, (Tensor, list, tuple, dict)) and name[0] != "_"
+    ]
 
 
 def refuse_unseen(names: Sequence[str]) -> None:

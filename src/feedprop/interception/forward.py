@@ -18,7 +18,7 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception import install
-from feedprop.interception.audit import Audit
+from feedprop.interception.audit import Audit, held_leaves, refuse_leaves
 from feedprop.interception.backward import forget_graphs
 from feedprop.interception.compile import show_operators
 from feedprop.interception.contents import tensors_in
@@ -59,6 +59,7 @@ class Forward:
     def _begin(self) -> None:
         """Begin to look after the model, which may be half built: a deep copy is filled last."""
         self.audit = Audit(self.model)
+        self.held = held_leaves(self.model)
         self.owners = {id(parameter): owners for parameter, owners in self.owned or ()}
         install.acquire(self)
         ATTACHED.add(self.model)
@@ -85,7 +86,7 @@ class Forward:
         self._begin()  # in another process, or for a copy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("audit", "owners")}
+        return {name: value for name, value in vars(self).items() if name not in ("audit", "owners", "held")}
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__code__", "__globals__"):
@@ -157,6 +158,8 @@ class Forward:
 
     def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
         show_operators()
+        if self.held and self.unknown == "error":
+            torch.compiler.disable(refuse_leaves)(self.held)  # type: ignore[no-untyped-call]  # dynamo would go on
         self.scopes.restart(self.composite.default)
         self.tracing = True
         propagation = Propagation(
