@@ -164,3 +164,38 @@ def test_a_fourier_block_learns() -> None:
             optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < 0.05 * losses[0]
+
+
+SLOPES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "tanh": (torch.tanh, lambda z: z.tanh() / z),
+    "sgn": (torch.sgn, lambda z: 1 / (z.abs() + 0.1 * z.abs().square().mean().sqrt())),
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_a_damped_complex_sum_passes_the_secant(name: str) -> None:
+    """For complex numbers, the sign that epsilon gets is z / |z|."""
+    function, slope = SLOPES[name]
+    z, given = torch.randn(6, 4, dtype=torch.complex128), torch.randn(6, 4, dtype=torch.complex128)
+    leaf = z.clone().requires_grad_()
+    with attached(Call(lambda z: function(z + 0.1)), rules.Composite(rules.Epsilon(0.3))) as model:
+        model(leaf).backward(given)
+    z = z + 0.1
+    expected = given * slope(z).conj() * z.abs() / (z.abs() + 0.3)
+    torch.testing.assert_close(leaf.grad, expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "composite",
+    [rules.presets.training(), rules.presets.published(), rules.presets.conserving(0.3)],
+    ids=["training", "published", "conserving"],
+)
+@pytest.mark.parametrize("function", [torch.tanh, torch.sigmoid, torch.sgn, torch.abs, torch.angle])
+def test_complex_activations_pass_finite_credit_at_0(function: Callable, composite: rules.Composite) -> None:
+    z = torch.tensor([0.0, 1.0 + 2.0j, -0.5j]).to(torch.complex128).requires_grad_()
+    with attached(Call(lambda z: function(z * 1.0 + 0.0)), composite) as model:
+        output = model(z)
+        output.backward(torch.ones_like(output))
+    assert torch.equal(output, function(z))
+    assert z.grad.isfinite().all()
+    assert z.grad[1:].abs().gt(0).all()

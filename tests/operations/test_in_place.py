@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from feedprop import attached, rewards, rules
 from feedprop.errors import FeedpropError
+from feedprop.operations import table
 from support import calls
 from support.propagation import CLOSE, Call, Residual, propagate, randomised
 
@@ -172,6 +173,76 @@ def test_operators_in_place(written, plain) -> None:
 
         x = torch.randn(3, 4)
         torch.testing.assert_close(_credit(statement, x), _credit(lambda x, s=source: plain(s(x), x), x), **CLOSE)
+
+
+COMPOSITES = {"epsilon": rules.Composite.of(RULE), "conserving": rules.presets.conserving(0.3)}
+FURTHER: dict[str, Callable[[Tensor], tuple]] = {  # arguments of names that are not in IN_PLACE
+    **dict.fromkeys(["gt", "ge", "lt", "le", "greater", "greater_equal", "less", "less_equal"], lambda y: (y,)),
+    **dict.fromkeys(["mul", "multiply", "div", "divide", "true_divide", "floor_divide", "float_power"], lambda y: (y,)),
+    **dict.fromkeys(["addcmul", "addcdiv"], lambda y: (y, y * 0.3 + 0.1)),
+    **dict.fromkeys(["relu", "gelu"], lambda y: ()),
+    **dict.fromkeys(["pow"], lambda y: (3,)),
+    "lerp": lambda y: (y, y.sigmoid()),
+    "cumprod": lambda y: (1,),
+    "addr": lambda y: (y[:, 0], torch.linspace(-1.0, 1.0, y.shape[1])),
+    "addmm": lambda y: (y[:, :2], torch.linspace(-1.0, 1.0, 2 * y.shape[1]).view(2, -1)),
+}
+SHAPED = sorted(
+    name for _, name in IN_PLACE if name not in CHANGE_SHAPE | calls.POSITIVE | calls.FRACTION | calls.SHAPES.keys()
+)
+
+
+def _given(name: str, x: Tensor) -> tuple:
+    if name in FURTHER:
+        return FURTHER[name](x.flip(0).abs() + 0.2 if name == "float_power" else x.flip(0) * 0.7)
+    return next(_arguments(getattr(calls, kind), name, x) for kind, other in IN_PLACE if other == name)
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("name", sorted({*SHAPED, *FURTHER} & {*table.handlers()}))
+def test_every_composite_credits_in_place_as_out_of_place(name: str, composite: str) -> None:
+    """On what a linear layer returns, on a view of it, and on a part of a tensor; other layers follow."""
+    x = torch.randn((4, 4) if name in ("addr", "addmm") else (2, 3, 4, 4))
+    weight = torch.randn(4, 4)
+    plain = getattr(torch, name, None) or getattr(F, name, None)
+    written = getattr(Tensor, f"{name}_", None) or getattr(torch._C._nn, f"{name}_")
+
+    def layer(x: Tensor) -> Tensor:
+        h = F.linear(x, model.weight)
+        return h.abs() + 0.2 if name == "float_power" else h
+
+    def out_of_place(x: Tensor) -> Tensor:
+        h = layer(x)
+        return plain(h, *_given(name, x)).to(h.dtype)
+
+    def statement(x: Tensor) -> Tensor:
+        h = layer(x)
+        written(h, *_given(name, x))
+        return h
+
+    def on_view(x: Tensor) -> Tensor:
+        h = layer(x)
+        written(h.view(h.shape), *_given(name, x))
+        return h
+
+    def on_part(x: Tensor) -> Tensor:
+        h = layer(x)
+        both = torch.stack([h, h])
+        written(both[1], *_given(name, x))
+        return both[1]
+
+    found = []
+    for function in (out_of_place, statement, on_view, on_part):
+        model = Call(lambda x, weight, function=function: torch.tanh(F.linear(function(x), weight)), weight=weight)
+        model.zero_grad()
+        leaf = x.clone().requires_grad_()
+        with attached(model, COMPOSITES[composite]):
+            output = model(leaf)
+            torch.manual_seed(1)
+            output.backward(torch.randn_like(output))
+        found.append((output.detach(), leaf.grad, model.weight.grad))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], **CLOSE)
 
 
 def test_statements_with_operators() -> None:

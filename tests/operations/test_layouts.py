@@ -173,6 +173,35 @@ def test_an_embedding_with_max_norm_rescales_its_table_as_it_does_without_rules(
     torch.testing.assert_close(model.weight.grad, plain.weight.grad * plain.weight.detach().abs(), **CLOSE)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_with_max_norm_looks_up_twice_in_a_pass(kind, compiled: bool) -> None:
+    """The second lookup rescales rows that the first did not."""
+    tokens, others = torch.tensor([[0, 1, 1], [3, 2, 0]]), torch.tensor([[4, 1, 4], [3, 3, 0]])
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.table = kind(6, 4, max_norm=0.7)
+
+        def forward(self, tokens: Tensor, others: Tensor) -> Tensor:
+            return self.table(tokens) + 2.0 * self.table(others)
+
+    plain, model = Twice(), Twice()
+    expected = plain(tokens, others)
+    credit = torch.randn_like(expected)
+    expected.backward(credit)
+    with attached(model, rules.Epsilon()):
+        output = (torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model)(tokens, others)
+        output.backward(credit)
+    assert torch.equal(output, expected)
+    assert torch.equal(model.table.weight, plain.table.weight)
+    torch.testing.assert_close(
+        model.table.weight.grad, plain.table.weight.grad * plain.table.weight.detach().abs(), **CLOSE
+    )
+
+
 @pytest.mark.parametrize("rule", [rules.Epsilon(0.1), rules.Gamma(), rules.AlphaBeta(), rules.ZPlus()], ids=repr)
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
 @pytest.mark.parametrize("times", ["a function of weights", "an activation"])

@@ -22,9 +22,15 @@ _SlopeOf = Callable[..., Tensor]  # of pre-activations and activations, or of th
 def slope(z: Tensor, x: Tensor, epsilon: float) -> Tensor:
     """Return x / (z + epsilon sign z), with sign 0 = +1; if epsilon = 0, 0 where z = 0."""
     if epsilon:
-        denominator = torch.copysign(z.new_full((), epsilon), z).add_(z)
-        return torch.div(x, denominator)
+        return torch.div(x, _with_sign(z.new_full((), epsilon), z).add_(z))
     return torch.div(x, z).masked_fill_(z == 0, 0.0)
+
+
+def _with_sign(size: Tensor, z: Tensor) -> Tensor:
+    """Return `size` with the sign of `z`, z / |z| for complex numbers, and sign 0 = +1."""
+    if not z.is_complex():
+        return torch.copysign(size, z)
+    return torch.where(z == 0, 1.0, torch.sgn(z)).mul_(size)
 
 
 class _Sloped(torch.autograd.Function):
@@ -149,9 +155,10 @@ def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: flo
     if not epsilon:
         return torch.div(rise, z).masked_fill_(z == 0, 0.0)
     if jump:  # phi(0) may be either limit: take half the jump
-        rise = torch.where(z == 0, torch.copysign(z.new_full((), jump / 2), z), rise)
-    width = epsilon * z.square().mean().sqrt()
-    return rise.div(torch.copysign(width, z).add_(z)).nan_to_num_(nan=0.0)
+        rise = torch.where(z == 0, _with_sign(z.new_full((), jump / 2), z), rise)
+    width = epsilon * (z.abs() if z.is_complex() else z).square().mean().sqrt()
+    slopes = rise.div(_with_sign(width, z).add_(z))
+    return slopes.masked_fill_(slopes.isnan(), 0.0) if z.is_complex() else slopes.nan_to_num_(nan=0.0)
 
 
 def central_difference(activation: Activation, z: Tensor, step: float, *, relative: bool = False) -> Tensor:

@@ -49,17 +49,17 @@ def root_mean_square(values: Tensor) -> Tensor:
 
 class _Weighted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, floor: float, relative: bool) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, floor: float, relative: bool, copied: bool) -> Tensor:
         ctx.magnitude = Magnitude(floor, relative)
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight.clone() if copied else weight)
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
         if is_taken():
-            return credit, None, None
-        return _feedback(credit, weight, ctx.magnitude), None, None
+            return credit, None, None, None
+        return _feedback(credit, weight, ctx.magnitude), None, None, None
 
 
 class _BothWeighted(torch.autograd.Function):
@@ -88,15 +88,20 @@ def _feedback(credit: Tensor, weight: Tensor, magnitude: Magnitude) -> Tensor:
     return magnitude(weight) * credit if weight.is_complex() else magnitude(weight).mul_(credit)
 
 
-def weighted(weight: Tensor, magnitude: Magnitude) -> Tensor:
+def weighted(weight: Tensor, magnitude: Magnitude, *, copied: bool = False) -> Tensor:
     """Return `weight` for use in one operation; its gradient will be multiplied by its magnitude.
 
     sign(w) times the reward that flowed through a connection is |w| a c (Weber et al. 2023, eq. 7). With a floor,
     weights of 0 learn too.
+
+    Args:
+        weight: any shape.
+        magnitude: what its credit is multiplied by.
+        copied: whether to keep its present values, because it may be written to before the backward pass.
     """
     if transformed():
         return rerouted(weight, (weight, magnitude(weight.detach())))
-    return _Weighted.apply(weight, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
+    return _Weighted.apply(weight, magnitude.floor, magnitude.relative, copied)  # type: ignore[no-any-return]
 
 
 def both_weighted(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[Tensor, Tensor]:
@@ -106,11 +111,11 @@ def both_weighted(weight: Tensor, bias: Tensor, magnitude: Magnitude) -> tuple[T
     return _BothWeighted.apply(weight, bias, magnitude.floor, magnitude.relative)  # type: ignore[no-any-return]
 
 
-def as_weight(weight: Tensor, magnitude: Magnitude) -> Tensor:
+def as_weight(weight: Tensor, magnitude: Magnitude, *, copied: bool = False) -> Tensor:
     """Return a weight for use in one operation: a parameter is `weighted` and marked as a weight."""
     if type(weight) is Tensor or not (isinstance(weight, Parameter) and weight.requires_grad):
         return weight
-    return marks.mark_weight(weighted(weight, magnitude), marks.identity(weight))
+    return marks.mark_weight(weighted(weight, magnitude, copied=copied), marks.identity(weight))
 
 
 def as_weights(weight: Tensor, bias: Tensor | None, magnitude: Magnitude) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
-from feedprop.operations.elementwise import relu
+from feedprop.operations.elementwise import converted, relu
 from feedprop.operations.products import added_product
 from feedprop.operations.registry import (
     Arguments,
@@ -84,6 +84,8 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, _with_layout_of(target) if base is added_product else out_of_place, args, kwargs)
+        if marks.get(result, marks.COMPARISON) is not None and target.is_floating_point():  # z.gt_(0)
+            result = converted(context, Tensor.to, (result, target.dtype), {})
         result = args[0] if result is None else result  # __setitem__ returns None and has written to the copy
         target.copy_(result)
         hand_on(result, target)

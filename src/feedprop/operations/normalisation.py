@@ -6,6 +6,7 @@ reward is conserved (Achtibat et al. 2024, AttnLRP, prop. 3.4).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -120,17 +121,25 @@ NORMALISATIONS: dict[Function, Handler] = {
 }
 
 
+_LOOKUPS = {  # function -> names of its arguments
+    function: tuple(inspect.signature(function).parameters)
+    for function in (functional.embedding, functional.embedding_bag)
+}
+
+
 def lookup(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Look up embeddings; with `max_norm`, first rescale the rows of the table in place, as torch does."""
-    max_norm = kwargs.get("max_norm")
-    weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+    if function not in _LOOKUPS:  # torch.embedding has no max_norm
+        return layer(context, function, args, kwargs)
+    named = dict(zip(_LOOKUPS[function], args, strict=False)) | kwargs
+    max_norm, weight = named.get("max_norm"), named["weight"]
     if max_norm is not None and isinstance(weight, Tensor):
-        indices = args[0] if args else kwargs["input"]
         with torch.no_grad():
-            torch.embedding_renorm_(
-                weight.detach(), indices.contiguous().view(-1), max_norm, kwargs.get("norm_type", 2.0)
-            )
-        kwargs = kwargs | {"max_norm": None}
+            indices = named["input"].contiguous().view(-1)
+            torch.embedding_renorm_(weight.detach(), indices, max_norm, named.get("norm_type", 2.0))
+        named["max_norm"] = None
+        named["weight"] = credit.as_weight(weight, context.magnitude, copied=True)  # a later lookup rescales it again
+        args, kwargs = (), named
     return layer(context, function, args, kwargs)
 
 
