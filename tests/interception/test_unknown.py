@@ -40,6 +40,42 @@ def test_an_unknown_function_is_named_with_its_module_and_its_cure(monkeypatch: 
     assert (found.feedback["0.weight"] != 0).any()
 
 
+def _advised(model: nn.Module, names: dict) -> None:
+    """Run the line that the error advises, then a step."""
+    with attached(model):
+        with pytest.raises(UnknownOperationError) as caught:
+            model(torch.randn(3, 2))
+        text = str(caught.value)
+        exec(text[text.index("feedprop.rules.register") :].split(" if ")[0], {"feedprop": feedprop, **names})
+        model(torch.randn(3, 2)).sum().backward()
+    assert all((p.grad != 0).any() for p in model.parameters())
+
+
+OVERLOADS = {"tanh.default": (), "add.Tensor": (1.0,), "pow.Tensor_Scalar": (3.0,)}
+
+
+@pytest.mark.parametrize("name", OVERLOADS)
+def test_the_advice_for_one_overload_of_an_operator_runs(name: str, handlers_kept: None) -> None:
+    packet, overload = name.split(".")
+    function = getattr(getattr(torch.ops.aten, packet), overload)
+    model = nn.Sequential(nn.Linear(2, 2), Call(lambda z: function(z, *OVERLOADS[name])), nn.Linear(2, 2))
+    _advised(model, {"torch": torch})
+
+
+def test_the_advice_for_a_function_of_ones_own_in_a_function_runs(handlers_kept: None) -> None:
+    class Cubed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            ctx.save_for_backward(z)
+            return z**3
+
+        @staticmethod
+        def backward(ctx, given):
+            return given * 3 * ctx.saved_tensors[0] ** 2
+
+    _advised(nn.Sequential(nn.Linear(2, 2), Call(lambda z: Cubed.apply(z)), nn.Linear(2, 2)), {"Cubed": Cubed})
+
+
 def test_unknown_gradient_takes_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(HANDLERS, torch.special.i1)
     x = torch.randn(3, requires_grad=True)

@@ -1,5 +1,7 @@
 """Credit that only silent neurons receive is lost, and that is said."""
 
+import warnings
+
 import pytest
 import snntorch as snn
 import torch
@@ -7,22 +9,17 @@ from snntorch import functional
 from torch import Tensor, nn
 
 from feedprop import attached, rewards, rules
-from feedprop.spiking import LIF, LeakyIntegrator, Neuron, Recurrent, SpikingSequential, Synaptic
+from feedprop.spiking import LIF, LeakyIntegrator, Neuron, Recurrent, SpikingSequential, State, Synaptic
 from support.stepped import Stepped
-
-
-@pytest.fixture(autouse=True)
-def no_reward_so_far(monkeypatch) -> None:
-    monkeypatch.setattr("feedprop.spiking.scan.rewarded", False)
-
 
 STEPS, LABELS = 6, torch.tensor([0, 1, 1, 0])
 
 
-def layer(inner: int, outer: int, weight: float, bias: float = 0.01) -> nn.Linear:
-    linear = nn.Linear(inner, outer)
+def layer(inner: int, outer: int, weight: float, bias: float | None = 0.01) -> nn.Linear:
+    linear = nn.Linear(inner, outer, bias=bias is not None)
     nn.init.constant_(linear.weight, weight)
-    nn.init.constant_(linear.bias, bias)
+    if bias is not None:
+        nn.init.constant_(linear.bias, bias)
     return linear
 
 
@@ -74,6 +71,58 @@ def test_a_loss_on_outputs_that_fire_is_fine(build, weight: float) -> None:
     assert spikes.any()
     assert weight > 0.1 or not spikes[:2].any()
     backward(model, counted)
+
+
+def without_biases(beta: float = 0.9) -> nn.Module:
+    """A network whose silent hidden neurons leave the membranes behind them at exactly 0."""
+    return Stepped(layer(3, 4, 1e-3, bias=None), snn.Leaky(beta), layer(4, 2, 1.0, bias=None), snn.Leaky(beta))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+@pytest.mark.parametrize("preset", [rules.presets.training, rules.presets.spiking, rules.presets.published])
+@pytest.mark.parametrize(
+    "objective",
+    [counted, functional.ce_rate_loss(), functional.ce_temporal_loss(), functional.mse_count_loss(0.8, 0.2)],
+    ids=["counted", "rate", "temporal", "count"],
+)
+def test_silent_neurons_without_biases_are_named(beta: float, preset, objective) -> None:
+    model = without_biases(beta)
+    with pytest.warns(UserWarning, match="nothing arrived"), attached(model, preset()):
+        objective(model(torch.ones(STEPS, 4, 3)), LABELS).backward()
+    assert not any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("build", [stepped, at_once, lambda _: without_biases()])
+def test_each_model_is_told_once(build) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            model = build(layer(4, 2, 1e-3))
+            for _ in range(3):
+                backward(model, counted)
+    assert ["nothing arrived" in str(warning.message) for warning in said] == [True, True]
+
+
+def test_a_reward_on_spikes_of_another_model_hides_nothing() -> None:
+    backward(at_once(layer(4, 2, 1e-3)), rewards.SpikeRateReward())
+    with pytest.warns(UserWarning, match="nothing arrived"):
+        backward(at_once(layer(4, 2, 1e-3)), counted)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, STEPS])
+@pytest.mark.parametrize("weight", [1e-3, 0.2])
+def test_a_sequence_in_chunks_is_one_sequence(chunks: int, weight: float) -> None:
+    """Neurons that fire in the last chunk alone are not silent."""
+    model = SpikingSequential(layer(3, 2, weight), LIF())
+    parts, state, spikes = torch.ones(STEPS, 4, 3).chunk(chunks), State(), []
+    with attached(model), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for part in parts:
+            out, state = model(part, state)
+            spikes.append(out)
+        counted(torch.cat(spikes), LABELS).backward()
+    assert not torch.cat(spikes)[0].any()
+    assert bool(said) is not bool(torch.cat(spikes).any())
 
 
 def test_silent_hidden_neurons_are_named_too() -> None:

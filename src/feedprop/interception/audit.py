@@ -147,15 +147,15 @@ class Audit:
         ours = function.__module__.partition(".")[0] in _OURS
         if ours or (handler is not None and (handler is not elementwise or hasattr(node, "feedprop"))):
             return True
-        name = f"{function.__module__}.{function.__qualname__}"
+        name, written = f"{function.__module__}.{function.__qualname__}", function.__qualname__.split("<locals>.")[-1]
         if handler is not None:
             raise UnknownOperationError(
-                f"{name} is registered, but its apply was stored before that (f = {function.__qualname__}.apply); "
-                f"register it before, or call {function.__qualname__}.apply(...) itself"
+                f"{name} is registered, but its apply was stored before that (f = {written}.apply); "
+                f"register it before, or call {written}.apply(...) itself"
             )
         raise UnknownOperationError(
             f"no rule says how credit passes {name}, a torch.autograd.Function whose backward is a gradient: "
-            f"before the model runs, call feedprop.rules.register({function.__qualname__})(feedprop.rules.elementwise) "
+            f"before the model runs, call feedprop.rules.register({written})(feedprop.rules.elementwise) "
             f"if it is an elementwise activation, (feedprop.rules.ordinary) if its own backward is right and calls no "
             f'autograd, or write it in torch functions; attach(model, unknown="gradient") takes the backward of every '
             f"such function"

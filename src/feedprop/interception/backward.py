@@ -55,6 +55,8 @@ def _searched(plain: Any) -> Any:
         tracing = torch.compiler.is_compiling() or credit.transformed()
         if not roots or tracing or _GRAPHS.paused or is_taken():
             return plain(outputs, *args, **kwargs)
+        if any(isinstance(given, Tensor) and torch._C._functorch.is_legacy_batchedtensor(given) for given in args[0]):
+            _refuse_batch(roots)
         _GRAPHS.look_at(roots, differentiated=bool(create_graph))
         try:
             return plain(outputs, *args, **kwargs)
@@ -71,6 +73,16 @@ def _searched(plain: Any) -> Any:
             _GRAPHS.last = credit.sequence_number()
 
     return run
+
+
+def _refuse_batch(roots: list[Tensor]) -> None:
+    """Raise if torch.autograd.grad would send a batch of credits at once through an attached model."""
+    if any(map(in_a_pass, nodes_behind(roots))):
+        raise FeedpropError(
+            "is_grads_batched=True, and vectorize=True of torch.autograd.functional.jacobian, send several credits at "
+            "once through an attached model, whose rules take one: leave the option out, and call "
+            "torch.autograd.grad(..., retain_graph=True) for each"
+        )
 
 
 class _Graphs(threading.local):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.overrides import get_ignored_functions, get_overridable_functions
 
 import feedprop.operations.table  # noqa: F401  fills the table
+from feedprop.errors import FeedpropError
 from feedprop.operations.registry import HANDLERS, neutral
 
 # torch.compile calls operators for these attributes of a tensor, and for adjoint().
@@ -97,6 +99,20 @@ def _compilers_tensor() -> Any:
 def _compilers_copy() -> Any:
     compiler: Any = sys.modules.get("torch._dynamo.variables.torch")
     return None if compiler is None else compiler.get_overridable_functions()
+
+
+@contextlib.contextmanager
+def refuse_captured() -> Iterator[None]:
+    """Raise FeedpropError if torch.cond, torch.while_loop or scan could not be captured within the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__name__ != "UncapturedHigherOrderOpError":
+            raise
+        raise FeedpropError(
+            "torch.cond, torch.while_loop and scan inside of an attached model hide from the rules what they compute: "
+            "write Python's if, while and for, or torch.where"
+        ) from error
 
 
 _ignored = functools.cache(get_ignored_functions)

@@ -20,13 +20,15 @@ from feedprop.errors import FeedpropError
 from feedprop.interception import install
 from feedprop.interception.audit import Audit, held_leaves, refuse_leaves
 from feedprop.interception.backward import forget_graphs
-from feedprop.interception.compile import show_operators
+from feedprop.interception.compile import refuse_captured, show_operators
 from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, running
 from feedprop.interception.passes import ATTACHED, PASSES
 from feedprop.interception.scopes import Owner, Scopes
 from feedprop.rules import Composite
+
+_WITHOUT_RULES = "an attached model cannot be exported, scripted or traced; call feedprop.detach(model) first"
 
 
 class Forward:
@@ -90,9 +92,7 @@ class Forward:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__code__", "__globals__"):
-            raise FeedpropError(
-                "an attached model cannot be exported, scripted or traced; call feedprop.detach(model) first"
-            )
+            raise FeedpropError(_WITHOUT_RULES)
         raise AttributeError(name)
 
     @property
@@ -101,6 +101,8 @@ class Forward:
 
     @property
     def __signature__(self) -> inspect.Signature:
+        if torch.compiler.is_exporting():  # strictly, which asks for it
+            raise FeedpropError(_WITHOUT_RULES)
         return inspect.signature(self.__wrapped__)
 
     def plain(self, name: str) -> Callable[..., Any]:
@@ -174,6 +176,8 @@ class Forward:
             restore(swapped)
 
     def _eager(self, name: str, args: Any, kwargs: Any) -> Any:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # torch has no types there
+            raise FeedpropError(_WITHOUT_RULES)
         if self.owned is None:  # a shallow copy, which may have got its own parameters since
             self.owned = _owned(self.model, self.hooked)
             self.owners = {id(parameter): rule for parameter, rule in self.owned}
@@ -190,7 +194,7 @@ class Forward:
         for mode in outer:  # in an attached model inside an attached model, only the inner rules apply
             mode.suspended = True
         try:
-            with propagation:
+            with propagation, refuse_captured():
                 result = _finished(self._call(name, args, kwargs), propagation)
             if self.unknown == "error" and not transformed:
                 self.audit.check(result, (args, kwargs, propagation.leaves), propagation.spans, since=begin)

@@ -24,6 +24,8 @@ def spelling(function: Function) -> str:
     """Return a torch function as a user writes it: torch.special.i0, torch.ops.torchvision.roi_align."""
     if torch.compiler.is_compiling():
         return getattr(function, "__name__", "a function")
+    if isinstance(function, torch._ops.OpOverload):
+        return f"torch.ops.{function}"
     operator = str(getattr(function, "_qualified_op_name", ""))
     if "::" in operator:
         return f"torch.ops.{operator.replace('::', '.')}"

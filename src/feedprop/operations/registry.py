@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from feedprop import credit
@@ -50,6 +50,9 @@ class ActivationRule(Protocol):
 
 class Context(Protocol):
     """What a handler knows about the running pass."""
+
+    @property
+    def model(self) -> nn.Module: ...
 
     @property
     def magnitude(self) -> credit.Magnitude: ...

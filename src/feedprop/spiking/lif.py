@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
 from feedprop import credit
@@ -13,6 +13,7 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.operations.dispatch import listened_to
 from feedprop.operations.registry import Arguments, Context, Function, Keywords, register
+from feedprop.spiking import silence
 from feedprop.spiking.dynamics import Dynamics, Number, check_settings
 from feedprop.spiking.scan import Scan
 
@@ -76,7 +77,7 @@ def _with_credit(context: Context, function: Function, args: Arguments, kwargs: 
     currents, _ = credit.undamped(currents)
     if isinstance(settings["beta"], Tensor):
         settings["beta"] = credit.as_weight(settings["beta"], context.magnitude)
-    return _scan(currents, start, **settings)
+    return _scan(currents, start, model=context.model, **settings)
 
 
 def _scan(
@@ -86,6 +87,7 @@ def _scan(
     steps: int | None,
     beta: Number,
     values: tuple[Tensor, Tensor, Tensor] | None = None,
+    model: nn.Module | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor]:
     check_currents(currents, steps)
@@ -97,6 +99,8 @@ def _scan(
         start = None if start is None else start.float()
     given = (None, None, None) if values is None else tuple([part.to(currents.dtype) for part in values])
     spikes, membranes, entries = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings), *given)
+    if model is not None and not torch.compiler.is_compiling() and membranes.grad_fn is not None:
+        membranes.grad_fn.silence = silence.of(model)  # the node of `Scan`
     _check_finite(membranes[-1])
     if values is not None:
         membranes = membranes.to(values[1].dtype)

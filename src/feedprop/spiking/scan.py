@@ -20,8 +20,6 @@ reset at t; with "subtract", u_t and v_t are then the values after that reset, a
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,17 +28,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from feedprop.credit.start import NEURONS
+from feedprop.spiking import silence
 from feedprop.spiking.dynamics import Dynamics, Number, subtract
 from feedprop.spiking.scan_backward import ScanBackward
 
 BLOCK = 2**16  # elements of one step
-LOST = (
-    "nothing arrived: credit reached the spikes of neurons that never fired, and a silent neuron passes none on; "
-    "reward spiking outputs by feedprop.rewards.SpikeRateReward or SpikeTargetReward, which reach silent neurons too, "
-    "and give silent hidden neurons larger weights or a lower threshold"
-)
-looks = itertools.count()  # each look at an accelerator's memory makes the host wait
-rewarded = False  # whether a reward on spikes was ever used
 
 
 class Scan(torch.autograd.Function):
@@ -83,8 +75,9 @@ class Scan(torch.autograd.Function):
         """Pass credit at spikes and membranes, and reward at reward starts, on to currents, start and beta."""
         spikes, before, start, beta = ctx.saved_tensors
         arriving = (*arriving[:2], _added(arriving[2], ctx.__dict__.pop("reward_on_silent", None)))
-        if not ctx.needs_input_grad[1]:  # the sequence begins here, so all that was to come back has come
-            _warn_if_lost(spikes, before, ctx.beta if beta is None else beta, *arriving)
+        if not torch.compiler.is_compiling() and ctx.dynamics.fires:
+            known: silence.Silence = ctx.__dict__.get("silence") or silence.of(None)
+            known.look(ctx, spikes, before, ctx.beta if beta is None else beta, *arriving)
         constant = ctx.dynamics.steps is not None
         apart = torch.compiler.is_compiling() and not constant  # as in `_forward_compiled`; there is one block then
         fresh = [torch.empty_like(row) for row in before.unbind(0)] if apart else []
@@ -105,28 +98,6 @@ class Scan(torch.autograd.Function):
             if at_start is not None:
                 at_start[block] = back.carried()
         return torch.stack(fresh) if apart else credits, at_start, at_beta, None, None, None, None
-
-
-def _warn_if_lost(
-    spikes: Tensor,
-    before: Tensor,
-    beta: Number,
-    at_spikes: Tensor | None,
-    at_membranes: Tensor | None,
-    at_starts: Tensor | None,
-) -> None:
-    """Warn if credit came to spikes and all of it was lost, since no neuron ever fired."""
-    global rewarded
-    if torch.compiler.is_compiling():
-        return
-    rewarded = rewarded or at_starts is not None
-    if rewarded or at_spikes is None or (spikes.device.type != "cpu" and next(looks) >= 100):
-        return
-    if spikes[-1].any() or spikes.any() or not at_spikes.any() or (at_membranes is not None and at_membranes.any()):
-        return
-    # a model that runs step by step brings later credit by the membrane, unless that is cut there
-    if len(spikes) > 1 or bool((before * beta != 0).all()):
-        warnings.warn(LOST, stacklevel=2)
 
 
 def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
