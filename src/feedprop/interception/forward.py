@@ -41,6 +41,7 @@ class Forward:
         self.neurons: list[nn.Module] = []  # of snnTorch, whose forward was replaced
         self.replaced = {name: model.__dict__.get(name) for name in ("forward", "_call_impl", *methods)}
         self.unbound = tuple(name for name in self.replaced if _is_unbound(type(model), name))
+        self.held = held_leaves(model)
         self.hooked = model  # whose hooks enter the rules: a shallow copy has the modules of its original
         self._hook(composite)
         self.owned: list[tuple[nn.Parameter, list[Owner]]] | None = _owned(model, model)
@@ -61,7 +62,6 @@ class Forward:
     def _begin(self) -> None:
         """Begin to look after the model, which may be half built: a deep copy is filled last."""
         self.audit = Audit(self.model)
-        self.held = held_leaves(self.model)
         self.owners = {id(parameter): owners for parameter, owners in self.owned or ()}
         install.acquire(self)
         ATTACHED.add(self.model)
@@ -88,7 +88,7 @@ class Forward:
         self._begin()  # in another process, or for a copy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("audit", "owners", "held")}
+        return {name: value for name, value in vars(self).items() if name not in ("audit", "owners")}
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__code__", "__globals__"):
