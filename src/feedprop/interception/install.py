@@ -119,9 +119,6 @@ PRIVATE = {
     "torch._ops.OpOverload": "error messages: the same of one overload, torch.ops.aten.tanh.default",
     "OpOverloadPacket._qualified_op_name": "error messages: the public name of a torch.ops function",
     "ScriptFunction._torchdynamo_inline": "scripted functions run as Python in a pass",
-    "torch.nn.utils.prune.BasePruningMethod._tensor_name": "pruning: which weight a mask is of",
-    "torch.nn.utils.prune._orig": "the same: how the parameter of a masked weight is named, weight_orig",
-    "torch.nn.utils.prune._mask": "the same: how the buffer of its mask is named, weight_mask",
 }
 
 _users: weakref.WeakKeyDictionary[Any, weakref.finalize[Any, Any]] = weakref.WeakKeyDictionary()
