@@ -149,6 +149,7 @@ def test_deep_networks_are_not_silent_at_first() -> None:
     assert min(rates) > 0.01
 
 
+@pytest.mark.filterwarnings("ignore:nothing arrived")  # some are silent
 @pytest.mark.parametrize("build", [lif_mlp, lif_cnn])
 def test_compiled_without_a_break(build) -> None:
     torch._dynamo.reset()
@@ -164,6 +165,7 @@ def test_compiled_without_a_break(build) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:nothing arrived")  # some are silent
 @pytest.mark.parametrize(
     "neuron",
     [LIF(reset=reset) for reset in ("subtract", "zero", "refractory")]
