@@ -1,10 +1,13 @@
-"""Outputs that went through a softmax or a sigmoid already, where a reward or loss has one of its own."""
+"""Outputs that went through a softmax already, where a reward or loss has one of its own.
+
+Those of a sigmoid cannot be told from others: the first outputs of a network often lie between 0 and 1 as well.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-LEAST = 16  # numbers that must lie between 0 and 1 before they count as those of a sigmoid
+LEAST = 16  # numbers that are looked at, by rewards that look again in each step
 CLOSE = 0.01  # to 1, for the sum of a row in half precision
 
 
@@ -24,13 +27,9 @@ def remark(outputs: Tensor, dim: int, *, taker: str) -> str | None:
         return None
     inside = (outputs > 0) & (outputs < 1)  # not only 0 and 1, as spikes are
     several = outputs.numel() > outputs.shape[dim] and bool(inside.any())
-    if several and bool(((outputs.sum(dim) - 1).abs() < CLOSE).all()):
-        kind, what = "softmax", "are probabilities, which sum to 1"
-    elif outputs.numel() >= LEAST and bool(inside.all()):
-        kind, what = "sigmoid", "all lie between 0 and 1"
-    else:
+    if not several or not bool(((outputs.sum(dim) - 1).abs() < CLOSE).all()):
         return None
     return (
-        f"the outputs {what}, as after a {kind}, but {taker} takes them as they are before it; leave out the model's "
-        f"last {kind}, or it learns slowly or not at all"
+        f"the outputs are probabilities, which sum to 1, as after a softmax, but {taker} takes them as they are before "
+        f"it; leave out the model's last softmax, or it learns slowly or not at all"
     )

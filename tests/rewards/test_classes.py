@@ -282,18 +282,22 @@ def test_published_rewards_on_zeros_enter_at_the_pre_activation(build) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASS_REWARDS[:3], ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("last", ["softmax", "sigmoid"])
-def test_outputs_that_are_probabilities_already_are_remarked_once(kind, last):
-    outputs = _outputs((8, 3)).float()
-    probabilities = (outputs.softmax(1) if last == "softmax" else outputs.sigmoid()).requires_grad_()
+def test_outputs_that_are_probabilities_already_are_remarked_once(kind):
+    probabilities = _outputs((8, 3)).float().softmax(1).requires_grad_()
     reward = kind()
-    with pytest.warns(UserWarning, match=f"as after a {last}, but {kind.__name__} .*leave out the model's last {last}"):
+    with pytest.warns(UserWarning, match=f"as after a softmax, but {kind.__name__} .*leave out the model's last"):
         reward(probabilities, _classes((8, 3)))
     reward(probabilities, _classes((8, 3)))
 
 
 def test_outputs_that_are_no_probabilities_are_not_remarked():
-    for outputs in (_outputs((8, 3)), torch.eye(3), _outputs((8, 3)).log_softmax(1), torch.rand(1, 3)):
+    for outputs in (
+        _outputs((8, 3)),
+        torch.eye(3),
+        _outputs((8, 3)).log_softmax(1),
+        torch.rand(1, 3),
+        torch.rand(9, 3),
+    ):
         rewards.SoftmaxReward()(outputs.float().requires_grad_(), torch.zeros(len(outputs), dtype=torch.long))
     rewards.MaximizeReward()(_outputs((8, 3)).softmax(1).requires_grad_(), _classes((8, 3)))
 
