@@ -25,7 +25,7 @@ def _cell(values: dict[int, float | None]) -> str:
     known = [value for value in values.values() if value is not None]
     if len(known) < max(len(values), 3):
         return seeds
-    return f"{with_interval(known)} ({seeds})"
+    return with_interval(known) if len(known) > 3 else f"{with_interval(known)} ({seeds})"
 
 
 def main() -> None:

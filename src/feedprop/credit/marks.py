@@ -181,7 +181,7 @@ def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         if any(value is None or value.tensor is None for value in found):
             continue
         first = found[0]
-        if any(value[1:] != first[1:] for value in found):
+        if any(value[1:4] != first[1:4] for value in found):  # all but the tensor, and the sources of a comparison
             continue
         tensors: Any = [value.tensor for value in found] if isinstance(moved, (tuple, list)) else first.tensor
         result = function(tensors, *args[1:], **kwargs) if args else function(**kwargs | {name: tensors})

@@ -128,7 +128,7 @@ def shortened(path: str, width: int) -> str:
     """Return a path with its longest parts cut in the middle, so that the numbers of layers stay.
 
     >>> shortened("encoder.layers.11.self_attention", 20)
-    'en~r.la~s.11.se~n'
+    'en~er.la~rs.11.se~on'
     """
     parts = path.split(".")
     most = max(map(len, parts))

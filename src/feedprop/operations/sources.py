@@ -122,7 +122,7 @@ def mixes(handler: Handler, *, in_place: bool = False) -> Handler:
             return output
         if isinstance(output, Tensor):
             _mix(x, output, in_place=in_place)
-        elif isinstance(output, (tuple, list)):
+        elif isinstance(output, (tuple, list)) and not torch.compiler.is_compiling():  # which marks no parts of tuples
             for part in output:
                 _mix(x, part, in_place=in_place)
         return output

@@ -181,7 +181,7 @@ def test_defaults_of_a_spiking_model(command, tmp_path):
     other = ["--reward", "SpikeRateReward", "--optimizer", "SGD", "--rule", "Gamma", "--epochs", 1]
     assert command(*words, *other, "--output", "other").code == 0
     config = yaml.safe_load((tmp_path / "other/config.yaml").read_text())
-    assert (config["reward"]["name"], config["optimizer"]["lr"]) == ("SpikeRateReward", 1e-3)
+    assert (config["reward"]["name"], config["optimizer"]["lr"]) == ("SpikeRateReward", 1.0)
 
 
 @pytest.mark.parametrize(

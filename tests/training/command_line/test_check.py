@@ -47,7 +47,7 @@ def test_problems_are_exit_code_1_and_facts_are_kept(command, tmp_path):
 def test_a_model_without_parameters_is_a_problem(command):
     answer = command("check", "--data", "blobs", "--data.points", 50, "--model", "torch.nn.Identity")
     assert answer.code == 1
-    assert "No parameter requires a gradient" in answer.out
+    assert "The model has no parameters, so nothing can be trained" in answer.out
 
 
 def test_targets_that_are_no_classes_are_no_problem(command):
