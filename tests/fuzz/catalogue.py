@@ -230,9 +230,10 @@ ARITHMETIC = [
     *spelled("lerp", "end={b}", "weight=0.3"),
     *spelled("lerp", "end={w:s}", "weight={w:s}"),
     *written(
-        "torch.where({m}, {a}, {b})", "torch.where({m}, {a}, 0.0)", "torch.where({m}, 0.5, {a})", "{a}.where({m}, {b})"
+        *("torch.where({m}, {a}, {b})", "torch.where({m}, {a}, 0.0)", "torch.where({m}, 0.5, {a})"),
+        *("{a}.where({m}, {b})", "torch.where(condition={m}, input={a}, other={b})"),
+        steps=True,  # between constants
     ),
-    *written("torch.where(condition={m}, input={a}, other={b})"),
     *spelled("maximum minimum fmax fmin max min", "other={b}", at="{a} - {b}", kinks=(0.0,)),
     *written("torch.add(2.0, {a})", "torch.mul(2.0, {a})", "torch.pow(2.0, {a})", "torch.rsub({a}, 2.0)"),
 ]
