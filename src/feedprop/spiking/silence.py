@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from feedprop import credit
@@ -29,7 +28,9 @@ class Silence:
     def __init__(self) -> None:
         self.told = False
         self.looks = 0
-        self.rewarded = -1  # the last backward pass that started from a reward on spikes
+        self.rewarded = (
+            False  # whether a backward pass ever started from a reward on spikes, which reaches silent neurons
+        )
 
     def look(
         self,
@@ -44,8 +45,8 @@ class Silence:
         """Warn at the first step of a layer if credit came to its spikes and all was lost, since no neuron fired."""
         later: tuple[bool, bool] | None = node.__dict__.pop("later", None)
         if at_starts is not None:
-            self.rewarded = torch._C._current_graph_task_id()
-        if self.told or not self._may_look(spikes) or self.rewarded == torch._C._current_graph_task_id():
+            self.rewarded = True
+        if self.told or self.rewarded or not self._may_look(spikes):
             return
         fired, lost = later or (False, False)
         fired = fired or bool(spikes[-1].any() or spikes.any())
