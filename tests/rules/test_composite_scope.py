@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -214,6 +215,8 @@ class UsedFirst(nn.Module):
 @pytest.mark.parametrize("name", USES)
 @pytest.mark.filterwarnings("ignore:::torch")
 def test_first_is_the_layer_whose_weight_is_used_first(name: str, compiles: bool) -> None:
+    if compiles and name in ("@", "matmul of mT") and Version(torch.__version__) < Version("2.14"):
+        pytest.skip("before torch 2.14, it is not known compiled whose weight a transposed one is")
     composite = rules.Composite(rules.Epsilon(0.1), first=rules.ZPlus())
     model, x = UsedFirst(USES[name]), torch.rand(5, 6)
     called = copy.deepcopy(nn.Sequential(model.fc, nn.ReLU(), model.head))

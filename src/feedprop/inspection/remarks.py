@@ -8,9 +8,8 @@ linear layers keep 95 % of the reward.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from feedprop.errors import first_few
@@ -111,7 +110,7 @@ def _falls(layers: Mapping[str, Rows]) -> Iterator[str]:
     for name, rows in linear.items():
         counted = [row for row in rows if totals[row["step"]] >= least_total and row["feedback"] and row["weight"]]
         if counted:
-            strengths[name] = statistics.median(row["feedback"] / row["weight"] for row in counted[-RECENT:])
+            strengths[name] = _median(row["feedback"] / row["weight"] for row in counted[-RECENT:])
     if not strengths:
         return
     names, most, least = (
@@ -133,7 +132,7 @@ def _falls(layers: Mapping[str, Rows]) -> Iterator[str]:
 def _loses(layers: Mapping[str, Rows]) -> Iterator[str]:
     for name, rows in layers.items():
         gaps = [row["gap"] for row in rows[-RECENT:] if row["gap"] is not None]
-        gap = statistics.median(gaps) if gaps and rows[0]["kind"] in LINEAR else 0.0
+        gap = _median(gaps) if gaps and rows[0]["kind"] in LINEAR else 0.0
         if abs(gap) > LOST:
             yield (
                 f"{abs(gap):.0%} of the reward is lost or gained between the outputs and inputs of {name}: its bias "
@@ -147,3 +146,10 @@ def _steps_up_to_now(rows: Rows, holds: Callable[[Row], bool]) -> int:
     while number < len(rows) and holds(rows[-1 - number]):
         number += 1
     return rows[-1]["step"] - rows[-number]["step"] + 1 if number >= LEAST else 0
+
+
+def _median(values: Iterable[float]) -> float:
+    """Return the median; `statistics` takes a tenth of the time in which feedprop is imported."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
