@@ -63,17 +63,17 @@ def test_a_weight_gets_the_rule_of_its_module(name: str) -> None:
     assert not torch.allclose(found["fc.weight"], without["fc.weight"])
 
 
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.a(x, x, x)[0].mean(1))
+
+
 def test_the_projection_of_an_attention_gets_its_rule() -> None:
     """torch uses out_proj.weight without calling out_proj."""
-
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.o = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.o(self.a(x, x, x)[0].mean(1))
-
     model, x, given = randomised(Attention()), torch.randn(5, 2, 6), torch.randn(5, 3)
     plain = _feedback(model, x, given, rules.Epsilon(0.1))
     of_projection = _feedback(model, x, given, rules.Composite(rules.Epsilon(0.1), by_name={"a.out_proj": GAMMA}))
@@ -231,15 +231,6 @@ def test_first_is_the_layer_whose_weight_is_used_first(name: str, compiles: bool
 
 def test_a_projection_that_torch_only_uses_is_the_first_layer() -> None:
     """The in_proj_weight of an attention belongs to no linear layer, its out_proj is one and is never called."""
-
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.o = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.o(self.a(x, x, x)[0].mean(1))
-
     model, x, given = randomised(Attention()), torch.randn(5, 2, 6), torch.randn(5, 3)
     by_name = rules.Composite(rules.Epsilon(0.1), by_name={"a.out_proj": GAMMA})
     expected = _feedback(model, x, given, by_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator, ValuesView
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, ValuesView
 from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
@@ -14,42 +14,39 @@ from torch import Tensor, nn
 from feedprop.errors import FeedpropError
 
 _MOST = 100_000  # number of objects that are searched
+_SINGLE = (type(None), str, bytes, int, float, complex, type, nn.Module)  # nothing in them is searched
 _SEQUENCES = (tuple, list, set, frozenset, deque, ValuesView)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield every tensor in what a model takes or returns, also inside objects of the user's own."""
-    todo, seen = [value], set[int]()
-    while todo and len(seen) < _MOST:
-        item = todo.pop()
-        if isinstance(item, Tensor):
-            yield item
-        elif item is None or isinstance(item, (str, bytes, int, float, complex, type, nn.Module)) or id(item) in seen:
-            continue
-        else:
-            seen.add(id(item))
-            todo += _elements(item)
-            if dataclasses.is_dataclass(item) or _has_attributes(type(item)):
-                todo += _attributes(item)
+    return (item for item in _inside(value, _has_attributes) if isinstance(item, Tensor))
 
 
 def refuse_code(result: Any) -> None:
     """Raise if a model returns functions, generators or iterators, also in containers: they would run without rules."""
-    todo, seen = [result], set[int]()
-    while todo and len(seen) < _MOST:
-        item = todo.pop()
-        if id(item) in seen or isinstance(item, Tensor):
-            continue
-        seen.add(id(item))
+    for item in _inside(result, lambda _: False):
         what = _code(item)
         if what is not None:
             raise FeedpropError(
                 f"forward() returns {what}, whose body would run outside of the rules and give plain gradients; return "
                 f"the tensors that it computes"
             )
-        todo += _elements(item)
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            todo += _attributes(item)
+
+
+def _inside(value: Any, opens: Callable[[type], bool]) -> Iterator[Any]:
+    """Yield a value and what is in it, in containers, dataclasses and objects of the types that `opens` says."""
+    todo, seen = [value], set[int]()
+    while todo and len(seen) < _MOST:
+        item = todo.pop()
+        if isinstance(item, (Tensor, *_SINGLE)):
+            yield item
+        elif id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            todo += _elements(item)
+            if dataclasses.is_dataclass(item) or opens(type(item)):
+                todo += _attributes(item)
 
 
 def _elements(item: Any) -> list[Any]:

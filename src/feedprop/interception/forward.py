@@ -62,10 +62,13 @@ class Forward:
     def _begin(self) -> None:
         """Begin to look after the model, which may be half built: a deep copy is filled last."""
         self.audit = Audit(self.model)
-        self.owners = {id(parameter): owners for parameter, owners in self.owned or ()}
+        self._know_owners()
         install.acquire(self)
         ATTACHED.add(self.model)
         forget_graphs()
+
+    def _know_owners(self) -> None:
+        self.owners = {id(parameter): owners for parameter, owners in self.owned or ()}
 
     def remove(self) -> None:
         """Remove the hooks and restore what was replaced."""
@@ -180,7 +183,7 @@ class Forward:
             raise FeedpropError(_WITHOUT_RULES)
         if self.owned is None:  # a shallow copy, which may have got its own parameters since
             self.owned = _owned(self.model, self.hooked)
-            self.owners = {id(parameter): rule for parameter, rule in self.owned}
+            self._know_owners()
         propagation = Propagation(
             self.model, self.composite, unknown=self.unknown, owners=self.owners, hooked=self.hooked
         )

@@ -41,7 +41,7 @@ Edges = tuple[tuple[Any, int], ...]
 
 
 def refuse_plain_gradients(roots: Iterable[Tensor]) -> None:
-    """Raise if parameters of an attached model would get plain gradients, other than those of penalties.
+    """Raise if parameters of an attached model would get plain gradients by other uses than penalties.
 
     Raises:
         FeedpropError: they were used outside of its passes; the message names them, and the remedies.

@@ -107,12 +107,12 @@ def tracked(handler: Handler, kind_of: KindOf) -> Handler:
     return based_on(handler, handle)
 
 
-def mixes(handler: Handler, *, in_place: bool = False) -> Handler:
+def mixes(handler: Handler, *, keeps_places: bool = False) -> Handler:
     """Return a handler of functions that compute each element from several, a sum or a softmax, which remembers that.
 
     Args:
         handler: of functions whose first argument is a tensor.
-        in_place: whether each element of the result belongs to one of the input, as in a softmax.
+        keeps_places: whether each element of the result belongs to one of the input, as in a softmax.
     """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -121,19 +121,19 @@ def mixes(handler: Handler, *, in_place: bool = False) -> Handler:
         if not isinstance(x, Tensor) or not x.requires_grad:
             return output
         if isinstance(output, Tensor):
-            _mix(x, output, in_place=in_place)
+            _mix(x, output, keeps_places=keeps_places)
         elif isinstance(output, (tuple, list)) and not torch.compiler.is_compiling():  # which marks no parts of tuples
             for part in output:
-                _mix(x, part, in_place=in_place)
+                _mix(x, part, keeps_places=keeps_places)
         return output
 
     return based_on(handler, handle)
 
 
-def _mix(x: Tensor, output: Any, *, in_place: bool) -> None:
+def _mix(x: Tensor, output: Any, *, keeps_places: bool) -> None:
     if not isinstance(output, Tensor) or not output.requires_grad:
         return
-    if in_place and output.shape == x.shape:
+    if keeps_places and output.shape == x.shape:
         remember(output, [(of, max(kind, NORMALISED)) for of, kind in _sources(x)])
     else:
         remember(output, [(Mix(of, output.shape), PARTLY) for of, _ in _sources(x)])
@@ -249,22 +249,22 @@ def _spreads(shape: torch.Size, of: torch.Size) -> bool:
 
 
 def _of_result(kind_of: KindOf, factors: list[Tensor], call: Call) -> list[Source]:
+    _, args, kwargs = call
+    constants = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and not x.requires_grad)
+    least = NORMALISED if any(x.numel() != 1 for x in constants) else MULTIPLE  # constants that differ
+
+    def kind(*kinds: int) -> int:
+        return max(least, *kinds) if least or max(kinds) >= NORMALISED else kind_of(*kinds, call=call)
+
     if len(factors) == 1:
-        return [(x, _kind(kind_of, (kind,), call)) for x, kind in _sources(factors[0])]
+        return [(x, kind(by_x)) for x, by_x in _sources(factors[0])]
     if len(factors) == 2:
         a, b = (list(_sources(factor)) for factor in factors)
-        found = [(x, _kind(kind_of, (by_a, by_b), call)) for x, by_a in a for y, by_b in b if same(x, y)]
+        found = [(x, kind(by_a, by_b)) for x, by_a in a for y, by_b in b if same(x, y)]
         shared = [x for x, _ in found]
         alone = [(x, PARTLY) for x, _ in (*a, *b) if not any(same(x, y) for y in shared)]
         return found + alone
     return []
-
-
-def _kind(kind_of: KindOf, kinds: tuple[int, ...], call: Call) -> int:
-    _, args, kwargs = call
-    constants = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and not x.requires_grad)
-    least = NORMALISED if any(x.numel() != 1 for x in constants) else MULTIPLE  # constants that differ
-    return max(least, *kinds) if max(kinds) >= NORMALISED or least else kind_of(*kinds, call=call)
 
 
 def sources_of(*values: Any) -> list[Source]:

@@ -104,7 +104,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         max min amax amin median nanmedian mode quantile nanquantile sort topk kthvalue msort aminmax var std var_mean
         std_mean norm vector_norm matrix_norm cdist
     """),
-    (mixes(ordinary, in_place=True), "softmax log_softmax softmin gumbel_softmax cummax cummin"),
+    (mixes(ordinary, keeps_places=True), "softmax log_softmax softmin gumbel_softmax cummax cummin"),
     (tracked(ordinary, gate), "leaky_relu rrelu prelu maximum minimum fmax fmin"),
     (tracked(ordinary, multiple), "neg negative"),
     (with_constants("target", 1), "soft_margin_loss"),
@@ -129,7 +129,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     """),
     (mixes(summed), "nansum nanmean logsumexp"),
-    (mixes(summed, in_place=True), "cumsum logcumsumexp"),
+    (mixes(summed, keeps_places=True), "cumsum logcumsumexp"),
     (tracked(summed, added), "add __add__ __radd__ sub subtract __sub__ rsub __rsub__"),
     (summed, """
         __iadd__ __isub__ trace _sparse_sum interpolate upsample
@@ -140,7 +140,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (tracked(products.interpolated, added), "lerp"),
     # --- normalisations and lookups
     (normalisation.lookup, "embedding embedding_bag"),
-    (mixes(normalisation.unit_length, in_place=True), "normalize"),
+    (mixes(normalisation.unit_length, keeps_places=True), "normalize"),
     (normalisation.cosine_similarity, "cosine_similarity"),
     (normalisation.rescaled, "local_response_norm"),
     # --- layers and products
@@ -158,7 +158,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         div divide true_divide __truediv__ __div__ __itruediv__ __idiv__
     """),
     (mixes(products.product_of_elements), "prod"),
-    (mixes(products.product_of_elements, in_place=True), "cumprod"),
+    (mixes(products.product_of_elements, keeps_places=True), "cumprod"),
     (tracked(products.power, raised), "square sqrt rsqrt reciprocal pow __pow__"),
     (products.solution, """
         solve solve_triangular triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve
@@ -258,7 +258,7 @@ def _fill() -> None:
             for function, plain in in_place_spellings(name):
                 HANDLERS[function] = in_place(handler, plain)
     for function, handler in normalisation.NORMALISATIONS.items():
-        HANDLERS[function] = mixes(handler, in_place=True)
+        HANDLERS[function] = mixes(handler, keeps_places=True)
     HANDLERS.update(recurrent.RECURRENT)
     for name in PIECEWISE_CONSTANT.split():
         elementwise.PIECEWISE_CONSTANT.update(spellings(name))
