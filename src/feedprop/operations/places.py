@@ -6,6 +6,7 @@ those that it multiplies is repeated with the positions of the tensor that both 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,30 +16,40 @@ from feedprop.credit import marks
 from feedprop.operations.registry import Arguments, Function, Keywords, flat
 
 
-class Move(NamedTuple):
-    """Stands for values that were moved: `function` of `parts` and the rest of its arguments."""
+class Way(NamedTuple):
+    """How values were moved: by `function`, given them and the rest of its arguments."""
 
-    parts: tuple[Any, ...]
     name: str  # of what was done
     function: Function
     joins: bool  # whether it takes a list of tensors
     rest: Arguments
     named: Keywords
     place: int | None  # of the result among several
-    shapes: tuple[torch.Size, ...]  # of the parts
+    shapes: tuple[torch.Size, ...]  # of the tensors that it takes
     shape: torch.Size  # of the result
-    version: int = 0  # of the indices among the arguments: how often they have been written to
-
-    def does_as(self, other: Move) -> bool:
-        """Whether both did the same with their parts."""
-        mine, others = self.how, other.how
-        return len(self.parts) == len(other.parts) and mine == others and mine is not None
+    version: int  # of the indices among the arguments: how often they have been written to
 
     @property
-    def how(self) -> Any:
+    def comparable(self) -> Any:
         """Return what was done, to be compared; None if its arguments cannot be."""
         given = (*self.rest, *self.named.values())
         return (self.name, given, [*self.named], self.place, self.shapes) if all(map(_is_constant, given)) else None
+
+
+class Move(NamedTuple):
+    """Stands for values that were moved from `parts`."""
+
+    parts: tuple[Any, ...]
+    way: Way
+
+    def does_as(self, other: Move) -> bool:
+        """Whether both did the same with their parts."""
+        mine = self.way.comparable
+        return len(self.parts) == len(other.parts) and mine is not None and mine == other.way.comparable
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.way.shape
 
 
 class Mix(NamedTuple):
@@ -75,15 +86,16 @@ def _positions(source: Any, device: torch.device) -> Tensor | None:
     """Return the positions of the values that a source stands for in the tensor that they were moved out of."""
     if not isinstance(source, Move):
         return torch.arange(source.shape.numel(), device=device).view(source.shape)
+    way = source.way
     found = [_positions(part, device) for part in source.parts]
-    inputs = [x.reshape(shape) for x, shape in zip(found, source.shapes, strict=True) if x is not None]
-    if len(inputs) < len(found) or sum(map(marks.version, indices_of(source))) != source.version:
+    inputs = [x.reshape(shape) for x, shape in zip(found, way.shapes, strict=True) if x is not None]
+    if len(inputs) < len(found) or version_of(indices_among(way.rest, way.named)) != way.version:
         return None
     try:
-        output = source.function(inputs if source.joins else inputs[0], *source.rest, **source.named)
+        output = way.function(inputs if way.joins else inputs[0], *way.rest, **way.named)
     except RuntimeError:  # it takes no integers
         return None
-    moved: Tensor = output if source.place is None else output[source.place]
+    moved: Tensor = output if way.place is None else output[way.place]
     return moved
 
 
@@ -117,9 +129,14 @@ def same(a: Any, b: Any) -> bool:
     return not isinstance(a, (Move, Mix)) and a is b
 
 
-def indices_of(move: Move) -> list[Tensor]:
-    """Return the tensors among the arguments of a move, its indices."""
-    return [value for value in flat((*move.rest, *move.named.values())) if isinstance(value, Tensor)]
+def indices_among(rest: Arguments, named: Keywords) -> list[Tensor]:
+    """Return the tensors among the further arguments of what moves values."""
+    return [value for value in flat((*rest, *named.values())) if isinstance(value, Tensor)]
+
+
+def version_of(tensors: Iterable[Tensor]) -> int:
+    """Return how often tensors were written to, all together."""
+    return sum(map(marks.version, tensors))
 
 
 def _is_constant(value: Any) -> bool:

@@ -25,7 +25,18 @@ from torch.nn import Parameter
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.credit.readable import readable
-from feedprop.operations.places import Mix, Move, covers, indices_of, is_mixed, meeting, root_of, same
+from feedprop.operations.places import (
+    Mix,
+    Move,
+    Way,
+    covers,
+    indices_among,
+    is_mixed,
+    meeting,
+    root_of,
+    same,
+    version_of,
+)
 from feedprop.operations.products import EXPONENTS
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
@@ -35,6 +46,7 @@ Source = tuple[
     Any, int
 ]  # what stands for the values of a tensor (`_values`), a Move or a Mix; and the kind of function
 Call = tuple[Function, Arguments, Keywords]
+MovingCall = tuple[str, Function, bool, Arguments, Keywords]  # see `Way`
 KindOf = Callable[..., int]  # takes the kinds of the arguments and the call
 
 
@@ -159,19 +171,19 @@ def moves(handler: Handler, name: str = "", *, in_order: bool = False) -> Handle
         if not parts or not all(isinstance(part, Tensor) for part in parts):
             return output
         named = {key: value for key, value in kwargs.items() if args or key != given}
-        move = Move((), name or function.__name__, function, joins, args[1:], named, None, (), torch.Size())
+        call: MovingCall = (name or function.__name__, function, joins, args[1:], named)
         if isinstance(output, Tensor):
-            _move(parts, output, move, in_order=in_order)
+            _move(parts, output, call, None, in_order=in_order)
         elif isinstance(output, (tuple, list)):
             output = marks.markable(output)
             for place, part in enumerate(output):
-                _move(parts, part, move._replace(place=place), in_order=in_order)
+                _move(parts, part, call, place, in_order=in_order)
         return output
 
     return based_on(handler, handle)
 
 
-def _move(parts: tuple[Tensor, ...], output: Tensor, move: Move, *, in_order: bool) -> None:
+def _move(parts: tuple[Tensor, ...], output: Tensor, call: MovingCall, place: int | None, *, in_order: bool) -> None:
     """Remember the sources of `output`, which holds values of `parts`; those of booleans are in their comparison."""
     x = parts[0]
     comparison = marks.get(output, marks.COMPARISON)
@@ -180,31 +192,35 @@ def _move(parts: tuple[Tensor, ...], output: Tensor, move: Move, *, in_order: bo
     selects = all(marks.get(part, marks.SELECTION) is not None for part in parts)
     if len(parts) > 1 and not selects and comparison is None:
         return
-    move = move._replace(shapes=tuple(part.shape for part in parts), shape=output.shape)
-    indexed = move.name == "__getitem__"
+    name, _, _, rest, _ = call
     in_order = in_order and len(parts) == 1 and output.numel() == x.numel()
-    if comparison is not None and not (in_order and not indexed):
+    if comparison is not None and not (in_order and name != "__getitem__"):
         compared = [getattr(marks.get(part, marks.COMPARISON), "sources", None) or () for part in parts]
-        marks.mark(output, marks.COMPARISON, comparison._replace(sources=_moved(compared, move)))
+        sources = _moved(compared, parts, output, call, place)
+        marks.mark(output, marks.COMPARISON, comparison._replace(sources=sources))
     if output.requires_grad:
-        kept = in_order and not (indexed and not _is_plain(move.rest[0]))
-        remember(output, list(_sources(x)) if kept else _moved([list(_sources(part)) for part in parts], move))
+        kept = in_order and (name != "__getitem__" or _is_plain(rest[0]))
+        own = [list(_sources(part)) for part in parts]
+        remember(output, own[0] if kept else _moved(own, parts, output, call, place))
         if selects:
             marks.mark(output, marks.SELECTION, True)
 
 
-def _moved(sources: list[Any], move: Move) -> list[Source]:
+def _moved(
+    sources: list[Any], parts: tuple[Tensor, ...], output: Tensor, call: MovingCall, place: int | None
+) -> list[Source]:
     """Return the sources that all parts have, moved; those of each part may have been moved in a way of its own."""
-    tensors = indices_of(move)
-    if any(x.requires_grad for x in tensors):
+    *_, rest, named = call
+    indices = indices_among(rest, named)
+    if any(x.requires_grad for x in indices):
         return []
-    move = move._replace(version=sum(map(marks.version, tensors)))
+    way = Way(*call, place, tuple(part.shape for part in parts), output.shape, version_of(indices))
     found: list[Source] = []
     first, *others = sources
     for of, kind in first:
         matching = [_of_same_root(of, candidates) for candidates in others]
         if all(match is not None for match in matching):
-            found.append((move._replace(parts=(of, *matching)), kind))
+            found.append((Move((of, *matching), way), kind))
     return found
 
 
