@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from feedprop.errors import first_few
 
 LINEAR = ("Linear", "Bilinear", *(f"Conv{more}{n}d" for more in ("", "Transpose") for n in (1, 2, 3)))
@@ -149,7 +151,5 @@ def _steps_up_to_now(rows: Rows, holds: Callable[[Row], bool]) -> int:
 
 
 def _median(values: Iterable[float]) -> float:
-    """Return the median; `statistics` takes a tenth of the time in which feedprop is imported."""
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    """Return the median. (The module `statistics` would take a tenth of the time in which feedprop is imported.)"""
+    return float(torch.tensor([*values], dtype=torch.float64).quantile(0.5))

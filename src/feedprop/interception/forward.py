@@ -157,7 +157,7 @@ class Forward:
         before = self.replaced[name]
         if before is not None:
             return before(*args, **kwargs)
-        if name in self.unbound:
+        if name in self.unbound:  # not by `plain`: torch.compile traces no MethodType that is made here
             return getattr(type(self.model), name)(*args, **kwargs)
         return getattr(type(self.model), name)(self.model, *args, **kwargs)
 

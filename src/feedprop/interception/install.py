@@ -72,8 +72,7 @@ PRIVATE = {
     "torch._C._autograd._get_sequence_nr": "the audit, and relu_: which nodes were made since",
     "Node._input_metadata": "rewards on outputs of 0: whether a conjugate is of real numbers; shapes in a graph",
     "torch.autograd.graph._engine_run_backward": "searching the graph of each backward pass",
-    "torch._C._current_graph_task_id": "record: a forward pass within a backward pass is a checkpoint, recomputed; "
-    "silent neurons: which backward pass has a reward on spikes",
+    "torch._C._current_graph_task_id": "record: a forward pass within a backward pass is a checkpoint, recomputed",
     "torch.autograd.Variable._execution_engine": "record: when a backward pass has ended",
     "torch._foreach_norm": "record: the norms of all weights in one call",
     "torch._C.DisableTorchFunction": "record: what it computes is not sent to the rules",

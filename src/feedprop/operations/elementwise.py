@@ -184,7 +184,7 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
     comparison = marks.get(condition, marks.COMPARISON)
     if comparison is None or len(values) != 2 or not all(map(_is_step, values)):
         return ordinary(context, function, args, kwargs)
-    plain = function(*(value.detach() if isinstance(value, Tensor) else value for value in args), **kwargs)
+    plain = function(*args, **kwargs)
     if not any(isinstance(value, Tensor) for value in values):
         comparison = comparison._replace(yes=float(values[0]), no=float(values[1]))
         if plain.is_floating_point():
@@ -192,14 +192,14 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
         marks.mark(plain, marks.COMPARISON, comparison)
         return plain
     if not plain.is_floating_point() or kwargs.get("out") is not None:
-        return plain
+        return plain.detach()
     steps = []
     for value, (yes, no) in zip(values, ((1.0, 0.0), (0.0, 1.0)), strict=True):
         chosen = torch.where(condition, yes, no).to(plain.dtype)
         step = _step(context, comparison._replace(yes=yes, no=no), chosen)
         finite = value.nan_to_num(posinf=FAR, neginf=-FAR) if isinstance(value, Tensor) else min(max(value, -FAR), FAR)
         steps.append(step * finite)
-    output = credit.with_values(plain, steps[0] + steps[1])
+    output = credit.with_values(plain.detach(), steps[0] + steps[1])
     if credit.is_weight(comparison.tensor):
         marks.mark_weight(output)
     else:

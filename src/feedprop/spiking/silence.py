@@ -29,7 +29,7 @@ class Silence:
         self.told = False
         self.looks = 0
         self.rewarded = (
-            False  # whether a backward pass ever started from a reward on spikes, which reaches silent neurons
+            False  # whether a backward pass ever started from a reward on spikes: those reach silent neurons
         )
 
     def look(

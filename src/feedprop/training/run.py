@@ -123,10 +123,8 @@ def prepare(config: Config, folder: RunFolder, parts: Parts, accelerator: Accele
         "test": loader(parts.data.test, **options),
     }
     model, prepared, *batches = accelerator.prepare(parts.model, optimizer, *loaders.values())
-    remarks = [
-        *parts.remarks,
-        *attach(config, parts.model),
-    ]  # after accelerate: the rules wrap all else, and leave first
+    # after accelerate: the rules wrap all else, and leave first
+    remarks = [*parts.remarks, *attach(config, parts.model)]
     total = settings.epochs * len(batches[0])
     steps = settings.epochs * -(-len(batches[0]) // settings.accumulate)
     schedule = make_schedule(
