@@ -1,11 +1,13 @@
 """`attach` changes nothing but the backward pass, and `detach` leaves nothing behind."""
 
 import copy
+import functools
 import inspect
 import io
 import pickle
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -270,6 +272,38 @@ def test_modules_that_hide_parameters_are_refused(kind: str) -> None:
     hiding = HIDING[kind]()
     with pytest.raises(FeedpropError, match=rf"{kind} \(1\) uses parameters where the rules cannot see it"):
         attach(nn.Sequential(nn.Linear(4, 3), hiding))
+
+
+class Sampler:
+    """Computes gradients from hooks, as opacus.GradSampleModule does, whose hooks are methods and partial functions."""
+
+    def capture_activations(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """See what a layer takes."""
+
+    def capture_backprops(self, module: nn.Module, inputs: Any, outputs: Any, *, batch_first: bool) -> None:
+        """See what comes back to a layer."""
+
+
+for method in (Sampler.capture_activations, Sampler.capture_backprops):
+    method.__module__ = "opacus.grad_sample.grad_sample_module"
+
+
+@pytest.mark.parametrize(
+    ("hook", "steps"),  # before the hook is there; None stands for before attach
+    [("forward", None), ("backward", None), ("forward", 0), ("backward", 0), ("backward", 2)],
+)
+def test_packages_that_compute_gradients_in_hooks_are_refused(hook: str, steps: int | None) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    if steps is not None:
+        attach(model)
+    for _ in range(steps or 0):
+        model(torch.randn(2, 4)).sum().backward()
+    if hook == "forward":
+        model[0].register_forward_hook(Sampler().capture_activations)
+    else:
+        model[0].register_full_backward_hook(functools.partial(Sampler().capture_backprops, batch_first=True))
+    with pytest.raises(FeedpropError, match="opacus computes gradients of weights from its hooks on 0"):
+        attach(model) if steps is None else model(torch.randn(2, 4))
 
 
 def test_parameters_stuck_at_zero_are_named() -> None:

@@ -258,6 +258,60 @@ def test_a_derivative_of_credit_is_refused() -> None:
     gradient.norm().backward()
 
 
+# --- compiled parts ---
+
+COMPILED: dict[str, Use] = {
+    "a child": lambda model, out: torch.compile(model.fc, backend="aot_eager")(X).sum(),
+    "a function": lambda model, out: torch.compile(F.linear, backend="aot_eager")(X, model.fc.weight).sum(),
+    "a loss": lambda model, out: torch.compile(distance, backend="aot_eager")(X[0], model.fc.weight),
+    "what is no loss": lambda model, out: torch.compile(torch.square, backend="aot_eager")(model.fc.weight).sum(),
+}
+
+
+def distance(x: Tensor, weight: Tensor) -> Tensor:
+    return (x - weight).square().sum()
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_uses_outside_of_passes_are_refused(name: str) -> None:
+    torch._dynamo.reset()
+    model = attach(Scaled())
+    for _ in range(2):
+        loss = model(X).sum() + COMPILED[name](model, X)
+        with pytest.raises(FeedpropError, match=r"fc\.weight.* used outside of its forward\(\)"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_compiled_penalties_keep_their_gradient(compiled: bool) -> None:
+    torch._dynamo.reset()
+    model = attach(Scaled())
+    run = torch.compile(model, backend="aot_eager") if compiled else model
+    penalty = torch.compile(lambda weights: sum(w.square().sum() for w in weights), backend="aot_eager")
+    for _ in range(2):
+        model.zero_grad()
+        run(X).sum().backward()
+        before = model.head.weight.grad.clone()
+        model.zero_grad()
+        (run(X).sum() + penalty([model.fc.weight, model.head.weight])).backward()
+        torch.testing.assert_close(model.head.weight.grad, before + 2 * model.head.weight)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at it
+@pytest.mark.parametrize("part", ["fc", "head"])
+def test_a_compiled_child_gives_feedback_inside_and_is_refused_outside(part: str) -> None:
+    torch._dynamo.reset()
+    model = attach(Scaled())
+    model(X).sum().backward()
+    expected = feedback_of(model)
+    model.zero_grad(set_to_none=True)
+    getattr(model, part).compile(backend="aot_eager")
+    model(X).sum().backward()
+    torch.testing.assert_close(feedback_of(model), expected, **CLOSE)
+    with pytest.raises(FeedpropError, match=rf"{part}\.weight.* used outside of its forward"):
+        getattr(model, part)(X).sum().backward()
+
+
 # --- what is remembered of passes ---
 
 

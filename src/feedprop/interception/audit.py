@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from feedprop import credit
 from feedprop.errors import UnknownOperationError, first_few
 from feedprop.interception.contents import refuse_code, tensors_in
+from feedprop.interception.unsupported import refuse_gradients_from_hooks
 from feedprop.operations.elementwise import elementwise
 from feedprop.operations.registry import HANDLERS
 
@@ -107,12 +108,13 @@ class Audit:
             since: `credit.sequence_number()` before the model ran.
 
         Raises:
-            FeedpropError: the model returned a function or generator.
+            FeedpropError: the model returned a function or generator, or hooks on it compute gradients of weights.
             UnknownOperationError: a node or parameter that no rule saw; the message has the remedy.
         """
         key = spans.signature, credit.sequence_number() - since, spans.count()
         if key in self.known:
             return
+        refuse_gradients_from_hooks(self.model)
         refuse_code(result)
         given = list(tensors_in(inputs))
         ends = {tensor.grad_fn for tensor in given if tensor.grad_fn is not None}

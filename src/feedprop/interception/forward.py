@@ -38,6 +38,7 @@ class Forward:
         self.model, self.composite, self.unknown = model, composite, unknown
         self.scopes = Scopes(composite.default)  # of a pass that is compiled
         self.tracing = False
+        self.traced = False  # whether it was ever compiled
         self.neurons: list[nn.Module] = []  # of snnTorch, whose forward was replaced
         self.replaced = {name: model.__dict__.get(name) for name in ("forward", "_call_impl", *methods)}
         self.unbound = tuple(name for name in self.replaced if _is_unbound(type(model), name))
@@ -166,7 +167,7 @@ class Forward:
         if self.held and self.unknown == "error":
             torch.compiler.disable(refuse_leaves)(self.held)  # type: ignore[no-untyped-call]  # dynamo would go on
         self.scopes.restart(self.composite.default)
-        self.tracing = True
+        self.tracing = self.traced = True
         propagation = Propagation(
             self.model, self.composite, unknown=self.unknown, scopes=self.scopes, owners=self.owners
         )

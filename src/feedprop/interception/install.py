@@ -110,6 +110,7 @@ PRIVATE = {
     "nn.Module._modules": "torch.func: the same, in modules of length 0 too",
     "nn.Module._forward_hooks": "detach removes feedprop's hooks; those of others run inside the pass",
     "nn.Module._forward_pre_hooks": "the same",
+    "nn.Module._backward_hooks": "refusing packages that compute gradients of weights from hooks",
     "nn.Module._forward_hooks_always_called": "detach removes feedprop's hooks",
     "nn.Conv2d._conv_forward": "counting the additions of spiking convolutions",
     "Tensor._is_view": "training by feedback alignment: outputs of layers that are views are copied",

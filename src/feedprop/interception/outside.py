@@ -77,6 +77,19 @@ def _models() -> Iterator[nn.Module]:
     return (model for model in ATTACHED if "_modules" in vars(model))  # without copies that are not filled yet
 
 
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether a model was compiled since it was attached, so that compiled regions may contain its rules."""
+    return getattr(model.__dict__.get("forward"), "traced", True)
+
+
+def _used_without_rules(node: Any, uncompiled: set[int]) -> list[Any]:
+    """Return the nodes of parameters that a compiled region uses, unless it is a penalty or contains their rules."""
+    before = [other for other, _ in node.next_functions]
+    used = [other for other in before if id(getattr(other, "variable", None)) in uncompiled]
+    penalty = math.prod(_shape(node)) == 1 and all(hasattr(other, "variable") for other in before)
+    return [] if penalty else used
+
+
 def _names(model: nn.Module, found: set[int]) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) in found]
 
@@ -86,6 +99,9 @@ class _Search:
 
     def __init__(self) -> None:
         self.attached = {id(parameter) for model in _models() for parameter in model.parameters()}
+        self.uncompiled = {
+            id(parameter) for model in _models() if not _is_compiled(model) for parameter in model.parameters()
+        }
         self.passes = PASSES  # of this thread
         self.kinds: dict[Any, int] = {None: ANYTHING}  # of the nodes; None stands for constants
         self.strays: list[str] = []  # types of nodes in passes that no handler made
@@ -115,6 +131,9 @@ class _Search:
         if number in self.passes.all:
             if number not in self.passes.lenient:
                 self._look_inside(node, [other for other, _ in used])
+            return ANYTHING
+        if credit.is_compiled(node):
+            self.outside += _used_without_rules(node, self.uncompiled)
             return ANYTHING
         variable = getattr(node, "variable", None)
         if variable is not None:

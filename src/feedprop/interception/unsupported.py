@@ -1,6 +1,9 @@
-"""Refuses modules that use parameters where no rule sees it."""
+"""Refuses modules that use parameters where no rule sees it, and hooks that compute gradients of their own."""
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,13 +16,37 @@ _REFUSED = {
     "DataParallel": "use torch.nn.parallel.DistributedDataParallel instead",
 }
 
+# Packages that compute gradients of weights from what their hooks see: a layer's inputs, and what comes back to it
+_FROM_HOOKS = {"opacus", "fastDP", "backpack", "curvlinops", "kfac", "singd", "asdl", "asdfghjkl", "nngeometry"}
+
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Raise if `model` contains a module that uses parameters where no rule sees it."""
+    """Raise if `model` contains a module that uses parameters where no rule sees it, or hooks that take gradients."""
+    refuse_gradients_from_hooks(model)
     for path, module in model.named_modules():
         for kind in type(module).__mro__:
             if kind.__module__.startswith("torch.") and kind.__name__ in _REFUSED:
                 raise FeedpropError(_hides(f"{kind.__name__} ({path or 'the model itself'})", kind.__name__))
+
+
+def refuse_gradients_from_hooks(model: nn.Module) -> None:
+    """Raise if a package computes gradients of weights from what its hooks see, which is credit under rules."""
+    for path, module in model.named_modules():
+        for hook in (*module._forward_hooks.values(), *module._backward_hooks.values()):
+            package = _package(hook)
+            if package in _FROM_HOOKS:
+                raise FeedpropError(
+                    f"{package} computes gradients of weights from its hooks on {path or 'the model'}; under rules, "
+                    f"they see credit, and what they make of it is neither feedback nor a gradient: use "
+                    f"{package} without attach, or take feedback per sample by torch.func.vmap(torch.func.grad(...))"
+                )
+
+
+def _package(hook: Any) -> str:
+    """Return the name of the package that a hook is from, which may be a method or a partial function."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", None) or "").partition(".")[0]
 
 
 def refuse_flat_parameters(module: nn.Module) -> None:
