@@ -274,6 +274,31 @@ def test_modules_that_hide_parameters_are_refused(kind: str) -> None:
         attach(nn.Sequential(nn.Linear(4, 3), hiding))
 
 
+class Sparse(nn.Module):
+    """Multiplies by a sparse matrix, which is a parameter, or is made of one."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(make(torch.tensor([[1.0, 0.0, -2.0], [0.0, 3.0, 0.0]])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if weight.layout is torch.strided:
+            weight = torch.sparse_coo_tensor([[0, 0, 1], [0, 2, 1]], weight, (2, 3))
+        return torch.sparse.mm(weight, x.T).T
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")  # in beta state
+@pytest.mark.parametrize("make", [Tensor.to_sparse, Tensor.to_sparse_csr])
+def test_sparse_parameters_are_refused_with_a_remedy_that_works(make: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(FeedpropError, match=r"weight is a parameter of layout .*torch.sparse_coo_tensor\(indices"):
+        attach(Sparse(make))
+    remedied = Sparse(lambda weight: weight[weight != 0])
+    found = propagate(remedied, torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, -1.0]])).feedback["weight"]
+    expected = torch.tensor([1 * 1 / -5, 2 * 3 / -5, 3 * 2 * -1 / 6])  # |w| a R / z, with z = (-5, 6)
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
 class Sampler:
     """Computes gradients from hooks, as opacus.GradSampleModule does, whose hooks are methods and partial functions."""
 

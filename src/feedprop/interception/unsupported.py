@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from feedprop.errors import FeedpropError
@@ -21,8 +22,15 @@ _FROM_HOOKS = {"opacus", "fastDP", "backpack", "curvlinops", "kfac", "singd", "a
 
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Raise if `model` contains a module that uses parameters where no rule sees it, or hooks that take gradients."""
+    """Raise if `model` contains sparse parameters, or modules or hooks of which the rules do not see what they do."""
     refuse_gradients_from_hooks(model)
+    for name, parameter in model.named_parameters():
+        if parameter.layout is not torch.strided:
+            raise FeedpropError(
+                f"{name} is a parameter of layout {parameter.layout}, but feedback is |w| times credit for dense ones: "
+                f"make its values a dense nn.Parameter, and build the matrix inside of forward() by "
+                f"torch.sparse_coo_tensor(indices, values, shape)"
+            )
     for path, module in model.named_modules():
         for kind in type(module).__mro__:
             if kind.__module__.startswith("torch.") and kind.__name__ in _REFUSED:
