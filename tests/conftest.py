@@ -13,6 +13,17 @@ hypothesis.settings.register_profile("feedprop", deadline=None, derandomize=True
 hypothesis.settings.load_profile("feedprop")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "no_cover: run without measuring coverage (pytest-cov)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure no coverage in compiled tests and random programs: it doubles their time, and others cover the same."""
+    for item in items:
+        if "compile" in item.name or item.path.parent.name == "fuzz":
+            item.add_marker(pytest.mark.no_cover)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
     """Let SIGINT raise KeyboardInterrupt, which a shell that starts the tests in the background has turned off."""

@@ -274,6 +274,39 @@ def test_modules_that_hide_parameters_are_refused(kind: str) -> None:
         attach(nn.Sequential(nn.Linear(4, 3), hiding))
 
 
+class Storing(nn.Module):
+    """Keeps what it computed, as models do that show their activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.stored: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.fc(x)
+        h = z.relu()
+        moved = h.view(-1, 2, 2).transpose(1, 2).reshape(-1, 4)
+        self.stored = {"z": z, "h": h, "moved": moved, "mask": (z > 0).to(z.dtype)}
+        return moved * moved.sigmoid() * self.stored["mask"]
+
+
+@pytest.mark.parametrize("name", ["z", "h", "moved", "mask", "output"])
+def test_what_a_model_computed_is_saved_without_what_feedprop_remembers(name: str) -> None:
+    model = attach(Storing())
+    model.stored["output"] = model(torch.randn(3, 4))
+    tensor = model.stored[name]
+    tensor.note = "kept"
+    before = dict(tensor.__dict__)
+    file = io.BytesIO()
+    torch.save(tensor, file)
+    file.seek(0)
+    found = torch.load(file)  # weights only
+    assert found.__dict__ == {"note": "kept"}
+    torch.testing.assert_close(found, tensor, rtol=0, atol=0)
+    assert tensor.__dict__ == before
+    assert pickle.loads(pickle.dumps(model)).stored[name].__dict__ == {"note": "kept"}
+
+
 class Sparse(nn.Module):
     """Multiplies by a sparse matrix, which is a parameter, or is made of one."""
 

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import copyreg
 import gc
 import pickle
 import subprocess
@@ -63,6 +64,7 @@ def _state(function: Any) -> dict[str, Any]:
         ),
         "torch.autograd._engine_run_backward": torch.autograd._engine_run_backward,
         "torch.nn.Module.__setstate__": nn.Module.__setstate__,
+        "copyreg.dispatch_table": copyreg.dispatch_table.get(Tensor),
         "torch.autograd.Functions": {"class": type(function), **own},
     }
 

@@ -203,7 +203,7 @@ class Listed(nn.Module):
 def test_rewards_reach_silent_neurons_of_a_compiled_network_as_they_do_uncompiled(neuron, preset, listed) -> None:
     torch.manual_seed(0)
     network = SpikingSequential(nn.Linear(6, 8), LIF(), nn.Linear(8, 4), neuron()).double()
-    model, x, labels = Listed(network) if listed else network, torch.rand(7, 5, 6).double(), torch.arange(5) % 4
+    model, x, labels = Listed(network) if listed else network, torch.rand(4, 5, 6).double(), torch.arange(5) % 4
     found = []
     with attached(model, preset()):
         for run in (model, torch.compile(model, backend="aot_eager")):

@@ -181,7 +181,7 @@ def central_difference(activation: Activation, z: Tensor, step: float, *, relati
                 return rise.div_(2 * d).to(z.dtype)
             return (rise if d == 0.5 else rise.mul_(1 / (2 * d))).to(z.dtype)
 
-        whole = torch.compiler.is_compiling() or not marks.known_elementwise(activation)
+        whole = torch.compiler.is_dynamo_compiling() or not marks.known_elementwise(activation)
         return quotient(z) if whole else _by_blocks(quotient, z)
 
     return _sloped(activation, z, slope_of, keeps_output=False)
@@ -195,7 +195,7 @@ def jumps(activation: Activation, z: Tensor, at_zero: tuple[float, float] | None
     if marks.known_to_jump(activation):
         return True
     if at_zero is None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return False
         at_zero = limits_at_zero(activation, z)
     return at_zero[0] != at_zero[1]

@@ -85,7 +85,7 @@ def stand_in(x: Tensor, values: Tensor) -> Tensor:
 
 def follows_weights(x: Tensor) -> bool:
     """Whether `x` was computed from a parameter; under torch.compile and torch.func, from any tensor with gradient."""
-    if torch.compiler.is_compiling() or transformed():
+    if torch.compiler.is_dynamo_compiling() or transformed():
         return x.requires_grad and not x.is_leaf
     return any(isinstance(getattr(node, "variable", None), torch.nn.Parameter) for node in walk([x.grad_fn]))
 
@@ -94,7 +94,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: float | Tensor) -> Tensor:
         ctx.share = share
-        return x.view_as(x) if torch.compiler.is_compiling() else x.detach()  # no view, so it may be written to
+        return x.view_as(x) if torch.compiler.is_dynamo_compiling() else x.detach()  # no view, so it may be written to
 
     @staticmethod
     def backward(ctx: Any, credit: Tensor) -> tuple[Tensor, None]:

@@ -15,6 +15,7 @@ write ends it, also a write through a view. torch.compile hides versions; there 
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ class Start(NamedTuple):
 
 def version(tensor: Tensor) -> int:
     """Return how often the memory of a tensor was written to, views included; under torch.compile 0."""
-    return 0 if torch.compiler.is_compiling() else tensor._version
+    return 0 if torch.compiler.is_dynamo_compiling() else tensor._version
 
 
 def mark(tensor: Tensor, kind: str, value: Any) -> None:
@@ -85,7 +86,7 @@ def get(tensor: Any, kind: str) -> Any:
 
 def forget(tensor: Tensor) -> None:
     """Forget everything about `tensor`, because it is about to be written to."""
-    compiling = torch.compiler.is_compiling()
+    compiling = torch.compiler.is_dynamo_compiling()
     for kind in KINDS:
         if compiling and getattr(tensor, kind, None) is not None:
             setattr(tensor, kind, None)
@@ -95,8 +96,22 @@ def forget(tensor: Tensor) -> None:
 
 def clear(tensor: Tensor) -> None:
     """Remove everything that feedprop has ever remembered about `tensor`."""
-    for name in [name for name in tensor.__dict__ if name.startswith("_feedprop")]:
-        del tensor.__dict__[name]
+    tensor.__dict__ = _others(tensor)
+
+
+@contextlib.contextmanager
+def hidden(tensor: Tensor) -> Iterator[None]:
+    """Hide within the block what is remembered about `tensor`."""
+    everything = tensor.__dict__
+    tensor.__dict__ = _others(tensor)
+    try:
+        yield
+    finally:
+        tensor.__dict__ = everything
+
+
+def _others(tensor: Tensor) -> dict[str, Any]:
+    return {name: value for name, value in tensor.__dict__.items() if not name.startswith("_feedprop")}
 
 
 def is_weight(value: Any) -> bool:
@@ -108,7 +123,7 @@ def is_weight(value: Any) -> bool:
 
 def identity(parameter: Tensor) -> Any:
     """Return the id of a parameter; under torch.compile, where asking for an id ties the code to it, the parameter."""
-    return parameter if torch.compiler.is_compiling() else id(parameter)
+    return parameter if torch.compiler.is_dynamo_compiling() else id(parameter)
 
 
 def mark_weight(tensor: Tensor, owner: Any = True) -> Tensor:
@@ -119,18 +134,18 @@ def mark_weight(tensor: Tensor, owner: Any = True) -> Tensor:
 
 def mark_non_negative(tensor: Tensor) -> None:
     """Remember that no value of `tensor` is negative (not under torch.compile)."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         mark(tensor, NON_NEGATIVE, True)
 
 
 def known_non_negative(value: Any) -> bool:
     """Whether an earlier operation has made sure that no value is negative."""
-    return not torch.compiler.is_compiling() and get(value, NON_NEGATIVE) is not None
+    return not torch.compiler.is_dynamo_compiling() and get(value, NON_NEGATIVE) is not None
 
 
 def mark_reader(tensor: Tensor, result: Tensor) -> None:
     """Remember that the backward pass of `result` will need the values of `tensor` (not under torch.compile)."""
-    if not torch.compiler.is_compiling() and (node := result.grad_fn) is not None:
+    if not torch.compiler.is_dynamo_compiling() and (node := result.grad_fn) is not None:
         memory = tensor if tensor._base is None else tensor._base
         mark(memory, READERS, [*(x for x in get(memory, READERS) or () if x() is not None), weakref.ref(node)])
 
@@ -146,7 +161,7 @@ def readers(tensor: Tensor) -> Iterator[Any]:
 
 def mark_elementwise(function: Callable[..., Any]) -> None:
     """Remember that each value of `function` depends only on the number at its own position."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         setattr(function, _ELEMENTWISE, True)
 
 
@@ -196,7 +211,7 @@ def carry(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 def markable(output: Any) -> Any:
     """Return `output` with parts that can be marked: torch.compile marks no part of a tuple, but a view of it."""
-    if not (torch.compiler.is_compiling() and isinstance(output, (tuple, list))):
+    if not (torch.compiler.is_dynamo_compiling() and isinstance(output, (tuple, list))):
         return output
     views = []
     for part in output:

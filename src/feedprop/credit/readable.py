@@ -10,7 +10,7 @@ from feedprop.credit.transforms import transformed
 
 def readable(values: Tensor) -> bool:
     """Whether Python may look at values: on a device it would have to wait for them, and traced, there are none."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()
+    return values.device.type == "cpu" and not torch.compiler.is_dynamo_compiling() and not transformed()
 
 
 def not_finite(values: Tensor) -> int:

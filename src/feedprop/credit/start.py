@@ -45,7 +45,7 @@ NEURONS: list[type[Any]] = []  # node types that read the reward on their first 
 
 def traced() -> bool:
     """Whether the graph is hidden, by torch.compile or torch.func."""
-    return torch.compiler.is_compiling() or transformed()
+    return torch.compiler.is_dynamo_compiling() or transformed()
 
 
 class _Held:

@@ -18,7 +18,7 @@ class _Damped(torch.autograd.Function):
         ctx.epsilon = epsilon
         ctx.save_for_backward(z)
         ctx.damping = ctx.rectified = None
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return z.clone()  # under torch.compile, later writes must not reach the saved tensor
         return z.detach()  # the same memory, but no view, so it may be written to in place (see `prepare_write`)
 
@@ -93,7 +93,7 @@ def undamped(z: Tensor) -> tuple[Tensor, float]:
     recorded: marks.Undamped | None = marks.get(z, marks.UNDAMPED)
     if recorded is None:
         return z, 0.0
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return rerouted(z, (recorded.tensor, 1.0)), recorded.epsilon
     if z._backward_hooks or z.retains_grad:  # of FSDP for instance; they must see the damped credit
         return z, 0.0
@@ -102,7 +102,7 @@ def undamped(z: Tensor) -> tuple[Tensor, float]:
 
 def fusible(z: Tensor) -> tuple[Tensor, float]:
     """Like `undamped`, but return `z` and 0 under torch.compile, which fuses the two passes anyway, or if `kept`."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return z, 0.0
     recorded: marks.Undamped | None = marks.get(z, marks.UNDAMPED)
     return (z, 0.0) if recorded is not None and not recorded.fuses else undamped(z)

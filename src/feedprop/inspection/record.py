@@ -164,7 +164,7 @@ class _Recorder:
 
     def _begin(self) -> bool:
         """Whether a forward pass is measured that begins, or goes on, now."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             raise FeedpropError("record() cannot look into torch.compile; record a few steps without it")
         if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:  # a checkpoint that is recomputed
             return False

@@ -44,11 +44,6 @@ class Spans:
         self.bounds: list[int] = []  # begin and end of each range in turn
         self.signature = 0
 
-    def note(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Add a call to the signature."""
-        required = _required((*args, *kwargs.values()) if kwargs else args)
-        self.signature = hash((self.signature, function, required))
-
     def add(self, begin: int, end: int) -> None:
         """Note that a handler made the nodes from `begin` up to but not including `end`."""
         if begin == end:
@@ -79,7 +74,7 @@ class Spans:
         return bisect_right(self.bounds, number) % 2 == 1
 
 
-def _required(values: Iterable[Any]) -> int:
+def required(values: Iterable[Any]) -> int:
     """Return which of these tensors require a gradient, as the bits of a number."""
     bits = 1
     for value in values:
@@ -87,7 +82,7 @@ def _required(values: Iterable[Any]) -> int:
         if kind is Tensor:
             bits += bits + value.requires_grad
         elif kind is list or kind is tuple:
-            bits = (bits << 64) + _required(value)
+            bits = (bits << 64) + required(value)
     return bits
 
 

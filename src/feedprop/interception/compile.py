@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -101,14 +100,9 @@ def _compilers_copy() -> Any:
     return None if compiler is None else compiler.get_overridable_functions()
 
 
-@contextlib.contextmanager
-def refuse_captured() -> Iterator[None]:
-    """Raise FeedpropError if torch.cond, torch.while_loop or scan could not be captured within the block."""
-    try:
-        yield
-    except RuntimeError as error:
-        if type(error).__name__ != "UncapturedHigherOrderOpError":
-            raise
+def refuse_captured(error: RuntimeError) -> None:
+    """Raise FeedpropError if an error says that torch.cond, torch.while_loop or scan could not be captured."""
+    if type(error).__name__ == "UncapturedHigherOrderOpError":
         raise FeedpropError(
             "torch.cond, torch.while_loop and scan inside of an attached model hide from the rules what they compute: "
             "write Python's if, while and for, or torch.where"

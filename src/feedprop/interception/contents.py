@@ -20,6 +20,8 @@ _SEQUENCES = (tuple, list, set, frozenset, deque, ValuesView)
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield every tensor in what a model takes or returns, also inside objects of the user's own."""
+    if isinstance(value, Tensor):
+        return iter((value,))
     return (item for item in _inside(value, _has_attributes) if isinstance(item, Tensor))
 
 

@@ -118,7 +118,7 @@ class Forward:
         return own if name in self.unbound else MethodType(own, self.model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             owner = _caller(sys._getframe(1))
             if owner is not None and owner is not self.model and owner.__dict__.get("forward") is self:
                 return self.of_copy(owner)(*args, **kwargs)
@@ -142,7 +142,7 @@ class Forward:
 
     def inside(self) -> bool:
         """Whether a pass of this model is already running in this thread."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self.tracing
         return any(mode.model is self.model for mode in running())
 
@@ -150,7 +150,7 @@ class Forward:
         """Call the method of this name, in a pass under rules unless gradients are off or one is running."""
         if not torch.is_grad_enabled() or self.inside():
             return self._call(name, args, kwargs)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self._traced(name, args, kwargs)
         return self._eager(name, args, kwargs)
 
@@ -198,11 +198,14 @@ class Forward:
         for mode in outer:  # in an attached model inside an attached model, only the inner rules apply
             mode.suspended = True
         try:
-            with propagation, refuse_captured():
+            with propagation:
                 result = _finished(self._call(name, args, kwargs), propagation)
             if self.unknown == "error" and not transformed:
                 self.audit.check(result, (args, kwargs, propagation.leaves), propagation.spans, since=begin)
             return result
+        except RuntimeError as error:
+            refuse_captured(error)
+            raise
         finally:
             end = credit.sequence_number()
             lenient = self.unknown != "error" or transformed
@@ -267,7 +270,7 @@ class Hooked:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model = self.forward.model
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             owner = _caller(sys._getframe(1))
             if owner is not None and owner is not model and owner.__dict__.get("_call_impl") is self:
                 run: Any = Hooked(self.forward.of_copy(owner))
@@ -330,14 +333,14 @@ def _owned(model: nn.Module, hooked: nn.Module) -> list[tuple[nn.Parameter, list
 
 def _scopes(forward: Forward) -> list[Scopes]:
     """Return the scopes of the running passes of a model."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return [forward.scopes]
     return [mode.scopes for mode in running() if mode.hooked is forward.model]
 
 
 def _finished(result: Any, propagation: Propagation) -> Any:
     """Return `result`, prepared for rewards on outputs of 0, with its parameters `weighted`."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         for part in _plain_tensors(result):
             start = marks.get(part, marks.START)
             marks.forget(part)
@@ -366,7 +369,7 @@ def _with_magnitude(result: Any, magnitude: credit.Magnitude) -> Any:
     """Return a result in which each parameter is replaced by a view that gets feedback."""
     if isinstance(result, nn.Parameter):
         weight = credit.as_weight(result, magnitude)
-        return weight.clone() if torch.compiler.is_compiling() else weight  # no view, as in `Operands.mark`
+        return weight.clone() if torch.compiler.is_dynamo_compiling() else weight  # no view, as in `Operands.mark`
     if isinstance(result, tuple) and hasattr(result, "_fields"):
         return type(result)(*(_with_magnitude(part, magnitude) for part in result))
     if type(result) in (tuple, list):

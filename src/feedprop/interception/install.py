@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from feedprop.interception import activation_checkpointing, backward, compile, script, shallow_copy
+from feedprop.interception import activation_checkpointing, backward, compile, pickled, script, shallow_copy
 from feedprop.operations import autograd_function, packages
 
 __all__ = ["CHANGES", "PRIVATE", "Change", "acquire", "release"]
@@ -58,6 +58,12 @@ CHANGES = (
         "a shallow copy of an attached model would have the forward and methods of its original, and run its weights",
         shallow_copy.make,
         shallow_copy.undo,
+    ),
+    Change(
+        "copyreg.dispatch_table[torch.Tensor]",
+        "what feedprop remembers of a tensor would be saved with it, and torch.load would refuse the file",
+        pickled.make,
+        pickled.undo,
     ),
     Change(
         "apply and __class__ of registered torch.autograd.Functions (the user's, timm's, transformers')",

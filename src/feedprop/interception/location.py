@@ -22,7 +22,7 @@ _PLACES: dict[str, Any] = {
 
 def spelling(function: Function) -> str:
     """Return a torch function as a user writes it: torch.special.i0, torch.ops.torchvision.roi_align."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return getattr(function, "__name__", "a function")
     if isinstance(function, torch._ops.OpOverload):
         return f"torch.ops.{function}"
@@ -41,7 +41,7 @@ def spelling(function: Function) -> str:
 
 def running_module(model: nn.Module) -> str:
     """Return path and type of the innermost running module, found on the call stack."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return "the compiled model"
     paths = {id(module): path for path, module in model.named_modules()}
     frame = sys._getframe(1)

@@ -16,7 +16,7 @@ import feedprop.operations.table  # noqa: F401  fills the table
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError, UnknownOperationError
-from feedprop.interception.audit import Spans
+from feedprop.interception.audit import Spans, required
 from feedprop.interception.func import refuse_transforms_inside
 from feedprop.interception.location import remedy, running_module, spelling
 from feedprop.interception.scopes import Owner, Scopes
@@ -78,7 +78,7 @@ class Propagation(TorchFunctionMode):
 
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return False
         if self._buffers is None:
             self._buffers = {id(buffer) for buffer in self.model.buffers()}
@@ -94,7 +94,7 @@ class Propagation(TorchFunctionMode):
     ) -> Any:
         """Call `function` through its handler."""
         kwargs = kwargs or {}
-        compiling = torch.compiler.is_compiling()
+        compiling = torch.compiler.is_dynamo_compiling()
         if compiling and getattr(function, "__module__", None) == "torch._tensor":
             function = _METHODS[getattr(function, "__wrapped__", function).__name__]
         handler = HANDLERS.get(function)
@@ -111,10 +111,11 @@ class Propagation(TorchFunctionMode):
             return function(*args, **kwargs)
         if compiling:
             return self._handle(handler, function, args, kwargs)
-        self.spans.note(function, args, kwargs)
+        spans = self.spans
+        spans.signature = hash((spans.signature, function, required((*args, *kwargs.values()) if kwargs else args)))
         begin = credit.sequence_number()
         output = self._handle(handler, function, args, kwargs)
-        self.spans.add(begin, credit.sequence_number())
+        spans.add(begin, credit.sequence_number())
         return output
 
     def _handle(self, handler: Handler | None, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -143,7 +144,7 @@ def running() -> list[Propagation]:
 
 def _refuse_reentrant_checkpoint() -> None:
     """Raise if torch.utils.checkpoint called with use_reentrant=True, since it recomputes without the rules."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:

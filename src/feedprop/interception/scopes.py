@@ -41,7 +41,8 @@ class Scopes:
 
     def active(self) -> Rule:
         """Return the rule of the innermost module that runs."""
-        return self._rule(self.running[-1])
+        owner = self.running[-1]
+        return owner.rule if owner.by_position is None else self._rule(owner)
 
     def of_weight(self, owners: Sequence[Owner]) -> Rule:
         """Return the rule for one use of a weight: of the running module if it owns the weight or none is known to.
@@ -54,6 +55,8 @@ class Scopes:
                 break
         else:
             owner = owners[0] if owners else owner
+        if owner.by_position is None:
+            return owner.rule
         self._ran(owner)
         return self._rule(owner)
 

@@ -102,7 +102,7 @@ def _relay(function: type[Any], forward: Any, backward: Any, apply: Any) -> None
 
     def seen(ctx: Any, *args: Any) -> Any:
         tensors = [value for value in args if isinstance(value, Tensor)]
-        if torch.compiler.is_compiling() or not listened_to(*tensors):
+        if torch.compiler.is_dynamo_compiling() or not listened_to(*tensors):
             return forward(ctx, *args)
         if any(isinstance(value, torch.nn.Parameter) for value in args):
             return forward(ctx, *args)

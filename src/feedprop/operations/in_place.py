@@ -36,7 +36,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
         target = args[0]
         weight = marks.get(target, marks.WEIGHT)
-        if torch.compiler.is_compiling() or credit.transformed():  # they make copies anyway
+        if torch.compiler.is_dynamo_compiling() or credit.transformed():  # they make copies anyway
             copy = copied(target, args[1:])
             marks.forget(target)
             return _written(context, target, (copy, *args[1:]), kwargs)
@@ -134,7 +134,7 @@ def optionally_in_place(handler: Handler, position: int) -> Handler:
         kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
         if not asked:
             return handler(context, function, args[:position] + args[position + 1 :], kwargs)
-        if base is ordinary and not (torch.compiler.is_compiling() or credit.transformed()):
+        if base is ordinary and not (torch.compiler.is_dynamo_compiling() or credit.transformed()):
             return in_place(handler, function)(context, function, args, kwargs | {"inplace": True})
         target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
         return in_place(handler, function)(context, function, (target, *rest), kwargs)

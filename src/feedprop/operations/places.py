@@ -131,7 +131,12 @@ def same(a: Any, b: Any) -> bool:
 
 def indices_among(rest: Arguments, named: Keywords) -> list[Tensor]:
     """Return the tensors among the further arguments of what moves values."""
+    if not named and _WITHOUT_TENSORS.issuperset(map(type, rest)):
+        return []
     return [value for value in flat((*rest, *named.values())) if isinstance(value, Tensor)]
+
+
+_WITHOUT_TENSORS = {int, float, bool, str, slice, type(None), type(...)}
 
 
 def version_of(tensors: Iterable[Tensor]) -> int:

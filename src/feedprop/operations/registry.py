@@ -154,7 +154,7 @@ class Operands:
     def mark(self, output: Any) -> Any:
         """Mark the result as a weight if it is one. Returns the result."""
         if self.yield_weight:
-            if self.of_parameter and torch.compiler.is_compiling():
+            if self.of_parameter and torch.compiler.is_dynamo_compiling():
                 output = _owned(output)
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
                 if isinstance(tensor, Tensor) and tensor.requires_grad:

@@ -16,19 +16,9 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.operations.kinds import GATE, MULTIPLE, SUM, divided, multiplied
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, as_constant, is_activation
-from feedprop.operations.sources import (
-    GATE,
-    MULTIPLE,
-    SUM,
-    common,
-    divided,
-    multiplied,
-    remember,
-    sources_of,
-    tracked,
-    where_selected,
-)
+from feedprop.operations.sources import common, remember, sources_of, tracked, where_selected
 
 
 def self_gated(handler: Handler, *, divides: bool = False) -> Handler:

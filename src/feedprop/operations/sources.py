@@ -1,21 +1,12 @@
-"""Remembers of which tensors a result is a function, its sources, and what kind of function it is.
+"""Remembers of which tensors a result is a function, its sources, and what kind of function it is (see `kinds`).
 
 Each elementwise result, and each view or copy, remembers its sources, the nearest first, so that a product can tell
-whether its factors are functions of the same values (`self_gated`). The kind of a result is a number; a result of
-several sources has the largest.
-
-    MULTIPLE    of the source: 2 * x, x.clone(), -x; also its values in another shape, in the same order
-    OFFSET      x + 1, x + x
-    ARITHMETIC  powers, products and smooth functions of it: x * x, x.log(), x.exp()
-    SUM         arithmetic plus something: divided by it, x is an activation, x / (1 + exp(-x)) or x / (1 + |x|)
-    GATE        an activation function took part, or erf
-    NORMALISED  another function at each place: softmax, layer_norm, constants that differ from element to element
-    PARTLY      other values took part: x.sum(), x - x.mean(), x + y
+whether its factors are functions of the same values (`self_gated`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +16,7 @@ from torch.nn import Parameter
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.credit.readable import readable
+from feedprop.operations.kinds import GATE, MULTIPLE, NORMALISED, PARTLY, Kind, KindOf
 from feedprop.operations.places import (
     Mix,
     Move,
@@ -37,63 +29,12 @@ from feedprop.operations.places import (
     same,
     version_of,
 )
-from feedprop.operations.products import EXPONENTS
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
 FARTHEST = 6  # number of sources that a result remembers, the nearest first
-MULTIPLE, OFFSET, ARITHMETIC, SUM, GATE, NORMALISED, PARTLY = range(7)
-Source = tuple[
-    Any, int
-]  # what stands for the values of a tensor (`_values`), a Move or a Mix; and the kind of function
-Call = tuple[Function, Arguments, Keywords]
+DEEPEST = 64  # number of results in a row whose sources are not worked out
+Source = tuple[Any, int]  # what stands for values of a tensor (`_values`), a Move or a Mix; the kind of function
 MovingCall = tuple[str, Function, bool, Arguments, Keywords]  # see `Way`
-KindOf = Callable[..., int]  # takes the kinds of the arguments and the call
-
-
-def multiple(*kinds: int, call: Call) -> int:
-    """Return the kind of a multiple, x * 2."""
-    return kinds[0]
-
-
-def smooth(*kinds: int, call: Call) -> int:
-    """Return the kind of a smooth function of one number, or of a product of two."""
-    return GATE if GATE in kinds else ARITHMETIC
-
-
-def multiplied(*kinds: int, call: Call) -> int:
-    """Return the kind of a product: with a constant, a multiple."""
-    return kinds[0] if len(kinds) == 1 else smooth(*kinds, call=call)
-
-
-def added(*kinds: int, call: Call) -> int:
-    """Return the kind of a sum or difference."""
-    return max(OFFSET if max(kinds) <= OFFSET else SUM, *kinds)
-
-
-def gate(*kinds: int, call: Call) -> int:
-    """Return the kind of an activation function."""
-    return GATE
-
-
-def raised(*kinds: int, call: Call) -> int:
-    """Return the kind of a power: a negative one of a sum is a gate."""
-    function, args, kwargs = call
-    base, *rest = (*args, *(kwargs[name] for name in ("input", "self", "exponent") if name in kwargs))
-    exponent = rest[0] if rest else EXPONENTS.get(function.__name__)
-    if len(kinds) > 1 or not isinstance(base, Tensor) or not base.requires_grad:
-        return smooth(*kinds, call=call)  # x ** x, 2 ** x
-    if kinds[0] == SUM and isinstance(exponent, (int, float)) and exponent < 0:
-        return GATE
-    return max(ARITHMETIC, kinds[0])
-
-
-def divided(*kinds: int, call: Call) -> int:
-    """Return the kind of a quotient: by a sum, it is a gate."""
-    _, args, kwargs = call
-    numerator = args[0] if args else kwargs["input"]
-    if len(kinds) == 1 and isinstance(numerator, Tensor) and numerator.requires_grad:
-        return kinds[0]
-    return GATE if kinds[-1] == SUM else smooth(*kinds, call=call)
 
 
 def tracked(handler: Handler, kind_of: KindOf) -> Handler:
@@ -101,17 +42,19 @@ def tracked(handler: Handler, kind_of: KindOf) -> Handler:
 
     Args:
         handler: of an elementwise function.
-        kind_of: takes the kinds of the arguments that require a gradient, one or two, and returns that of the result.
+        kind_of: of these functions (see `kinds`).
     """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         output = handler(context, function, args, kwargs)
-        factors = _factors(args, kwargs)
-        if not factors or not isinstance(output, Tensor) or not output.requires_grad:
+        if not isinstance(output, Tensor) or not output.requires_grad:
             return output
-        if factors[0] is not output and (sources := _of_result(kind_of, factors, (function, args, kwargs))):
-            remember(output, sources)
-        if all(marks.get(x, marks.SELECTION) is not None for x in factors):
+        factors, differing = _factors(args, kwargs)
+        if not factors:
+            return output
+        if factors[0] is not output and len(factors) < 3:
+            remember(output, changed(factors, output.shape, _combined(kind_of(function, args, kwargs), differing)))
+        if _all_select(factors):
             marks.mark(output, marks.SELECTION, True)  # 1 - mask, mask * mask, mask + mask
         return output
 
@@ -134,7 +77,9 @@ def mixes(handler: Handler, *, keeps_places: bool = False) -> Handler:
             return output
         if isinstance(output, Tensor):
             _mix(x, output, keeps_places=keeps_places)
-        elif isinstance(output, (tuple, list)) and not torch.compiler.is_compiling():  # which marks no parts of tuples
+        elif (
+            isinstance(output, (tuple, list)) and not torch.compiler.is_dynamo_compiling()
+        ):  # which marks no parts of tuples
             for part in output:
                 _mix(x, part, keeps_places=keeps_places)
         return output
@@ -145,10 +90,7 @@ def mixes(handler: Handler, *, keeps_places: bool = False) -> Handler:
 def _mix(x: Tensor, output: Any, *, keeps_places: bool) -> None:
     if not isinstance(output, Tensor) or not output.requires_grad:
         return
-    if keeps_places and output.shape == x.shape:
-        remember(output, [(of, max(kind, NORMALISED)) for of, kind in _sources(x)])
-    else:
-        remember(output, [(Mix(of, output.shape), PARTLY) for of, _ in _sources(x)])
+    remember(output, changed((x,), output.shape, _normalised if keeps_places and output.shape == x.shape else _mixed))
     if marks.get(x, marks.SELECTION) is not None:
         marks.mark(output, marks.SELECTION, True)
 
@@ -170,7 +112,7 @@ def moves(handler: Handler, name: str = "", *, in_order: bool = False) -> Handle
         parts: tuple[Any, ...] = tuple(x) if isinstance(x, (tuple, list)) else (x,)
         if not parts or not all(isinstance(part, Tensor) for part in parts):
             return output
-        named = {key: value for key, value in kwargs.items() if args or key != given}
+        named = {key: value for key, value in kwargs.items() if args or key != given} if kwargs else kwargs
         call: MovingCall = (name or function.__name__, function, joins, args[1:], named)
         if isinstance(output, Tensor):
             _move(parts, output, call, None, in_order=in_order)
@@ -189,39 +131,42 @@ def _move(parts: tuple[Tensor, ...], output: Tensor, call: MovingCall, place: in
     comparison = marks.get(output, marks.COMPARISON)
     if output is x or not (output.requires_grad or comparison is not None):
         return
-    selects = all(marks.get(part, marks.SELECTION) is not None for part in parts)
+    selects = _all_select(parts)
     if len(parts) > 1 and not selects and comparison is None:
         return
     name, _, _, rest, _ = call
     in_order = in_order and len(parts) == 1 and output.numel() == x.numel()
     if comparison is not None and not (in_order and name != "__getitem__"):
         compared = [getattr(marks.get(part, marks.COMPARISON), "sources", None) or () for part in parts]
-        sources = _moved(compared, parts, output, call, place)
+        sources = _mover(parts, call, place)(compared, output.shape)
         marks.mark(output, marks.COMPARISON, comparison._replace(sources=sources))
-    if output.requires_grad:
-        kept = in_order and (name != "__getitem__" or _is_plain(rest[0]))
-        own = [list(_sources(part)) for part in parts]
-        remember(output, own[0] if kept else _moved(own, parts, output, call, place))
-        if selects:
-            marks.mark(output, marks.SELECTION, True)
+    if not output.requires_grad:
+        return
+    kept = in_order and (name != "__getitem__" or _is_plain(rest[0]))
+    remember(output, changed(parts, output.shape, _unchanged if kept else _mover(parts, call, place)))
+    if selects:
+        marks.mark(output, marks.SELECTION, True)
 
 
-def _moved(
-    sources: list[Any], parts: tuple[Tensor, ...], output: Tensor, call: MovingCall, place: int | None
-) -> list[Source]:
-    """Return the sources that all parts have, moved; those of each part may have been moved in a way of its own."""
+def _mover(parts: tuple[Tensor, ...], call: MovingCall, place: int | None) -> Change:
+    """Return the function that moves the sources of the parts, a list for each, as `call` moved their values."""
     *_, rest, named = call
     indices = indices_among(rest, named)
-    if any(x.requires_grad for x in indices):
-        return []
-    way = Way(*call, place, tuple(part.shape for part in parts), output.shape, version_of(indices))
-    found: list[Source] = []
-    first, *others = sources
-    for of, kind in first:
-        matching = [_of_same_root(of, candidates) for candidates in others]
-        if all(match is not None for match in matching):
-            found.append((Move((of, *matching), way), kind))
-    return found
+    shapes, version = tuple([part.shape for part in parts]), version_of(indices) if indices else 0
+    constant = not indices or not any(x.requires_grad for x in indices)
+
+    def moved(sources: Sequence[Sequence[Source]], shape: torch.Size) -> list[Source]:
+        """Return the sources that all parts have; those of each part may have been moved in a way of its own."""
+        way = Way(*call, place, shapes, shape, version)
+        found: list[Source] = []
+        first, *others = sources
+        for of, kind in first if constant else ():
+            matching = [_of_same_root(of, candidates) for candidates in others]
+            if all(match is not None for match in matching):
+                found.append((Move((of, *matching), way), kind))
+        return found
+
+    return moved
 
 
 def _of_same_root(of: Any, sources: Any) -> Any:
@@ -235,28 +180,44 @@ def _is_plain(index: Any) -> bool:
     return all(part is None or part is ... or isinstance(part, (slice, int)) for part in parts)
 
 
-def before_write(handler: Handler, function: Function, args: Arguments, kwargs: Keywords) -> list[Source]:
+def before_write(handler: Handler, function: Function, args: Arguments, kwargs: Keywords) -> Sources:
     """Return the sources that the first argument will have once the result of a tracked function is written to it."""
-    kind_of, factors = getattr(handler, "kind_of", None), _factors(args, kwargs)
-    if kind_of is None or not factors or factors[0] is not args[0]:
+    kind_of = getattr(handler, "kind_of", None)
+    factors, differing = _factors(args, kwargs)
+    if kind_of is None or not 0 < len(factors) < 3 or factors[0] is not args[0]:
         return []
-    return _of_result(kind_of, factors, (function, args, kwargs))
+    return changed(factors, factors[0].shape, _combined(kind_of(function, args, kwargs), differing))
 
 
-def after_write(target: Tensor, sources: list[Source]) -> None:
+def after_write(target: Tensor, sources: Sources) -> None:
     """Remember the sources of what was written, the values of before among them."""
     remember(target, sources)
 
 
-def _factors(args: Arguments, kwargs: Keywords) -> list[Tensor]:
-    """Return the arguments that require a gradient; none if one of the others is larger."""
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    factors = [x for x in tensors if x.requires_grad]
-    if len(factors) < len(tensors) and factors:
-        constants = [x for x in tensors if not x.requires_grad and x.numel() != 1]
-        if any(x.dim() > factors[0].dim() or _spreads(x.shape, factors[0].shape) for x in constants):
-            return []
-    return factors
+def _all_select(factors: Sequence[Tensor]) -> bool:
+    if marks.get(factors[0], marks.SELECTION) is None:  # so it is mostly
+        return False
+    return all(marks.get(x, marks.SELECTION) is not None for x in factors)
+
+
+def _factors(args: Arguments, kwargs: Keywords) -> tuple[list[Tensor], bool]:
+    """Return the arguments that require a gradient, and whether there are constants that differ between elements.
+
+    There are no factors if one of these constants is larger.
+    """
+    factors: list[Tensor] = []
+    constants: list[Tensor] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) is Tensor or isinstance(value, Tensor):  # the first is faster
+            if value.requires_grad:
+                factors.append(value)
+            elif value.numel() != 1:
+                constants.append(value)
+    if factors and constants:
+        shape = factors[0].shape
+        if any(x.dim() > len(shape) or _spreads(x.shape, shape) for x in constants):
+            return [], True
+    return factors, bool(constants)
 
 
 def _spreads(shape: torch.Size, of: torch.Size) -> bool:
@@ -264,29 +225,40 @@ def _spreads(shape: torch.Size, of: torch.Size) -> bool:
     return any(size not in (1, own) for size, own in zip(reversed(shape), reversed(of), strict=False))
 
 
-def _of_result(kind_of: KindOf, factors: list[Tensor], call: Call) -> list[Source]:
-    _, args, kwargs = call
-    constants = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and not x.requires_grad)
-    least = NORMALISED if any(x.numel() != 1 for x in constants) else MULTIPLE  # constants that differ
+def _combined(kind: Kind, differing: bool) -> Change:
+    """Return the change of an elementwise function; `differing` are constants among its arguments (see `_factors`)."""
 
-    def kind(*kinds: int) -> int:
-        return max(least, *kinds) if least or max(kinds) >= NORMALISED else kind_of(*kinds, call=call)
+    def combined(sources: Sequence[Sequence[Source]], shape: torch.Size) -> list[Source]:
+        return _of_both(of, *sources) if len(sources) == 2 else [(x, of(by_x)) for x, by_x in sources[0]]
 
-    if len(factors) == 1:
-        return [(x, kind(by_x)) for x, by_x in _sources(factors[0])]
-    if len(factors) == 2:
-        a, b = (list(_sources(factor)) for factor in factors)
-        found = [(x, kind(by_a, by_b)) for x, by_a in a for y, by_b in b if same(x, y)]
-        shared = [x for x, _ in found]
-        alone = [(x, PARTLY) for x, _ in (*a, *b) if not any(same(x, y) for y in shared)]
-        return found + alone
-    return []
+    def of(*kinds: int) -> int:
+        largest = max(NORMALISED if differing else MULTIPLE, *kinds)
+        return largest if largest >= NORMALISED else kind(*kinds)
+
+    return combined
+
+
+def _of_both(kind: Kind, a: Sequence[Source], b: Sequence[Source]) -> list[Source]:
+    """Return the sources of what is computed from two factors: first those that they share."""
+    roots = [root_of(y) for y, _ in b]
+    found: list[Source] = []
+    alone: list[Source] = []
+    matched = [False] * len(b)
+    for x, by_x in a:
+        root, before = root_of(x), len(found)
+        for place, (y, by_y) in enumerate(b):
+            if roots[place] is root and same(x, y):
+                found.append((x, kind(by_x, by_y)))
+                matched[place] = True
+        if len(found) == before:
+            alone.append((x, PARTLY))
+    return found + alone + [(y, PARTLY) for (y, _), met in zip(b, matched, strict=True) if not met]
 
 
 def sources_of(*values: Any) -> list[Source]:
     """Return the tensors of which values are functions, for a result that is a gate."""
     found = [source for value in values if isinstance(value, Tensor) for source in _sources(value)]
-    return [(x, max(kind, GATE)) for x, kind in found]
+    return [(of, max(kind, GATE)) for of, kind in found]
 
 
 def selects(output: Tensor, sources: list[Source]) -> None:
@@ -304,7 +276,7 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
     if not is_activation(target):
         return copy
     hand_on(target, copy)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         remember(copy, list(_sources(target)))
         return copy
     for other in others:  # traced, a tensor stands for its values: the copy replaces what will be overwritten
@@ -315,7 +287,7 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
 
 def laid_out_alike(x: Tensor) -> Tensor:
     """Return a copy whose elements lie in memory as those of `x` do: the last digits of functions depend on that."""
-    if x.is_contiguous() or 0 in x.stride() or torch.compiler.is_compiling() or credit.transformed():
+    if x.is_contiguous() or 0 in x.stride() or torch.compiler.is_dynamo_compiling() or credit.transformed():
         return x.clone()
     return x.new_empty_strided(x.shape, x.stride()).copy_(x)
 
@@ -328,15 +300,75 @@ def hand_on(result: Tensor, target: Tensor) -> None:
             marks.mark(target, kind, value)
 
 
-def remember(output: Tensor, sources: list[Source]) -> None:
+def remember(output: Tensor, sources: Sources) -> None:
     """Remember the sources of `output`, the nearest first."""
-    marks.mark(output, marks.SOURCES, sources[:FARTHEST])
+    marks.mark(output, marks.SOURCES, sources if isinstance(sources, Later) else sources[:FARTHEST])
+
+
+class Later:
+    """Sources of a result that are worked out when somebody asks: most of them nobody needs.
+
+    Args:
+        parts: what stands for the values from which the result was computed, each with their sources.
+        change: from these sources to those of the result.
+        shape: of the result.
+        depth: how many that are worked out later are behind this.
+    """
+
+    __slots__ = ("change", "depth", "found", "parts", "shape")
+
+    def __init__(self, parts: list[tuple[Any, Sources]], change: Change, shape: torch.Size, depth: int) -> None:
+        self.parts, self.change, self.shape, self.depth = parts, change, shape, depth
+        self.found: list[Source] | None = None
+
+    def sources(self) -> list[Source]:
+        """Return the sources, the nearest first."""
+        if self.found is None:
+            before = [[(values, MULTIPLE), *_listed(sources)] for values, sources in self.parts]
+            self.found = self.change(before, self.shape)[:FARTHEST]
+            self.parts = []
+        return self.found
+
+
+Sources = list[Source] | Later
+Change = Callable[[Sequence[Sequence[Source]], torch.Size], list[Source]]  # of the sources of one tensor or several
+
+
+def changed(tensors: Iterable[Tensor], shape: torch.Size, change: Change) -> Sources:
+    """Return the sources of a result of this shape: those of what it was computed from, changed in some way."""
+    if torch.compiler.is_dynamo_compiling():
+        return change([list(_sources(x)) for x in tensors], shape)
+    parts: list[tuple[Any, Sources]] = []
+    depth = 0
+    for x in tensors:
+        before: Sources = marks.get(x, marks.SOURCES) or []
+        if type(before) is Later and before.depth >= depth:
+            depth = before.depth + 1
+        parts.append((_values(x), before))
+    later = Later(parts, change, shape, depth)
+    return later if depth < DEEPEST else later.sources()
+
+
+def _listed(sources: Sources) -> list[Source]:
+    return sources.sources() if isinstance(sources, Later) else sources
+
+
+def _unchanged(sources: Sequence[Sequence[Source]], shape: torch.Size) -> list[Source]:
+    return [*sources[0]]
+
+
+def _normalised(sources: Sequence[Sequence[Source]], shape: torch.Size) -> list[Source]:
+    return [(of, max(kind, NORMALISED)) for of, kind in sources[0]]
+
+
+def _mixed(sources: Sequence[Sequence[Source]], shape: torch.Size) -> list[Source]:
+    return [(Mix(of, shape), PARTLY) for of, _ in sources[0]]
 
 
 def _sources(value: Tensor) -> Iterator[Source]:
     """Yield the values that `value` is a function of, its own first; some may be gone, or overwritten, by now."""
     yield _values(value), MULTIPLE
-    yield from marks.get(value, marks.SOURCES) or ()
+    yield from _listed(marks.get(value, marks.SOURCES) or [])
 
 
 class _Values:
@@ -348,7 +380,7 @@ class _Values:
 
 def _values(x: Tensor) -> Any:
     """Return what stands for the present values of `x`: a parameter, or a tensor that is traced, stands for itself."""
-    if torch.compiler.is_compiling() or isinstance(x, Parameter):
+    if torch.compiler.is_dynamo_compiling() or (type(x) is not Tensor and isinstance(x, Parameter)):
         return x
     found = marks.get(x, marks.VALUES)
     if found is None:

@@ -15,6 +15,7 @@ from feedprop.operations import elementwise, normalisation, products, recurrent
 from feedprop.operations.attention import scaled_dot_product_attention
 from feedprop.operations.elementwise import activation, arithmetic, compared, converted, relu, selected
 from feedprop.operations.in_place import in_place, optionally_in_place
+from feedprop.operations.kinds import added, gate, multiple, raised, smooth
 from feedprop.operations.registry import (
     HANDLERS,
     Handler,
@@ -28,7 +29,7 @@ from feedprop.operations.registry import (
     with_constants,
 )
 from feedprop.operations.self_gated import self_gated
-from feedprop.operations.sources import added, gate, mixes, moves, multiple, raised, smooth, tracked
+from feedprop.operations.sources import mixes, moves, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
 
 VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values

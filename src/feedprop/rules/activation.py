@@ -85,7 +85,7 @@ class Secant(ActivationRule):
 
     def __call__(self, activation: credit.Activation, z: Tensor, *, at_zero: tuple[float, float] | None) -> Tensor:
         """Return activation(z) with this backward pass; computes the limits at 0 if they are not given."""
-        if at_zero is None and torch.compiler.is_compiling():
+        if at_zero is None and torch.compiler.is_dynamo_compiling():
             return credit.traced_secant(activation, z, offset=self.offset, epsilon=self.epsilon)
         below, above = credit.limits_at_zero(activation, z) if at_zero is None else at_zero
         if below == above == 0 or (not self.offset and not self.epsilon):

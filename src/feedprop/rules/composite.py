@@ -109,7 +109,7 @@ class Composite:
     @property
     def magnitude(self) -> credit.Magnitude:
         """What the credit of a weight is multiplied by to give its feedback."""
-        floor = float(self._floor) if torch.compiler.is_compiling() else self.magnitude_floor
+        floor = float(self._floor) if torch.compiler.is_dynamo_compiling() else self.magnitude_floor
         return credit.Magnitude(floor, self.relative_magnitude)
 
     def assign(self, model: nn.Module) -> dict[str, tuple[Rule, str]]:

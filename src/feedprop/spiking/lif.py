@@ -99,7 +99,7 @@ def _scan(
         start = None if start is None else start.float()
     given = (None, None, None) if values is None else tuple([part.to(currents.dtype) for part in values])
     spikes, membranes, entries = Scan.apply(currents, start, beta, Dynamics(steps=steps, **settings), *given)
-    if model is not None and not torch.compiler.is_compiling() and membranes.grad_fn is not None:
+    if model is not None and not torch.compiler.is_dynamo_compiling() and membranes.grad_fn is not None:
         membranes.grad_fn.silence = silence.of(model)  # the node of `Scan`
     _check_finite(membranes[-1])
     if values is not None:

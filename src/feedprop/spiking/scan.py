@@ -55,10 +55,10 @@ class Scan(torch.autograd.Function):
         before: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if spikes is None or membranes is None or before is None:
-            run = _forward_compiled if torch.compiler.is_compiling() else _forward
+            run = _forward_compiled if torch.compiler.is_dynamo_compiling() else _forward
             spikes, membranes, before = run(currents, start, beta, dynamics)
         else:  # the neuron computed them; compiled, a result cannot share the memory of an argument
-            own = torch.clone if torch.compiler.is_compiling() else torch.detach
+            own = torch.clone if torch.compiler.is_dynamo_compiling() else torch.detach
             spikes, membranes = own(spikes), own(membranes)
             before = own(before) if dynamics.empties_at_once else membranes
         ctx.dynamics = dynamics
@@ -75,11 +75,13 @@ class Scan(torch.autograd.Function):
         """Pass credit at spikes and membranes, and reward at reward starts, on to currents, start and beta."""
         spikes, before, start, beta = ctx.saved_tensors
         arriving = (*arriving[:2], _added(arriving[2], ctx.__dict__.pop("reward_on_silent", None)))
-        if not torch.compiler.is_compiling() and ctx.dynamics.fires:
+        if not torch.compiler.is_dynamo_compiling() and ctx.dynamics.fires:
             known: silence.Silence = ctx.__dict__.get("silence") or silence.of(None)
             known.look(ctx, spikes, before, ctx.beta if beta is None else beta, *arriving)
         constant = ctx.dynamics.steps is not None
-        apart = torch.compiler.is_compiling() and not constant  # as in `_forward_compiled`; there is one block then
+        apart = (
+            torch.compiler.is_dynamo_compiling() and not constant
+        )  # as in `_forward_compiled`; there is one block then
         fresh = [torch.empty_like(row) for row in before.unbind(0)] if apart else []
         credits = torch.empty_like(before[0] if constant else before)
         at_start = torch.empty_like(start) if ctx.needs_input_grad[1] else None
@@ -144,7 +146,7 @@ def _blocks(values: Tensor) -> Iterator[slice]:
     """Split the batch of (T, B, ...) into parts whose steps fit the processor's cache."""
     batch = values.shape[1]
     rows = batch
-    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+    if values.device.type == "cpu" and not torch.compiler.is_dynamo_compiling():
         rows = max(1, BLOCK * batch // max(values[0].numel(), 1))
     for begin in range(0, max(batch, 1), max(rows, 1)):
         yield slice(begin, begin + rows)

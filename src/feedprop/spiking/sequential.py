@@ -149,7 +149,7 @@ def _check_shape(layer: nn.Module, values: Tensor, *, steps: int | None) -> None
 
 def channels_last(values: Tensor, *, time: bool) -> Tensor:
     """Return images in the memory layout in which a CPU's convolutions and poolings are fastest."""
-    if values.device.type != "cpu" or values.ndim != 4 + time or torch.compiler.is_compiling():
+    if values.device.type != "cpu" or values.ndim != 4 + time or torch.compiler.is_dynamo_compiling():
         return values
     laid = values.movedim(-3, -1).contiguous().movedim(-1, -3)
     if laid.shape[-3] > 1:

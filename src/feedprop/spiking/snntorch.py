@@ -126,7 +126,7 @@ def _fire(neuron: Any, current: Tensor, potential: Tensor, *, beta: Number, zero
 
 def _number(value: Number) -> Number:
     """Return a buffer of one value as a float, where it can be read; anything else as it is."""
-    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or torch.compiler.is_compiling():
+    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or torch.compiler.is_dynamo_compiling():
         return value
     return value if value.numel() != 1 else value.item()
 
