@@ -90,9 +90,21 @@ class Unlisted(nn.Module):
         return F.linear(x.unflatten(1, (2, 8)).flatten(1), torch.as_strided(self.weight, (4, 16), (16, 1)))
 
 
-def test_no_function_is_hidden_by_the_compiler() -> None:
+class Normed(nn.Module):
+    """A weight-normalised layer, and a function in place, which torch lists neither as overridable nor as ignored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(16, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh_(self.inner(x))
+
+
+@pytest.mark.parametrize("kind", [Unlisted, Normed])
+def test_no_function_is_hidden_by_the_compiler(kind: type[nn.Module]) -> None:
     torch._dynamo.reset()
-    model = attach(randomised(Unlisted()), rules.Epsilon(0.1))
+    model = attach(randomised(kind()), rules.Epsilon(0.1))
     compared(model, torch.randn(5, 16), torch.randint(4, (5,)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -26,12 +27,15 @@ _KEY: Any = "feedprop"  # our entry in torch's dictionary: namespace -> function
 def make() -> None:
     """Let torch.compile pass every function that has a handler to the rules.
 
-    It would not pass those that torch.overrides lists as not overridable (F.tanh, F.sigmoid, F.hardswish). In eager
-    torch, the rules see these functions or the ones that they call.
+    It would not pass those that torch.overrides lists as not overridable (F.tanh, F.sigmoid, F.hardswish), nor those
+    written in C++ that it lists nowhere (torch._weight_norm, torch.sigmoid_). In eager torch, the rules see these
+    functions or the ones that they call.
     """
-    unseen = {function for function in _ignored() if HANDLERS.get(function, neutral) is not neutral}
+    ignored = _ignored()
+    handled = (function for function, handler in HANDLERS.items() if handler is not neutral)
+    unseen = {function for function in handled if isinstance(function, BuiltinFunctionType) or function in ignored}
     listed = get_overridable_functions()
-    unseen.difference_update(listed.get(_KEY, ()))
+    unseen.difference_update(*listed.values())
     listed.setdefault(_KEY, []).extend(unseen)
     if (copied := _compilers_copy()) is not None:
         copied.update(listed[_KEY])
