@@ -87,7 +87,7 @@ def _warn_of_zeros(model: nn.Module) -> None:
     stuck = [
         name
         for name, p in model.named_parameters()
-        if p.requires_grad and not is_lazy(p) and p.numel() and not p.detach().any()
+        if p.requires_grad and not is_lazy(p) and not p.is_meta and p.numel() and not p.detach().any()
     ]
     if stuck:
         warnings.warn(

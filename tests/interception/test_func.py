@@ -1,5 +1,6 @@
 """Feedback per sample: torch.func.functional_call, grad and vmap around an attached model."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -197,3 +198,13 @@ def test_transforms_of_constants_inside_of_the_model_are_left_alone(per_sample: 
             found = vmap(grad(lambda w, x: functional_call(model, w, (x[None],)).sum()), (None, 0))(_given(model), x)
             model(x).sum().backward()
             torch.testing.assert_close(-found["layer.weight"].sum(0), feedback_of(model)["layer.weight"], **CLOSE)
+
+
+def test_a_model_without_values_is_attached_for_an_ensemble() -> None:
+    models, inputs = [randomised(nn.Linear(3, 2)) for _ in range(2)], torch.randn(4, 3)
+    weights, _ = torch.func.stack_module_state(models)
+    base = copy.deepcopy(models[0]).to("meta")
+    with attached(base, rules.Epsilon()):
+        found = vmap(grad(lambda given: functional_call(base, given, (inputs,)).sum()))(weights)
+    expected = weights["weight"].abs() * inputs.sum(0)
+    torch.testing.assert_close(found["weight"], expected)

@@ -63,6 +63,38 @@ def test_a_weight_gets_the_rule_of_its_module(name: str) -> None:
     assert not torch.allclose(found["fc.weight"], without["fc.weight"])
 
 
+def _assign(model: nn.Module) -> dict[str, Tensor]:
+    model.load_state_dict({key: value.clone() for key, value in model.state_dict().items()}, assign=True)
+    return dict(model.named_parameters())
+
+
+def _replace_layer(model: nn.Module) -> dict[str, Tensor]:
+    model.fc = copy.deepcopy(model.fc)
+    for hooks in (model.fc._forward_pre_hooks, model.fc._forward_hooks):
+        hooks.clear()
+    return dict(model.named_parameters())
+
+
+def _give(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone().requires_grad_() for key, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("change", [_assign, _replace_layer, _give])
+@pytest.mark.parametrize("name", ["F.linear", "its forward", "a call"])
+def test_a_weight_that_replaces_another_gets_the_rule_of_its_module(name: str, change: Callable) -> None:
+    model = Used(USES.get(name, lambda fc, x: fc(x)))
+    x, given = torch.randn(5, 6), torch.randn(5, 3)
+    with attached(model, rules.Composite(rules.Epsilon(0.1), by_name={"fc": GAMMA})):
+        found = []
+        for weights_of in (lambda model: dict(model.named_parameters()), change):
+            model.zero_grad()
+            weights = weights_of(model)
+            outputs = torch.func.functional_call(model, weights, (x,)) if change is _give else model(x)
+            rewards.GivenReward()(outputs, given).backward()
+            found.append({key: weight.grad.clone() for key, weight in weights.items()})
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -127,7 +127,10 @@ def identity(parameter: Tensor) -> Any:
 
 
 def mark_weight(tensor: Tensor, owner: Any = True) -> Tensor:
-    """Remember that `tensor` was computed from parameters alone; `owner` is the `identity` of the first of them."""
+    """Remember that `tensor` was computed from parameters alone; `owner` is the `identity` of the first of them.
+
+    A tensor that torch.func gave for a parameter has its owners instead.
+    """
     mark(tensor, WEIGHT, owner)
     return tensor
 

@@ -25,7 +25,7 @@ from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, running
 from feedprop.interception.passes import ATTACHED, PASSES
-from feedprop.interception.scopes import Owner, Scopes
+from feedprop.interception.scopes import Owner, Scopes, sharing
 from feedprop.rules import Composite
 
 _WITHOUT_RULES = "an attached model cannot be exported, scripted or traced; call feedprop.detach(model) first"
@@ -44,21 +44,36 @@ class Forward:
         self.unbound = tuple(name for name in self.replaced if _is_unbound(type(model), name))
         self.held = held_leaves(model)
         self.hooked = model  # whose hooks enter the rules: a shallow copy has the modules of its original
-        self._hook(composite)
+        self._hook()
         self.owned: list[tuple[nn.Parameter, list[Owner]]] | None = _owned(model, model)
         self._begin()
         self._replace()
 
-    def _hook(self, composite: Composite) -> None:
+    def _hook(self, composite: Composite | None = None) -> None:
+        """Give each module that has none yet the hooks that enter and leave its rule."""
+        composite = self.composite if composite is None else composite
         modules = dict(self.model.named_modules())
         assigned = composite.assign(self.model)
         if all(reason == "default" for _, reason in assigned.values()):
             return
         elsewhere = composite.elsewhere(self.model)
         for path, (rule, _) in assigned.items():
-            owner = Owner(elsewhere[path], composite.first) if path in elsewhere else Owner(rule)
-            modules[path].register_forward_pre_hook(_Enter(self, owner))
-            modules[path].register_forward_hook(_Leave(self), always_call=True)
+            if self._owner(modules[path]) is None:
+                owner = Owner(elsewhere[path], composite.first) if path in elsewhere else Owner(rule)
+                modules[path].register_forward_pre_hook(_Enter(self, owner))
+                modules[path].register_forward_hook(_Leave(self), always_call=True)
+
+    def _owner(self, module: nn.Module) -> Owner | None:
+        """Return the owner that a module enters, None if it has no hooks of this model."""
+        return next(_entered(module, self.hooked), None)
+
+    def renew(self) -> dict[int, list[Owner]]:
+        """Look again for the owners of parameters, since some were replaced after the model was attached."""
+        if self.hooked is self.model:
+            self._hook(self.composite.replace(allow_unmatched=True))
+        self.owned = _owned(self.model, self.hooked)
+        self._know_owners()
+        return self.owners
 
     def _begin(self) -> None:
         """Begin to look after the model, which may be half built: a deep copy is filled last."""
@@ -186,14 +201,14 @@ class Forward:
             self.owned = _owned(self.model, self.hooked)
             self._know_owners()
         propagation = Propagation(
-            self.model, self.composite, unknown=self.unknown, owners=self.owners, hooked=self.hooked
+            self.model, self.composite, unknown=self.unknown, owners=self.owners, hooked=self.hooked, renew=self.renew
         )
         show_operators()  # to a part that is compiled
         self.scopes = propagation.scopes  # for parts that were compiled
         transformed = credit.transformed()
         if transformed:
             refuse_hidden_gradients(self.model)
-        swapped = swap_in(self.model, propagation.magnitude)
+        swapped = swap_in(self.model, propagation.magnitude, self._owner if self.owners else None)
         outer, begin = running(), credit.sequence_number()
         for mode in outer:  # in an attached model inside an attached model, only the inner rules apply
             mode.suspended = True
@@ -320,15 +335,16 @@ def _owned(model: nn.Module, hooked: nn.Module) -> list[tuple[nn.Parameter, list
     """Return the parameters of the modules that have hooks of `hooked`, each with its owners, which share one rule."""
     found: dict[nn.Parameter, list[Owner]] = {}
     for module in model.modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, _Enter) and hook.forward.model is hooked:
-                for parameter in module.parameters(recurse=False):
-                    found.setdefault(parameter, []).append(hook.owner)
-    for parameter, owners in list(found.items()):
-        owners.sort(key=lambda owner: owner.by_position is None)  # a linear layer before an embedding tied to it
-        if any(owner.rule != owners[0].rule for owner in owners):
-            del found[parameter]  # tied, in modules of different rules: gets the rule of the one that runs
-    return list(found.items())
+        for owner in _entered(module, hooked):
+            for parameter in module.parameters(recurse=False):
+                found.setdefault(parameter, []).append(owner)
+    return [(parameter, sharing(owners)) for parameter, owners in found.items()]
+
+
+def _entered(module: nn.Module, hooked: nn.Module) -> Iterator[Owner]:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, _Enter) and hook.forward.model is hooked:
+            yield hook.owner
 
 
 def _scopes(forward: Forward) -> list[Scopes]:

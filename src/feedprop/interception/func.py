@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import Any
 
@@ -14,17 +14,26 @@ from torch.nn import Parameter
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
+from feedprop.interception.scopes import Owner, sharing
 from feedprop.interception.unsupported import refuse_flat_parameters
 
 Places = list[tuple[dict[str, Any], str, Tensor]]
 
 
-def swap_in(model: nn.Module, magnitude: credit.Magnitude) -> Places:
+def swap_in(
+    model: nn.Module, magnitude: credit.Magnitude, owner_of: Callable[[nn.Module], Owner | None] | None = None
+) -> Places:
     """Replace each tensor that stands for a parameter by its `weighted` view. Returns what was replaced, and where.
 
     torch.func.functional_call puts such tensors in `_parameters` for one call.
+
+    Args:
+        model: whose parameters are looked at.
+        magnitude: what the credit of the tensors is multiplied by.
+        owner_of: tells which owner a module is, if modules have rules of their own.
     """
     places: Places = []
+    given: dict[int, list[Owner]] = {}  # id of a tensor -> the owners of the modules that have it
     modules: list[Any] = [model]
     for module in modules:  # at every step, so not model.modules(), which is slower
         modules += [child for child in module._modules.values() if child is not None]
@@ -33,11 +42,14 @@ def swap_in(model: nn.Module, magnitude: credit.Magnitude) -> Places:
         for name, weight in module._parameters.items():
             if type(weight) is not Parameter and not isinstance(weight, (Parameter, NoneType)):
                 places.append((module._parameters, name, weight))
+                if owner_of is not None and (owner := owner_of(module)) is not None:
+                    given.setdefault(id(weight), []).append(owner)
     uses: dict[int, Tensor] = {}
     for held, name, weight in places:
         if weight.requires_grad and not credit.is_weight(weight):
             if id(weight) not in uses:  # tied weights are one tensor, which is weighted once
-                uses[id(weight)] = marks.mark_weight(credit.weighted(weight, magnitude))
+                owners = tuple(sharing(given[id(weight)])) if id(weight) in given else True
+                uses[id(weight)] = marks.mark_weight(credit.weighted(weight, magnitude), owners)
             held[name] = uses[id(weight)]
     return places
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -48,6 +48,7 @@ class Propagation(TorchFunctionMode):
         scopes: Scopes | None = None,
         owners: dict[int, list[Owner]] | None = None,
         hooked: nn.Module | None = None,
+        renew: Callable[[], dict[int, list[Owner]]] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.unknown = model, unknown
@@ -56,6 +57,7 @@ class Propagation(TorchFunctionMode):
         self.conserving = composite.conserving
         self.scopes = Scopes(composite.default) if scopes is None else scopes
         self.owners = owners or {}
+        self.renew = renew  # finds the owners of parameters that were replaced after attach
         self.suspended = False
         self.took_constants = False
         self.starts = credit.Starts()
@@ -73,7 +75,12 @@ class Propagation(TorchFunctionMode):
         if not self.owners:
             return self.scopes.of_weight(())
         owner = weight if isinstance(weight, nn.Parameter) else marks.get(weight, marks.WEIGHT)
+        if isinstance(owner, tuple):  # of a tensor that torch.func gave
+            return self.scopes.of_weight(owner)
         key = id(owner) if isinstance(owner, Tensor) else owner
+        if self.renew is not None and key not in self.owners and type(key) is int:
+            self.owners = self.renew()
+            self.owners.setdefault(key, [])
         return self.scopes.of_weight(self.owners.get(key, ()))
 
     def is_buffer(self, value: Tensor) -> bool:

@@ -19,6 +19,16 @@ class Owner:
         self.rule, self.by_position = rule, by_position
 
 
+def sharing(owners: list[Owner]) -> list[Owner]:
+    """Return the owners of one weight in the order in which they count, none if their rules differ.
+
+    A weight that is tied, in modules of different rules, gets the rule of the one that runs.
+    """
+    if any(owner.rule != owners[0].rule for owner in owners):
+        return []
+    return sorted(owners, key=lambda owner: owner.by_position is None)  # a linear layer before an embedding tied to it
+
+
 class Scopes:
     """The owners of one pass that run, the innermost last, and the linear layer that ran first."""
 
