@@ -551,6 +551,27 @@ def test_a_gradient_taken_inside_behind_what_the_rules_take_for_constant_is_refu
         model(torch.randn(5, 4))
 
 
+class Forces(nn.Module):
+    """An energy and its derivative, which is taken also if gradients are disabled around the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = randomised(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))
+
+    @torch.enable_grad()
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        energy = self.energy(x).sum()
+        return energy.detach(), -torch.autograd.grad(energy, x)[0]
+
+
+def test_a_derivative_is_taken_inside_also_under_no_grad() -> None:
+    model, x = Forces(), torch.randn(5, 3)
+    expected = model(x)
+    with attached(model), torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
+
+
 def test_gradients_of_parameters_taken_inside_are_ordinary() -> None:
     def steps(layer: nn.Module, x: Tensor) -> Tensor:
         layer(x).tanh().sum().backward()

@@ -19,7 +19,7 @@ from feedprop.credit import marks
 from feedprop.errors import FeedpropError
 from feedprop.interception import install
 from feedprop.interception.audit import Audit, held_leaves, refuse_leaves
-from feedprop.interception.backward import forget_graphs
+from feedprop.interception.backward import forget_graphs, unsearched
 from feedprop.interception.compile import refuse_captured, show_operators
 from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
@@ -163,10 +163,14 @@ class Forward:
 
     def run(self, name: str, args: Any, kwargs: Any) -> Any:
         """Call the method of this name, in a pass under rules unless gradients are off or one is running."""
-        if not torch.is_grad_enabled() or self.inside():
+        compiling = torch.compiler.is_dynamo_compiling()
+        if self.inside() or (compiling and not torch.is_grad_enabled()):
             return self._call(name, args, kwargs)
-        if torch.compiler.is_dynamo_compiling():
+        if compiling:
             return self._traced(name, args, kwargs)
+        if not torch.is_grad_enabled():
+            with unsearched():  # the model may enable gradients to take a derivative of itself
+                return self._call(name, args, kwargs)
         return self._eager(name, args, kwargs)
 
     def _call(self, name: str, args: Any, kwargs: Any) -> Any:
