@@ -304,11 +304,38 @@ def test_joined_comparisons_are_steps(composite: str) -> None:
     torch.testing.assert_close(joined, _credit(lambda z: (z > 0).double(), z, settings), **CLOSE)
 
 
-def test_infinite_steps_pass_finite_credit() -> None:
-    z = torch.randn(5, 6)
-    low = torch.full_like(z, -torch.inf)
-    credit = _credit(lambda z: (z + torch.where(z > 0, torch.zeros_like(z), low)).softmax(-1), z, rules.Composite())
-    assert credit.isfinite().all()
+ADDED: dict[str, Callable[[Tensor], Tensor]] = {  # 0 where z > 0, elsewhere far below
+    "where": lambda z: torch.where(z > 0, 0.0, -torch.inf),
+    "where, large": lambda z: torch.where(z > 0, 0.0, -1e9),
+    "where, tensors": lambda z: torch.where(z > 0, torch.zeros_like(z), torch.full_like(z, -torch.inf)),
+    "where, a tensor and a number": lambda z: torch.where(z > 0, torch.zeros(()), -1e9),
+    "product": lambda z: (1 - (z > 0).double()) * -1e9,
+    "product by a keyword": lambda z: torch.mul(1 - (z > 0).double(), other=-1e9),
+    "least number": lambda z: (1.0 - (z > 0).double()) * torch.finfo(z.dtype).min,
+    "BERT": lambda z: (1.0 - (z > 0).double()) * -10000.0,
+    "in place": lambda z: (1 - (z > 0).double()).mul_(-1e9),
+    "subtracted": lambda z: -((z < 0).double() * 1e9),
+    "logarithm": lambda z: (z > 0).double().log(),
+    "logarithm in place": lambda z: (z > 0).double().log_(),
+}
+
+
+@WITH_COMPOSITES
+@pytest.mark.parametrize("name", ADDED)
+def test_a_mask_that_is_added_is_a_constant(name: str, composite: str) -> None:
+    """As a step between 0 and -1e9 it passed credit of that size, or NaN."""
+    z, settings = torch.randn(5, 6), COMPOSITES[composite]
+    added = ADDED[name]
+    selected = _credit(lambda z: (z + added(z)).softmax(-1), z, settings)
+    torch.testing.assert_close(selected, _credit(lambda z: (z + added(z).detach()).softmax(-1), z, settings), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_mask_that_is_added_is_a_constant_compiled(name: str) -> None:
+    z, settings = torch.randn(5, 6), rules.presets.training()
+    credit = _credit(lambda z: (z + ADDED[name](z)).softmax(-1), z, settings, compiled=True)
+    expected = _credit(lambda z: (z + ADDED[name](z)).softmax(-1), z, settings)
+    torch.testing.assert_close(credit, expected, **CLOSE)
 
 
 @WITH_COMPOSITES

@@ -261,6 +261,8 @@ def _fill() -> None:
     for function, handler in normalisation.NORMALISATIONS.items():
         HANDLERS[function] = mixes(handler, keeps_places=True)
     HANDLERS.update(recurrent.RECURRENT)
+    for name in ("log", "log2", "log10"):
+        elementwise.LOGARITHMS.update(spellings(name))
     for name in PIECEWISE_CONSTANT.split():
         elementwise.PIECEWISE_CONSTANT.update(spellings(name))
 
