@@ -83,6 +83,12 @@ SELECTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     "ReLU of a column of a column": (
         lambda z: z[1:][:, 0] * torch.where(z[1:] > 0, 1.0, 0.0)[:, 0], lambda z: F.relu(z[1:, 0])
     ),
+    "ReLU repeated": (
+        lambda z: z.repeat_interleave(2, 0) * (z > 0).double().repeat_interleave(2, 0),
+        lambda z: F.relu(z.repeat_interleave(2, 0)),
+    ),
+    "ReLU padded": (lambda z: F.pad(z, (1, 2)) * F.pad((z > 0).double(), (1, 2)), lambda z: F.relu(F.pad(z, (1, 2)))),
+    "ReLU of a triangle": (lambda z: z.tril() * (z > 0).double().tril(), lambda z: F.relu(z.tril())),
     "ReLU expanded": (
         lambda z: z.unsqueeze(0).expand(2, 5, 6) * (z.unsqueeze(0).expand(2, 5, 6) > 0).double(),
         lambda z: F.relu(z.unsqueeze(0).expand(2, 5, 6)),
