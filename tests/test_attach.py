@@ -123,6 +123,17 @@ def test_figures_of_masks_in_buffers_hold_no_graph(name: str) -> None:
     copy.deepcopy(model)
 
 
+def test_figures_of_masks_in_buffers_hold_no_graph_compiled() -> None:
+    model = _Counting(COUNTS["running mean"])
+    plain, x = copy.deepcopy(model), torch.randn(5, 3)
+    torch._dynamo.reset()
+    with attached(model):
+        torch.compile(model, backend="aot_eager", fullgraph=True)(x).sum().backward()
+    plain(x)
+    assert not model.active.requires_grad
+    torch.testing.assert_close(model.active, plain.active)
+
+
 def test_attached_restores_after_an_exception() -> None:
     model = _network()
     before = _everything(model)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from feedprop import attached, rules
 from support.propagation import CLOSE, Call, feedback_of, propagate, randomised
@@ -412,6 +413,24 @@ def test_a_masked_weight_is_a_weight_by_its_rule(rule: rules.Rule) -> None:
         found.append(propagate(model, x, given, rule).feedback["w"].clone())
     torch.testing.assert_close(found[1], found[0], **CLOSE)
     torch.testing.assert_close(found[2], found[0], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "composite", [rules.Composite(rules.Gamma()), rules.presets.conserving()], ids=["Gamma", "conserving"]
+)
+def test_a_weight_masked_by_a_buffer_is_a_weight_compiled(composite: rules.Composite) -> None:
+    """As those of torch.nn.utils.prune; its layer lost its rule, and half of the reward, eager it had both."""
+    layer = randomised(nn.Linear(6, 3))
+    prune.l1_unstructured(layer, "weight", 0.5)
+    x, found = torch.rand(5, 6), []
+    for compiled in (False, True):
+        layer.zero_grad()
+        torch._dynamo.reset()
+        with attached(nn.Sequential(layer), composite) as model:
+            run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+            run(x).backward(torch.linspace(-1, 2, 15).view(5, 3))
+        found.append(feedback_of(layer))
+    torch.testing.assert_close(*found, **CLOSE)
 
 
 def test_a_mask_of_something_else_is_a_factor() -> None:

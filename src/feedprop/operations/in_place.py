@@ -123,7 +123,8 @@ def _counts(context: Context, target: Tensor, others: Arguments, kwargs: Keyword
     given = [x for x in flat((*others, *kwargs.values())) if isinstance(x, Tensor) and x.requires_grad]
     if not given or any(marks.get(x, marks.SELECTION) is None for x in given):
         return False
-    return context.is_buffer(target if target._base is None else target._base)
+    base = None if torch.compiler.is_dynamo_compiling() else target._base
+    return context.is_buffer(target if base is None else base)
 
 
 def _relu_in_place(context: Context, target: Tensor) -> Tensor:
