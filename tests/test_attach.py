@@ -81,6 +81,59 @@ def test_detach_leaves_nothing_on_buffers() -> None:
     assert not [name for name in model.state.__dict__ if name.startswith("_feedprop")]
 
 
+class _Counting(nn.Module):
+    """Keeps figures of its masks in buffers, as layers do that balance experts or look for dead neurons."""
+
+    def __init__(self, count: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.count = nn.Linear(3, 4), count
+        self.register_buffer("active", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.layer(x)
+        mask = (z > 0).double()
+        self.count(self.active, mask)
+        return z * mask
+
+
+COUNTS: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "sum": lambda active, mask: active.__iadd__(mask.sum(0)),
+    "running mean": lambda active, mask: active.mul_(0.9).add_(mask.mean(0), alpha=0.1),
+    "lerp": lambda active, mask: active.lerp_(mask.mean(0), 0.1),
+    "copy": lambda active, mask: active.copy_(mask.mean(0)),
+    "items": lambda active, mask: active.__setitem__(slice(None), mask.mean(0)),
+    "one item": lambda active, mask: active.__setitem__(0, mask.mean()),
+    "a view": lambda active, mask: active[1:].add_(mask[:, 1:].sum(0)),
+    "sum by a view": lambda active, mask: active.view(2, 2).add_(mask.view(-1, 2, 2).sum(0)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_figures_of_masks_in_buffers_hold_no_graph(name: str) -> None:
+    """The buffer got a gradient and held the graphs of all steps; the model could not be copied any more."""
+    model = _Counting(COUNTS[name])
+    plain = copy.deepcopy(model)
+    with attached(model):
+        for x in torch.randn(3, 5, 3):
+            torch.testing.assert_close(model(x), plain(x), rtol=0, atol=0)
+            model(x).sum().backward()
+            plain(x)
+            assert not model.active.requires_grad
+    torch.testing.assert_close(model.active, plain.active, rtol=0, atol=0)
+    copy.deepcopy(model)
+
+
+def test_figures_of_masks_in_buffers_hold_no_graph_compiled() -> None:
+    model = _Counting(COUNTS["running mean"])
+    plain, x = copy.deepcopy(model), torch.randn(5, 3)
+    torch._dynamo.reset()
+    with attached(model):
+        torch.compile(model, backend="aot_eager", fullgraph=True)(x).sum().backward()
+    plain(x)
+    assert not model.active.requires_grad
+    torch.testing.assert_close(model.active, plain.active)
+
+
 def test_attached_restores_after_an_exception() -> None:
     model = _network()
     before = _everything(model)

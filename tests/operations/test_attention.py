@@ -146,6 +146,27 @@ def test_constants_and_parameters_leave_their_share_to_the_others(fixed: tuple[i
     torch.testing.assert_close(results[0], results[1], **CLOSE)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("composite", [rules.presets.published(), rules.Composite(rules.Gamma(), conserving=True)])
+def test_an_added_mask_of_minus_infinity_damps_nothing(composite: rules.Composite, compiled: bool) -> None:
+    """The damping |z| / (|z| + epsilon) of a masked score was inf / inf, so that all feedback was NaN."""
+
+    def causal(x: Tensor, low: float) -> Tensor:
+        scores = x @ x.mT + torch.full((3, 3), low).triu(1)
+        return scores.softmax(-1) @ x
+
+    found = []
+    for low in (-math.inf, -1e30):
+        x = torch.linspace(-1, 1, 12).view(3, 4).requires_grad_()
+        with attached(Call(functools.partial(causal, low=low)), composite) as model:
+            torch._dynamo.reset()
+            output = torch.compile(model, backend="aot_eager")(x) if compiled else model(x)
+            output.backward(torch.linspace(-1, 2, 12).view(3, 4))
+        found.append(x.grad)
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(*found, **CLOSE)
+
+
 def test_a_learned_bias_of_the_logits_takes_their_share() -> None:
     inputs, bias, credit = _inputs(), torch.randn(QUERIES, KEYS), torch.randn(BATCH, 1, QUERIES, SIZE)
     results = []

@@ -1,6 +1,7 @@
 """What models are built from: gates, rotary positions, tied embeddings, stochastic depth, grouped convolution."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -197,3 +198,31 @@ def test_a_query_that_is_a_parameter_takes_feedback_as_a_weight() -> None:
     plain = x.clone().requires_grad_()
     (F.linear(plain, layer.weight, layer.bias) * scale).sum().backward()
     torch.testing.assert_close(model.query.grad, plain.grad * x.abs(), **CLOSE)
+
+
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "bernoulli": lambda z: torch.bernoulli(z.sigmoid()),
+    "bernoulli as a method": lambda z: z.sigmoid().bernoulli(),
+    "poisson": lambda z: torch.poisson(z.exp()),
+    "normal": lambda z: torch.normal(z, 1.0),
+    "binomial": lambda z: torch.binomial(torch.full_like(z, 3.0), z.sigmoid()),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_drawn_is_a_constant(name: str) -> None:
+    """It was refused as computed in another thread, because of a node whose gradient is 0."""
+    found = []
+    for constant in (False, True):
+        x = torch.linspace(-1, 1, 6).requires_grad_()
+
+        def noisy(x: Tensor, constant: bool = constant) -> Tensor:
+            z = x * 2
+            drawn = DRAWS[name](z)
+            return z.tanh() * (drawn.detach() if constant else drawn)
+
+        torch.manual_seed(0)
+        with attached(Call(noisy)) as model:
+            model(x).sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found, rtol=0, atol=0)

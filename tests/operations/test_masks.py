@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from feedprop import attached, rules
 from support.propagation import CLOSE, Call, feedback_of, propagate, randomised
@@ -83,6 +84,12 @@ SELECTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     "ReLU of a column of a column": (
         lambda z: z[1:][:, 0] * torch.where(z[1:] > 0, 1.0, 0.0)[:, 0], lambda z: F.relu(z[1:, 0])
     ),
+    "ReLU repeated": (
+        lambda z: z.repeat_interleave(2, 0) * (z > 0).double().repeat_interleave(2, 0),
+        lambda z: F.relu(z.repeat_interleave(2, 0)),
+    ),
+    "ReLU padded": (lambda z: F.pad(z, (1, 2)) * F.pad((z > 0).double(), (1, 2)), lambda z: F.relu(F.pad(z, (1, 2)))),
+    "ReLU of a triangle": (lambda z: z.tril() * (z > 0).double().tril(), lambda z: F.relu(z.tril())),
     "ReLU expanded": (
         lambda z: z.unsqueeze(0).expand(2, 5, 6) * (z.unsqueeze(0).expand(2, 5, 6) > 0).double(),
         lambda z: F.relu(z.unsqueeze(0).expand(2, 5, 6)),
@@ -304,11 +311,38 @@ def test_joined_comparisons_are_steps(composite: str) -> None:
     torch.testing.assert_close(joined, _credit(lambda z: (z > 0).double(), z, settings), **CLOSE)
 
 
-def test_infinite_steps_pass_finite_credit() -> None:
-    z = torch.randn(5, 6)
-    low = torch.full_like(z, -torch.inf)
-    credit = _credit(lambda z: (z + torch.where(z > 0, torch.zeros_like(z), low)).softmax(-1), z, rules.Composite())
-    assert credit.isfinite().all()
+ADDED: dict[str, Callable[[Tensor], Tensor]] = {  # 0 where z > 0, elsewhere far below
+    "where": lambda z: torch.where(z > 0, 0.0, -torch.inf),
+    "where, large": lambda z: torch.where(z > 0, 0.0, -1e9),
+    "where, tensors": lambda z: torch.where(z > 0, torch.zeros_like(z), torch.full_like(z, -torch.inf)),
+    "where, a tensor and a number": lambda z: torch.where(z > 0, torch.zeros(()), -1e9),
+    "product": lambda z: (1 - (z > 0).double()) * -1e9,
+    "product by a keyword": lambda z: torch.mul(1 - (z > 0).double(), other=-1e9),
+    "least number": lambda z: (1.0 - (z > 0).double()) * torch.finfo(z.dtype).min,
+    "BERT": lambda z: (1.0 - (z > 0).double()) * -10000.0,
+    "in place": lambda z: (1 - (z > 0).double()).mul_(-1e9),
+    "subtracted": lambda z: -((z < 0).double() * 1e9),
+    "logarithm": lambda z: (z > 0).double().log(),
+    "logarithm in place": lambda z: (z > 0).double().log_(),
+}
+
+
+@WITH_COMPOSITES
+@pytest.mark.parametrize("name", ADDED)
+def test_a_mask_that_is_added_is_a_constant(name: str, composite: str) -> None:
+    """As a step between 0 and -1e9 it passed credit of that size, or NaN."""
+    z, settings = torch.randn(5, 6), COMPOSITES[composite]
+    added = ADDED[name]
+    selected = _credit(lambda z: (z + added(z)).softmax(-1), z, settings)
+    torch.testing.assert_close(selected, _credit(lambda z: (z + added(z).detach()).softmax(-1), z, settings), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_mask_that_is_added_is_a_constant_compiled(name: str) -> None:
+    z, settings = torch.randn(5, 6), rules.presets.training()
+    credit = _credit(lambda z: (z + ADDED[name](z)).softmax(-1), z, settings, compiled=True)
+    expected = _credit(lambda z: (z + ADDED[name](z)).softmax(-1), z, settings)
+    torch.testing.assert_close(credit, expected, **CLOSE)
 
 
 @WITH_COMPOSITES
@@ -379,6 +413,24 @@ def test_a_masked_weight_is_a_weight_by_its_rule(rule: rules.Rule) -> None:
         found.append(propagate(model, x, given, rule).feedback["w"].clone())
     torch.testing.assert_close(found[1], found[0], **CLOSE)
     torch.testing.assert_close(found[2], found[0], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "composite", [rules.Composite(rules.Gamma()), rules.presets.conserving()], ids=["Gamma", "conserving"]
+)
+def test_a_weight_masked_by_a_buffer_is_a_weight_compiled(composite: rules.Composite) -> None:
+    """As those of torch.nn.utils.prune; its layer lost its rule, and half of the reward, eager it had both."""
+    layer = randomised(nn.Linear(6, 3))
+    prune.l1_unstructured(layer, "weight", 0.5)
+    x, found = torch.rand(5, 6), []
+    for compiled in (False, True):
+        layer.zero_grad()
+        torch._dynamo.reset()
+        with attached(nn.Sequential(layer), composite) as model:
+            run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+            run(x).backward(torch.linspace(-1, 2, 15).view(5, 3))
+        found.append(feedback_of(layer))
+    torch.testing.assert_close(*found, **CLOSE)
 
 
 def test_a_mask_of_something_else_is_a_factor() -> None:

@@ -47,14 +47,14 @@ DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward
 
 
 def damping_of(z: Tensor, epsilon: float) -> Tensor:
-    """Return |z| / (|z| + epsilon); 1 - epsilon / (|z| + epsilon) would lose digits near 0."""
+    """Return |z| / (|z| + epsilon), 1 at infinity; 1 - epsilon / (|z| + epsilon) would lose digits near 0."""
     size = z.abs()
-    return (size + epsilon).reciprocal_().mul_(size)
+    return size.div_(size + epsilon).nan_to_num_(nan=1.0)
 
 
 def _rectified_damping(x: Tensor, epsilon: float) -> Tensor:
     """Return the damping of x = relu(z), times the slope of ReLU: 0 where x = 0."""
-    return (x + epsilon).reciprocal_().mul_(x)
+    return x.div(x + epsilon).nan_to_num_(nan=1.0)
 
 
 def _unchanged(x: Tensor, version: int) -> Tensor:

@@ -85,8 +85,8 @@ class Propagation(TorchFunctionMode):
 
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
-        if torch.compiler.is_dynamo_compiling():
-            return False
+        if torch.compiler.is_dynamo_compiling():  # where asking for an id ties the code to it
+            return any(buffer is value for buffer in list(self.model.buffers()))
         if self._buffers is None:
             self._buffers = {id(buffer) for buffer in self.model.buffers()}
         return id(value) in self._buffers

@@ -22,7 +22,7 @@ from feedprop.operations.registry import (
     ordinary,
     summed,
 )
-from feedprop.operations.sources import selects, sources_of
+from feedprop.operations.sources import FAR, selects, sources_of
 
 
 def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -80,6 +80,8 @@ def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> 
     conserving = activation(limits, non_negative=non_negative)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        if function in LOGARITHMS and marks.get(args[0] if args else kwargs["input"], marks.SELECTION) is not None:
+            return function(*args, **kwargs).detach()  # mask.log(), which is 0 or -inf, is a mask to be added
         if context.conserving:
             return conserving(context, function, args, kwargs)
         output = ordinary(context, function, args, kwargs)
@@ -92,6 +94,7 @@ def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> 
 
 elementwise = activation(None)
 elementwise.__doc__ = """Pass credit by the activation rule of the composite: for an activation of your own."""
+LOGARITHMS: set[Function] = set()
 PIECEWISE_CONSTANT: set[Function] = set()  # by their derivative, 0, latent weights would not learn
 
 
@@ -175,11 +178,11 @@ def converted(context: Context, function: Function, args: Arguments, kwargs: Key
     return _step(context, comparison, plain)
 
 
-FAR = 1e4  # stands for infinity between which a step jumps
-
-
 def selected(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
-    """Select by a condition; between constants or steps, as in where(z > 0, 1.0, -1.0), this is a step function."""
+    """Select by a condition; between constants or steps, as in where(z > 0, 1.0, -1.0), this is a step function.
+
+    Where one of them stands for infinity, as in where(z > 0, 0.0, -inf), it is a mask: no credit passes.
+    """
     condition, values = _branches(args, kwargs)
     comparison = marks.get(condition, marks.COMPARISON)
     if comparison is None or len(values) != 2 or not all(map(_is_step, values)):
@@ -187,6 +190,8 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
     plain = function(*args, **kwargs)
     if not any(isinstance(value, Tensor) for value in values):
         comparison = comparison._replace(yes=float(values[0]), no=float(values[1]))
+        if any(abs(value) >= FAR for value in values):
+            return plain
         if plain.is_floating_point():
             return _step(context, comparison, plain)
         marks.mark(plain, marks.COMPARISON, comparison)
@@ -194,12 +199,13 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
     if not plain.is_floating_point() or kwargs.get("out") is not None:
         return plain.detach()
     steps = []
+    far = sum(abs(value.detach() if isinstance(value, Tensor) else value) >= FAR for value in values)
     for value, (yes, no) in zip(values, ((1.0, 0.0), (0.0, 1.0)), strict=True):
         chosen = torch.where(condition, yes, no).to(plain.dtype)
         step = _step(context, comparison._replace(yes=yes, no=no), chosen)
         finite = value.nan_to_num(posinf=FAR, neginf=-FAR) if isinstance(value, Tensor) else min(max(value, -FAR), FAR)
         steps.append(step * finite)
-    output = credit.with_values(plain.detach(), steps[0] + steps[1])
+    output = credit.with_values(plain.detach(), (steps[0] + steps[1]).masked_fill(far > 0, 0.0))
     if credit.is_weight(comparison.tensor):
         marks.mark_weight(output)
     else:

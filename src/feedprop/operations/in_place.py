@@ -23,6 +23,7 @@ from feedprop.operations.registry import (
     operands_of,
     ordinary,
     summed,
+    without_gradient,
 )
 from feedprop.operations.sources import after_write, before_write, copied, hand_on, laid_out_alike
 
@@ -35,6 +36,8 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         if not args:
             args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
         target = args[0]
+        if _counts(context, target, args[1:], kwargs):
+            args, kwargs = (target, *without_gradient(args[1:])), without_gradient(kwargs)
         weight = marks.get(target, marks.WEIGHT)
         if torch.compiler.is_dynamo_compiling() or credit.transformed():  # they make copies anyway
             copy = copied(target, args[1:])
@@ -108,6 +111,20 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         return compute
 
     return handle
+
+
+def _counts(context: Context, target: Tensor, others: Arguments, kwargs: Keywords) -> bool:
+    """Whether masks are written to a buffer, as in `self.active += (z > 0).float().sum(0)`: figures kept over passes.
+
+    In plain torch they have no gradient; with one, the buffer would hold the graphs of all steps.
+    """
+    if target.requires_grad:
+        return False
+    given = [x for x in flat((*others, *kwargs.values())) if isinstance(x, Tensor) and x.requires_grad]
+    if not given or any(marks.get(x, marks.SELECTION) is None for x in given):
+        return False
+    base = None if torch.compiler.is_dynamo_compiling() else target._base
+    return context.is_buffer(target if base is None else base)
 
 
 def _relu_in_place(context: Context, target: Tensor) -> Tensor:

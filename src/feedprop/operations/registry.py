@@ -183,6 +183,11 @@ def neutral(context: Context, function: Function, args: Arguments, kwargs: Keywo
     return function(*args, **kwargs)
 
 
+def drawn(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Draw random numbers: constants, although torch gives what they are drawn by a gradient, of 0."""
+    return function(*args, **kwargs).detach()
+
+
 def ordinary(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Pass credit by the ordinary backward: for what selects, is linear in each input, or is smooth arithmetic."""
     operands, args, kwargs = operands_of(context, args, kwargs)

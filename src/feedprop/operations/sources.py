@@ -31,6 +31,7 @@ from feedprop.operations.places import (
 )
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, is_activation
 
+FAR = 1e4  # numbers from here on stand for infinity: a step between them, (1 - mask) * -1e9, is a mask, no value
 FARTHEST = 6  # number of sources that a result remembers, the nearest first
 DEEPEST = 64  # number of results in a row whose sources are not worked out
 Source = tuple[Any, int]  # what stands for values of a tensor (`_values`), a Move or a Mix; the kind of function
@@ -55,6 +56,8 @@ def tracked(handler: Handler, kind_of: KindOf) -> Handler:
         if factors[0] is not output and len(factors) < 3:
             remember(output, changed(factors, output.shape, _combined(kind_of(function, args, kwargs), differing)))
         if _all_select(factors):
+            if any(isinstance(value, (int, float)) and abs(value) >= FAR for value in (*args, *kwargs.values())):
+                return output.detach()
             marks.mark(output, marks.SELECTION, True)  # 1 - mask, mask * mask, mask + mask
         return output
 

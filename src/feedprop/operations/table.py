@@ -20,6 +20,7 @@ from feedprop.operations.registry import (
     HANDLERS,
     Handler,
     Limits,
+    drawn,
     keeps_sign,
     moved,
     neutral,
@@ -42,7 +43,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         is_signed is_pinned is_coalesced is_inference is_set_to is_same_size element_size data_ptr const_data_ptr
         get_device typename detach requires_grad_ register_hook retain_grad item tolist numpy storage
         untyped_storage new new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like ones_like
-        empty_like full_like rand_like randn_like randint_like bernoulli multinomial poisson normal binomial eq ne
+        empty_like full_like rand_like randn_like randint_like multinomial eq ne
         not_equal equal argmax argmin argsort argwhere isnan isinf isposinf isneginf isfinite isreal isin isclose
         allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
         logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
@@ -52,6 +53,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
     """),
+    (drawn, "bernoulli poisson normal binomial"),
     # --- what only moves values: views, selections by position, copies
     (moves(keeps_sign(moved)), "permute index_select gather"),
     (moves(keeps_sign(moved), "transpose"), "transpose"),
@@ -83,12 +85,13 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         dropout2d dropout3d native_dropout
     """),
     (moves(ordinary, in_order=True), "atleast_1d atleast_2d atleast_3d"),
+    (moves(ordinary), "repeat_interleave pad constant_pad_nd tril triu"),
     (ordinary, """
         broadcast_tensors copy_ diag diag_embed diagflat index_copy index_fill
-        index_put masked_fill masked_scatter masked_select repeat_interleave resolve_conj resolve_neg conj
-        conj_physical scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter slice_inverse tril triu
-        view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__ pad
-        constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+        index_put masked_fill masked_scatter masked_select resolve_conj resolve_neg conj
+        conj_physical scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter slice_inverse
+        view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__
+        reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
         replication_pad3d zero_ fill_ fill fill_diagonal_ chain_matmul block_diag nan_to_num positive resize meshgrid
         cartesian_prod combinations put sum_to_size to_dense to_sparse to_sparse_csr to_sparse_csc to_sparse_bsr
         to_sparse_bsc to_padded_tensor coalesce values sparse_mask values_copy sparse_coo_tensor sparse_csr_tensor
@@ -255,12 +258,14 @@ def _fill() -> None:
             HANDLERS[function] = handler
             if position is not None:
                 HANDLERS[function] = optionally_in_place(handler, position)
-        if handler is not neutral:
+        if handler not in (neutral, drawn):
             for function, plain in in_place_spellings(name):
                 HANDLERS[function] = in_place(handler, plain)
     for function, handler in normalisation.NORMALISATIONS.items():
         HANDLERS[function] = mixes(handler, keeps_places=True)
     HANDLERS.update(recurrent.RECURRENT)
+    for name in ("log", "log2", "log10"):
+        elementwise.LOGARITHMS.update(spellings(name))
     for name in PIECEWISE_CONSTANT.split():
         elementwise.PIECEWISE_CONSTANT.update(spellings(name))
 
