@@ -47,9 +47,10 @@ DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward
 
 
 def damping_of(z: Tensor, epsilon: float) -> Tensor:
-    """Return |z| / (|z| + epsilon); 1 - epsilon / (|z| + epsilon) would lose digits near 0."""
+    """Return |z| / (|z| + epsilon) as 1 / (1 + epsilon / |z|): precise near 0, 1 at infinity (masked scores)."""
     size = z.abs()
-    return (size + epsilon).reciprocal_().mul_(size)
+    one = size.new_ones(())
+    return torch.addcdiv(one, one, size, value=epsilon).reciprocal_()
 
 
 def _rectified_damping(x: Tensor, epsilon: float) -> Tensor:
