@@ -32,7 +32,8 @@ class _Damped(torch.autograd.Function):
             return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
         (z,) = ctx.saved_tensors
         damping = damping_of(z, ctx.epsilon)
-        return damping.mul_(credit) if damping.dtype == credit.dtype else damping * credit, None
+        fits = damping.dtype == credit.dtype and damping.layout is torch.strided
+        return damping.mul_(credit) if fits else damping * credit, None
 
 
 class _DampedInPlace(_Damped):
@@ -48,6 +49,9 @@ DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward
 
 def damping_of(z: Tensor, epsilon: float) -> Tensor:
     """Return |z| / (|z| + epsilon) as 1 / (1 + epsilon / |z|): precise near 0, 1 at infinity (masked scores)."""
+    if z.layout is torch.sparse_coo:
+        z = z.coalesce()
+        return torch.sparse_coo_tensor(z.indices(), damping_of(z.values(), epsilon), z.shape, is_coalesced=True)
     size = z.abs()
     one = size.new_ones(())
     return torch.addcdiv(one, one, size, value=epsilon).reciprocal_()
