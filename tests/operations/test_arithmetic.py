@@ -206,6 +206,36 @@ def test_each_spelling_gets_weight_times_the_gradient_of_the_fused_one(name: str
     torch.testing.assert_close([p.grad for p in parameters], expected, rtol=1e-8, atol=1e-11)
 
 
+SAMPLES: dict[str, Callable[[Tensor], torch.distributions.Distribution]] = {
+    "normal": lambda h: torch.distributions.Normal(h, h.exp()),
+    "gamma": lambda h: torch.distributions.Gamma(h.exp(), torch.exp(-h)),
+    "chi-squared": lambda h: torch.distributions.Chi2(h.exp()),
+    "Fisher": lambda h: torch.distributions.FisherSnedecor(h.exp(), 1 + h.exp()),
+    "Student": lambda h: torch.distributions.StudentT(1 + h.exp(), h),
+    "beta": lambda h: torch.distributions.Beta(h.exp(), 1 + h.exp()),
+    "Dirichlet": lambda h: torch.distributions.Dirichlet(h.exp()),
+    "relaxed": lambda h: torch.distributions.RelaxedOneHotCategorical(torch.tensor(0.5), logits=h),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_pass_the_gradient_of_their_reparametrisation(name: str) -> None:
+    def sampled(h: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return SAMPLES[name](h).rsample()
+
+    model, x = randomised(Headed(sampled)), torch.randn(5, 6)
+    plain = model(x)
+    credit, parameters = torch.randn_like(plain), list(model.parameters())
+    gradients = torch.autograd.grad(plain, parameters, credit)
+    with attached(model, rules.Epsilon()):
+        output = model(x)
+    assert torch.equal(output, plain)
+    output.backward(credit)
+    expected = [g * p.detach().abs() for g, p in zip(gradients, parameters, strict=True)]
+    torch.testing.assert_close([p.grad for p in parameters], expected, rtol=1e-8, atol=1e-11)
+
+
 class Contrastive(nn.Module):
     """NT-Xent of two views (Chen et al. 2020, SimCLR, eq. 1), written out in forward."""
 

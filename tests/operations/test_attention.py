@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -246,6 +247,32 @@ def test_attention_modules_give_the_same_with_and_without_their_weights(composit
     inputs = tuple(torch.randn(2, 3, 4) for _ in range(3))
     fused = _feedback(model, inputs, composite, need_weights=False)
     torch.testing.assert_close(_feedback(model, inputs, composite, need_weights=True), fused, **CLOSE)
+
+
+MASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "added": lambda logits, mask: logits + mask,
+    "in place": lambda logits, mask: logits.add_(mask),
+    "in one product": lambda logits, mask: torch.baddbmm(mask, logits, torch.eye(KEYS).expand(BATCH, -1, -1)),
+    "before a scale": lambda logits, mask: (logits + mask) / 2,
+    "before a shift": lambda logits, mask: (logits + mask) - (logits + mask).logsumexp(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("composite", [rules.presets.published(0.1), rules.presets.conserving(0.1)], ids=str)
+def test_a_mask_of_minus_infinity_passes_what_a_large_negative_one_does(name: str, composite: rules.Composite) -> None:
+    """With epsilon > 0, the stabiliser of an infinite sum is 1, not NaN."""
+    q, k, v = (nn.Parameter(torch.randn(BATCH, KEYS, SIZE)) for _ in range(3))
+    outside = torch.ones(KEYS, KEYS, dtype=torch.bool).triu(1)
+
+    def found(low: float) -> list[Tensor]:
+        mask = torch.zeros(KEYS, KEYS).masked_fill(outside, low)
+        model = Call(lambda x: MASKED[name](torch.bmm(x * q, k.mT), mask.expand(BATCH, -1, -1)).softmax(-1) @ v)
+        with attached(model, composite):
+            output = model(torch.ones(BATCH, KEYS, SIZE))
+        return list(torch.autograd.grad(output.square().sum(), (q, k, v)))
+
+    torch.testing.assert_close(found(-math.inf), found(-1e12))
 
 
 @pytest.mark.parametrize("trainable", [True, False])

@@ -221,3 +221,23 @@ def test_sparse_constants_pass_credit_as_dense_ones(rule: rules.Rule, layout: to
         found.append(feedback_of(model))
     assert found[1]["w"].abs().sum() > 0
     torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
+SPARSE_SUMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "sum": (lambda x: torch.sparse.sum(x.to_sparse(), 1).to_dense(), lambda x: x.sum(1)),
+    "two": (lambda x: (x.to_sparse() + x.tanh().to_sparse()).to_dense(), lambda x: x + x.tanh()),
+    "difference": (lambda x: (x.to_sparse() - 2 * x.T.to_sparse()).to_dense(), lambda x: x - 2 * x.T),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE_SUMS)
+def test_sums_of_sparse_activations_are_damped_as_dense_ones(name: str) -> None:
+    x, weight, found = torch.randn(4, 4), torch.randn(4, 4), []
+    for function in SPARSE_SUMS[name]:
+        model = Call(lambda x, w, function=function: function(x @ w), w=weight.clone())
+        with attached(model, rules.Epsilon(0.1)):
+            output = model(x)
+        output.backward(torch.linspace(-1, 1, output.numel()).view(output.shape))
+        found.append(feedback_of(model))
+    assert found[1]["w"].abs().sum() > 0
+    torch.testing.assert_close(found[0], found[1], **CLOSE)

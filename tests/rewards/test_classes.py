@@ -208,6 +208,24 @@ def test_what_softmax_reward_refuses(settings: dict, targets: Tensor, sentence: 
         rewards.SoftmaxReward(**settings)(torch.randn(2, 3), targets)
 
 
+@every_class_reward
+@pytest.mark.parametrize(
+    ("targets", "remedy"),
+    [
+        (F.one_hot(torch.tensor([0, 2, 1, 2]), 3), "; if they are one-hot, pass targets.argmax(1)"),
+        (torch.tensor([[0], [2], [1], [2]]), ": pass targets.view(4,)"),
+        (torch.tensor([0, 2, 1]), ""),
+    ],
+    ids=["one-hot", "in a column", "too few"],
+)
+def test_targets_of_another_shape_name_the_line_that_helps(kind, targets: Tensor, remedy: str) -> None:
+    if kind is rewards.SigmoidReward and remedy.startswith(";"):
+        pytest.skip("it takes several labels")
+    with pytest.raises(FeedpropError) as caught:
+        kind()(torch.randn(4, 3), targets)
+    assert str(caught.value).endswith(f"got (4, 3) and {tuple(targets.shape)}{remedy}")
+
+
 @pytest.mark.parametrize("weight", [None, [1.0]])
 def test_a_single_number_is_refused(weight) -> None:
     with pytest.raises(FeedpropError, match="got a single number"):

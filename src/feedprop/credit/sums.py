@@ -32,7 +32,8 @@ class _Damped(torch.autograd.Function):
             return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
         (z,) = ctx.saved_tensors
         damping = damping_of(z, ctx.epsilon)
-        return damping.mul_(credit) if damping.dtype == credit.dtype else damping * credit, None
+        fits = damping.dtype == credit.dtype and damping.layout is torch.strided
+        return damping.mul_(credit) if fits else damping * credit, None
 
 
 class _DampedInPlace(_Damped):
@@ -47,14 +48,22 @@ DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward
 
 
 def damping_of(z: Tensor, epsilon: float) -> Tensor:
-    """Return |z| / (|z| + epsilon), 1 at infinity; 1 - epsilon / (|z| + epsilon) would lose digits near 0."""
-    size = z.abs()
-    return size.div_(size + epsilon).nan_to_num_(nan=1.0)
+    """Return |z| / (|z| + epsilon)."""
+    if z.layout is torch.sparse_coo:
+        z = z.coalesce()
+        return torch.sparse_coo_tensor(z.indices(), damping_of(z.values(), epsilon), z.shape, is_coalesced=True)
+    return _damping(z.abs(), epsilon)
 
 
 def _rectified_damping(x: Tensor, epsilon: float) -> Tensor:
     """Return the damping of x = relu(z), times the slope of ReLU: 0 where x = 0."""
-    return x.div(x + epsilon).nan_to_num_(nan=1.0)
+    return _damping(x, epsilon)
+
+
+def _damping(size: Tensor, epsilon: float) -> Tensor:
+    """Return size / (size + epsilon) as 1 / (1 + epsilon / size): precise near 0, 1 at infinity (masked scores)."""
+    one = size.new_ones(())
+    return torch.addcdiv(one, one, size, value=epsilon).reciprocal_()
 
 
 def _unchanged(x: Tensor, version: int) -> Tensor:

@@ -126,7 +126,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr
         ormqr matrix_power matrix_exp matrix_sqrth tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
         atan2 arctan2 angle hypot logaddexp logaddexp2 xlogy xlog1py float_power ldexp frexp polygamma mvlgamma
-        multigammaln igamma gammainc igammac gammaincc zeta cross
+        multigammaln igamma gammainc igammac gammaincc zeta cross _standard_gamma
     """),
     # --- sums of contributions: the ordinary backward, damped
     (mixes(keeps_sign(summed)), """

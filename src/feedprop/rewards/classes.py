@@ -112,10 +112,16 @@ class ClassReward(Reward):
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
         dim = class_dimension(outputs)
-        if targets.shape != outputs.shape[:dim] + outputs.shape[dim + 1 :]:
+        expected = outputs.shape[:dim] + outputs.shape[dim + 1 :]
+        if targets.shape != expected:
+            remedy = ""
+            if targets.shape == outputs.shape:
+                remedy = f"; if they are one-hot, pass targets.argmax({dim})"
+            elif targets.numel() == expected.numel():
+                remedy = f": pass targets.view{tuple(expected)}"
             raise FeedpropError(
                 f"{type(self).__name__} takes outputs (batch, classes, ...) and targets (batch, ...), "
-                f"got {tuple(outputs.shape)} and {tuple(targets.shape)}"
+                f"got {tuple(outputs.shape)} and {tuple(targets.shape)}{remedy}"
             )
         if targets.is_floating_point() or targets.dtype is torch.bool:
             raise FeedpropError(
