@@ -163,7 +163,7 @@ def copy_without_rules(model: nn.Module, caller: str) -> nn.Module:
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
     """Run what torch.compile made as the code that it was made of, whose hooks are called and whose tensors last."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and its import takes seconds
+    if "torch._dynamo.variables.tensor" not in sys.modules:  # nothing is compiled, and its import takes seconds
         yield
         return
     with torch.compiler.set_stance("force_eager"):

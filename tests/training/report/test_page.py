@@ -262,7 +262,7 @@ def test_no_code_of_a_received_run_is_imported(command, run, tmp_path):
 
 def test_what_is_not_a_run_is_refused(command, run, tmp_path):
     assert "nowhere is not a run of feedprop train: it contains no config.yaml" in command("report", "nowhere").sentence
-    assert "feedprop report needs run" in command("report").sentence
+    assert "feedprop report needs the folder of a run" in command("report").sentence
     assert "nowhere is not a run" in command("report", run, "--beside", "nowhere").sentence
 
 
