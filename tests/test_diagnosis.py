@@ -411,6 +411,25 @@ def test_no_samples_and_no_parameters() -> None:
     assert "Set requires_grad" in only(check(nn.Linear(6, 3).requires_grad_(False), torch.randn(INPUTS)))
 
 
+@pytest.mark.parametrize("rewarded", [[0, 1, 2, 3], [0, 0, 2, 1]])
+def test_a_last_layer_that_begins_at_0_is_fine_whatever_the_classes_of_the_batch(rewarded: list[int]) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)  # whose feedback is 0 in the first step if there is as much of each class
+    assert check(model, torch.randn(4, 6), torch.tensor(rewarded)).problems == ()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "part"])
+def test_a_compiled_model_is_checked(whole: bool) -> None:
+    torch._dynamo.reset()
+    model = attach(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    if not whole:
+        model[0] = torch.compile(model[0], backend="aot_eager")
+    found = check(torch.compile(model, backend="aot_eager") if whole else model, torch.randn(INPUTS), classes())
+    assert found.ok
+    assert sum(layer.linear for layer in found.layers) == 2
+
+
 @pytest.mark.parametrize("targets", [torch.tensor([0, 1, 2, 0, 5]), torch.tensor([0, 1])], ids=["class", "number"])
 def test_targets_that_do_not_fit(targets: Tensor) -> None:
     with pytest.raises(FeedpropError, match=r"leave targets out of check\(\)"):

@@ -31,6 +31,17 @@ def test_published_relevances_are_met(case: Case) -> None:
     torch.testing.assert_close(found.explained, expected["output"].gather(1, expected["target"][:, None])[:, 0])
 
 
+def test_a_compiled_model_is_explained_as_the_one_that_was_compiled() -> None:
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    inputs = torch.randn(5, 6)
+    found = relevance(torch.compile(model, backend="aot_eager"), inputs, 1)
+    expected = relevance(model, inputs, 1)
+    torch.testing.assert_close(found.inputs, expected.inputs)
+    torch.testing.assert_close(found.modules["_orig_mod.0"], expected.modules["0"])
+    torch.testing.assert_close(found.parameters["_orig_mod.2.weight"], expected.parameters["2.weight"])
+
+
 @pytest.mark.parametrize("case", cases("lfp"), ids=lambda case: case.name)
 def test_feedback_is_the_relevance_of_a_weight_by_its_sign(case: Case) -> None:
     expected, model = case.tensors(), case.model()

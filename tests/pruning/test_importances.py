@@ -195,3 +195,9 @@ def test_scores_for_torch_prune() -> None:
     scores = pruning.torch_prune_scores(single, pruning.magnitude(single))[single[0], "weight"]
     torch_prune.l1_unstructured(single[0], "weight", 0.5, importance_scores=scores)
     assert int((single[0].weight == 0).sum()) == 10
+
+
+def test_batches_that_are_no_pairs() -> None:
+    inputs, targets = torch.randn(4, 3), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(FeedpropError, match=r"pairs \(inputs, targets\), such as .*shape \(4, 3\)"):
+        pruning.relevance(nn.Linear(3, 2), (inputs, targets))

@@ -143,3 +143,12 @@ def test_the_check_says_what_rules_do(first: rules.Rule) -> None:
 
 def test_a_model_that_is_not_pruned_needs_no_check() -> None:
     pruning.check_stays_pruned(net())
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_an_optimizer_that_mixes_the_feedback_of_weights_is_refused() -> None:
+    model = feedprop.attach(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), SPARSE)
+    pruning.prune(model, pruning.magnitude(model), 0.5)
+    optimizer = torch.optim.Muon([model[0].weight, model[2].weight], 0.01)
+    with pytest.raises(FeedpropError, match=r"Muon moves weights that are 0 by the feedback of others \(0\.weight\)"):
+        pruning.check_stays_pruned(model, optimizer)

@@ -149,9 +149,6 @@ def _waiting(trial: Trial, parameters: Sequence[ParameterCheck]) -> set[str]:
     blocked = {p.name for p in parameters if p.feedback == 0}
     if not zero:
         return set()
-    layers = {name.rpartition(".")[0] for name in zero} - {
-        p.name.rpartition(".")[0] for p in parameters if p.name not in zero
-    }
 
     def fill(model: nn.Module) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -161,7 +158,9 @@ def _waiting(trial: Trial, parameters: Sequence[ParameterCheck]) -> set[str]:
                 weight.copy_(torch.randn(weight.shape, generator=generator))
 
     later = trial.run(_unchanged, prepare=fill).filled_gradients() if blocked else {}
-    return layers | {name for name in blocked if bool(later[name].any())}
+    reached = {name for name in blocked if bool(later[name].any())}
+    others = {p.name for p in parameters if p.zeros < 1.0 or p.name not in zero | reached}
+    return reached | {name.rpartition(".")[0] for name in zero} - {name.rpartition(".")[0] for name in others}
 
 
 def _problems_of_answers(difference: float, blocked: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,8 @@ class Trial:
                 attach(model.get_submodule(path), change(composite), **options)
         prepare(model)
         args, kwargs = mapped(_prepared(double=double), (self.args, self.kwargs))
-        with torch.random.fork_rng(devices=self.devices), _default_dtype(torch.float64 if double else None):
+        random_state = torch.random.fork_rng(devices=self.devices)
+        with uncompiled(), random_state, _default_dtype(torch.float64 if double else None):
             result = model(*args, **kwargs)
             values = [value.detach().clone() for value in (*tensors(result), *model.buffers())]
             outputs = rewarded(result)
@@ -156,6 +158,16 @@ def copy_without_rules(model: nn.Module, caller: str) -> nn.Module:
         if _attachment(module) is not None:
             detach(module)
     return copied
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run what torch.compile made as the code that it was made of, whose hooks are called and whose tensors last."""
+    if "torch._dynamo.variables.tensor" not in sys.modules:  # nothing is compiled, and its import takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _computed_weights(model: nn.Module) -> dict[int, Tensor]:

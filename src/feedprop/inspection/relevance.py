@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from feedprop.attach import attach, detach
-from feedprop.diagnosis.trial import arguments, copy_without_rules, devices_of, mapped, tensors
+from feedprop.diagnosis.trial import arguments, copy_without_rules, devices_of, mapped, tensors, uncompiled
 from feedprop.errors import FeedpropError, first_few
 from feedprop.inspection.batch_norm import BATCH_NORMS
 from feedprop.inspection.batch_norm import merge_batch_norm as merge
@@ -116,7 +116,8 @@ def relevance(
     _warn_of_training(model)
     rules = presets.conserving() if composite is None else Composite.of(composite)
     rules = rules.replace(relative_magnitude=False, magnitude_floor=0.0)
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=devices_of(model)):
+    random_state = torch.random.fork_rng(devices=devices_of(model))
+    with uncompiled(), torch.inference_mode(False), torch.enable_grad(), random_state:
         copied = copy_without_rules(model, "relevance()")
         if merge_batch_norm:
             merge(copied, *arguments(mapped(_copied, inputs)))

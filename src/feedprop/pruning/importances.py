@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from feedprop.attach import attach
 from feedprop.diagnosis.trial import copy_without_rules
-from feedprop.errors import FeedpropError
+from feedprop.errors import FeedpropError, shape_or_type
 from feedprop.interception.forward import Forward
 from feedprop.pruning import masks
 from feedprop.rules import Composite, Rule, presets
@@ -86,7 +86,8 @@ def relevance(
         weight.requires_grad_(True)  # of frozen ones too
     empty = True
     with torch.enable_grad():
-        for inputs, targets in batches:
+        for batch in batches:
+            inputs, targets = _pair(batch)
             outputs, empty = twin(inputs), False
             value = _minus_named(outputs, targets) if objective is None else objective(outputs, targets)
             value.backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -94,6 +95,15 @@ def relevance(
         raise FeedpropError("relevance() needs at least one batch (inputs, targets), but batches was empty")
     found = {name: _relevance(weight) for name, weight in prunable(twin).items()}
     return found if signed else {name: values.abs() for name, values in found.items()}
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise FeedpropError(
+            "relevance() takes batches as pairs (inputs, targets), such as [(inputs, targets)] or a DataLoader, but "
+            f"got one of {shape_or_type(batch)}"
+        )
+    return batch[0], batch[1]
 
 
 def _minus_named(outputs: Any, targets: Tensor) -> Tensor:

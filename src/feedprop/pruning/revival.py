@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,15 @@ from feedprop.rules import Composite, Rule
 def check_stays_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> None:
     """Raise if training would move weights that are 0; otherwise a pruned model can be fine-tuned without masks.
 
-    Feedback is proportional to |w|, so a weight of 0 gets none, and no optimizer of `torch.optim` moves a weight that
-    never got any. What moves one is named, with its remedy: gradients, a floor, a rule for the first layer that does
-    not depend on the weights, and moments that the optimizer keeps from before pruning. Weight decay is fine, and so is
-    whatever a mask of `torch.nn.utils.prune` holds at 0.
+    Feedback is proportional to |w|, so a weight of 0 gets none, and no optimizer of `torch.optim` but Muon moves a
+    weight that never got any. What moves one is named, with its remedy: gradients, a floor, a rule for the first layer
+    that does not depend on the weights, moments that the optimizer keeps from before pruning, and an optimizer that
+    mixes the feedback of different weights. Weight decay is fine, and so is whatever a mask of `torch.nn.utils.prune`
+    holds at 0.
 
     Args:
         model: a pruned model, attached as it will be trained.
-        optimizer: the one that it will be trained by. Takes a step of a copy, without feedback.
+        optimizer: the one that it will be trained by. Copies of it take a step without feedback, and one with some.
 
     Raises:
         FeedpropError: weights that are 0 would move.
@@ -42,11 +44,18 @@ def check_stays_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> 
         _refuse_floor(composite)
         for path, (rule, _) in composite.replace(allow_unmatched=True).assign(model).items():
             _refuse_constant(rule, path)
-    moved = [] if optimizer is None else _moved(model, optimizer, pruned)
-    if moved:
+    if optimizer is None:
+        return
+    if moved := _moved(model, optimizer, pruned, torch.zeros_like):
         raise FeedpropError(
             f"the optimizer moves weights that are 0, by moments from before they were pruned ({moved[0]}); call "
             f"pruning.reset_moments(model, optimizer) after pruning, or make a new optimizer"
+        )
+    if moved := _moved(model, optimizer, pruned, _proportional()):
+        raise FeedpropError(
+            f"{type(optimizer).__name__} moves weights that are 0 by the feedback of others ({moved[0]}); use an "
+            "optimizer that moves each weight by its own feedback, such as SGD or Adam, or hold the weights at 0 by "
+            "pruning.GradualPruning or torch.nn.utils.prune"
         )
 
 
@@ -75,15 +84,23 @@ def _refuse_constant(rule: Rule, path: str) -> None:
         )
 
 
-def _moved(model: nn.Module, optimizer: Optimizer, pruned: dict[str, Tensor]) -> list[str]:
-    """Return the names of the parameters in which a step of the optimizer without feedback moves weights that are 0."""
+def _proportional() -> Callable[[Tensor], Tensor]:
+    """Return a function that makes up feedback in proportion to |w|."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda weight: weight.detach().abs() * torch.randn(weight.shape, generator=generator).to(weight)
+
+
+def _moved(
+    model: nn.Module, optimizer: Optimizer, pruned: dict[str, Tensor], feedback: Callable[[Tensor], Tensor]
+) -> list[str]:
+    """Return the names of the parameters in which a step of the optimizer moves weights that are 0."""
     weights = {parameter: name for name, parameter in prunable(model).items()}
     optimizer = getattr(optimizer, "optimizer", optimizer)  # without accelerate's wrapper, which may skip a step
     trial = copy.deepcopy(optimizer)
     moved = []
     for group in trial.param_groups:
         for twin in group["params"]:
-            twin.grad = torch.zeros_like(twin)
+            twin.grad = feedback(twin)
     trial.step()
     for group, copies in zip(optimizer.param_groups, trial.param_groups, strict=True):
         for parameter, twin in zip(group["params"], copies["params"], strict=True):

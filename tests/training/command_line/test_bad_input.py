@@ -43,6 +43,7 @@ SENTENCES = {
     "train --foo 3": "unknown option --foo",
     "train foo": "unexpected word foo",
     "train --batchsize 3": "unknown option --batchsize; did you mean --batch_size?",
+    "train --lr 1": "unknown option --lr; did you mean --optimizer.lr?",
     "train --model.dropoot 1": "did you mean --model.dropout?",
     "train --optimizer Adam --optimizer.momentum 1": "of this optimizer; its options are --optimizer.lr, ",
     "train --data.root x": "unknown option --data.root of this data; it has none",
@@ -52,7 +53,7 @@ SENTENCES = {
     "train --model.hidden.width 3": "--model.hidden must be a list such as [32,16]",
     "evaluate one two": "unexpected word two",
     "train --scheduler StepLR": "feedprop train needs --scheduler.step_size",
-    "evaluate": "feedprop evaluate needs run",
+    "evaluate": "feedprop evaluate needs the folder of a run",
     # values
     "train --optimizer.lr -0.1": "the learning rate --optimizer.lr must be above 0, but is -0.1",
     "train --optimizer.lr abc": "--optimizer.lr must be a number, but is abc",

@@ -96,7 +96,7 @@ def test_bad_options_are_refused(command, digits, run, tmp_path):
     assert "--amount is a share" in command("prune", lfp, "--amount", "90").sentence
     assert "--samples must be at least 1" in command("prune", lfp, "--samples", "0").sentence
     assert "it contains no config.yaml" in command("prune", tmp_path).sentence
-    assert "feedprop prune needs run" in command("prune").sentence
+    assert "feedprop prune needs the folder of a run" in command("prune").sentence
     assert "is not a run of feedprop train" in command("prune", lfp, "--beside", tmp_path).sentence
     assert "compares runs on the same data" in command("prune", lfp, "--beside", run).sentence
     assert "--importance must be one of" in command("prune", lfp, "--importance", "luck").sentence
@@ -110,3 +110,14 @@ def test_layers_that_are_emptied_are_named(command, tmp_path):
     assert emptied
     assert f"warning: all weights are 0 in {', '.join(emptied)}, so nothing passes; --scope layer" in answer.out
     assert "warning" not in command("prune", "run", "--amount", "0.5", "--samples", 50).out
+
+
+def test_numbers_instead_of_classes_are_called_by_their_figure(command, tmp_path):
+    assert command("train", "--data", "diabetes", "--epochs", 1, "--output", "run").code == 0
+    answer = command("prune", "run", "--amount", "0.5", "--importance", "magnitude", "--samples", 50)
+    assert answer.code == 0, answer.err
+    assert "validation r2 with this share" in answer.out
+    assert "by magnitude, validation r2 " in answer.out
+    assert "validation_r2" in json.loads((tmp_path / "run/pruning.json").read_text())["pruned"]
+    assert "accuracy" not in answer.out
+    assert (tmp_path / "run/pruning.svg").read_text().count(" %<") == len(AMOUNTS)  # r2 is no share

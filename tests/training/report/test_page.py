@@ -262,7 +262,7 @@ def test_no_code_of_a_received_run_is_imported(command, run, tmp_path):
 
 def test_what_is_not_a_run_is_refused(command, run, tmp_path):
     assert "nowhere is not a run of feedprop train: it contains no config.yaml" in command("report", "nowhere").sentence
-    assert "feedprop report needs run" in command("report").sentence
+    assert "feedprop report needs the folder of a run" in command("report").sentence
     assert "nowhere is not a run" in command("report", run, "--beside", "nowhere").sentence
 
 
@@ -313,6 +313,30 @@ def test_only_what_was_measured_alike_is_drawn_over_sparsity(run, tmp_path):
     text = (other / "metrics.jsonl").read_text()
     (other / "metrics.jsonl").write_text(text.replace('"accuracy"', '"r2"'))  # of other targets
     assert _sparsity(mine, other)[0] == ["magnitude", "relevance"]
+
+
+def test_what_was_pruned_beside_a_run_is_drawn_beside_it(run, tmp_path):
+    mine, other = (shutil.copytree(run, tmp_path / name) for name in ("mine", "other"))
+    curves = [
+        {"run": f"runs/{name}", "importance": importance, "accuracies": [1.0, 0.5]}
+        for name in ("mine", "other", "third")
+        for importance in ("magnitude", "relevance")
+    ]
+    pruned = {"amounts": [0.0, 0.9], "scope": "global", "checkpoint": "best", "curves": curves}
+    (mine / "pruning.json").write_text(json.dumps(pruned))
+    names = [f"{name}, {importance}" for name in ("mine", "other") for importance in ("magnitude", "relevance")]
+    assert _sparsity(mine, other)[0] == names
+    assert "The smallest weights" not in _sparsity(mine, other)[1]
+
+
+def test_short_and_full_names_of_a_component_are_no_difference(run, tmp_path):
+    mine, other = (shutil.copytree(run, tmp_path / name) for name in ("mine", "other"))
+    text = (other / "config.yaml").read_text()
+    assert "torch.optim.SGD" in text
+    (other / "config.yaml").write_text(text.replace("torch.optim.SGD", "SGD"))
+    assert "optimizer.name" not in write_report(mine, beside=other).read_text().partition("Side by side")[2][:3000]
+    (other / "config.yaml").write_text(text.replace("torch.optim.SGD", "Adam"))
+    assert "optimizer.name" in write_report(mine, beside=other).read_text().partition("Side by side")[2][:3000]
 
 
 def test_texts_are_shown_with_their_answers(mails):

@@ -113,7 +113,7 @@ def _sentence(message: str, command: str) -> str:
     text = " ".join(message.split())
     required = re.search(r"arguments are required: (.*)", text)
     if required:
-        words = (word if word == "run" else f"--{word}" for word in required.group(1).split(", "))
+        words = ("the folder of a run" if word == "run" else f"--{word}" for word in required.group(1).split(", "))
         return f"{command} needs {', '.join(words)}"
     key = re.search(r'Parser key "([\w.]+)":', text)
     expected = re.search(r"Subtypes: \[(.*)\] Errors:|Expected an? (.*?)(?:\.? Got value:| - Expected|$)", text)
@@ -130,6 +130,8 @@ def _unknown(key: str, parser: ArgumentParser) -> str:
     words = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     known = [word.removesuffix(".name") for word in words if not word.endswith((".help", "+"))]
     section, _, name = key.rpartition(".")
+    if not section and (parts := [option for option in known if option.endswith(f".{name}")]):
+        return f"unknown option --{key}; did you mean {' or '.join(parts[:3])}?"
     siblings = [option for option in known if section and option.startswith(f"--{section}.")]
     candidates = {option.removeprefix(f"--{section}." if siblings else "--"): option for option in siblings or known}
     match = difflib.get_close_matches(name, candidates, n=1)

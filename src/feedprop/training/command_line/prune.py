@@ -22,6 +22,7 @@ from feedprop.training.command_line.parser import OneSentenceParser
 from feedprop.training.command_line.stored import add_trust, batch_size, read_run, restored
 from feedprop.training.devices import make_accelerator
 from feedprop.training.report.charts import accuracy_over_sparsity
+from feedprop.training.report.curves_section import SHARES
 from feedprop.training.sparsity_curves import AMOUNTS, accuracies, importances
 
 Curves = dict[tuple[str, str], list[float]]  # (run, importance) -> accuracy at each of AMOUNTS
@@ -67,12 +68,12 @@ def prune_command(argv: Sequence[str]) -> None:
     settings, folder = request.settings, RunFolder(request.run)
     folder.claim()
     try:
-        curves, pruned = _measure(request, folder, make_accelerator(settings.device).device)
+        curves, pruned, score = _measure(request, folder, make_accelerator(settings.device).device)
         folder.write_json(CURVES, _facts(request, curves, pruned))
-        folder.write(CURVES_PLOT, accuracy_over_sparsity(AMOUNTS, curves, title=_title(request)))
+        folder.write(CURVES_PLOT, _plot(request, curves, score))
     finally:
         folder.release()
-    _print(request, curves, pruned)
+    _print(request, curves, pruned, score)
 
 
 def _parse(argv: Sequence[str]) -> PruneRequest:
@@ -100,11 +101,12 @@ def _parse(argv: Sequence[str]) -> PruneRequest:
     return PruneRequest(run, settings, configs)
 
 
-def _measure(request: PruneRequest, folder: RunFolder, device: torch.device) -> tuple[Curves, dict[str, Any]]:
-    """Return the curves of all runs, and facts about the pruned model, which is written."""
+def _measure(request: PruneRequest, folder: RunFolder, device: torch.device) -> tuple[Curves, dict[str, Any], str]:
+    """Return the curves of all runs, facts about the pruned model, which is written, and what was measured."""
     settings = request.settings
     curves: Curves = {}
     pruned: dict[str, Any] = {}
+    score = ""
     for run, config in request.configs.items():
         set_seed(config.settings.seed)
         parts = restored(run, config, settings.checkpoint)
@@ -116,6 +118,7 @@ def _measure(request: PruneRequest, folder: RunFolder, device: torch.device) -> 
             curves[run, name] = accuracies(parts, scores, scope=settings.scope, batch_size=size)
         if run != request.run:
             continue
+        score = parts.objective.task.score
         at = {
             name: accuracies(parts, scores, scope=settings.scope, batch_size=size, amounts=(settings.amount,))[0]
             for name, scores in found.items()
@@ -126,12 +129,12 @@ def _measure(request: PruneRequest, folder: RunFolder, device: torch.device) -> 
         pruned = {
             "amount": settings.amount,
             "importance": chosen,
-            "validation_accuracy": at[chosen],
+            f"validation_{score}": at[chosen],
             "emptied": [name for name in found[chosen] if not parts.model.get_parameter(name).any()],
         }
         metadata = folder.metadata(f"{settings.checkpoint}.safetensors")
         folder.save(PRUNED, parts.model, metadata=metadata | pruned)
-    return curves, pruned
+    return curves, pruned, score
 
 
 def _facts(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +156,10 @@ def _facts(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> 
     }
 
 
+def _plot(request: PruneRequest, curves: Curves, score: str) -> bytes:
+    return accuracy_over_sparsity(AMOUNTS, curves, title=_title(request), percent=score in SHARES)
+
+
 def _title(request: PruneRequest) -> str:
     data = request.configs[request.run].components["data"].name
     whole = "all layers compared" if request.settings.scope == "global" else "each layer alike"
@@ -160,10 +167,10 @@ def _title(request: PruneRequest) -> str:
     return f"{names}: validation data of {data},\npruned in one shot, {whole}, without training afterwards"
 
 
-def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> None:
+def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any], score: str) -> None:
     console = Console(highlight=False, markup=False)  # names may have brackets
     table = Table(
-        title_justify="left", title="validation accuracy with this share of the weights set to 0", box=box.SIMPLE
+        title_justify="left", title=f"validation {score} with this share of the weights set to 0", box=box.SIMPLE
     )
     beside = len(request.configs) > 1
     for heading in (["run"] if beside else []) + ["importance"]:
@@ -180,8 +187,8 @@ def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> 
             f"warning: all weights are 0 in {', '.join(pruned['emptied'])}, so nothing passes; {remedy}", soft_wrap=True
         )
     console.print(
-        f"{folder / PRUNED}: {100 * pruned['amount']:g} % by {pruned['importance']}, validation accuracy "
-        f"{pruned['validation_accuracy']:.4f}\nplot: {folder / CURVES_PLOT}",
+        f"{folder / PRUNED}: {100 * pruned['amount']:g} % by {pruned['importance']}, validation {score} "
+        f"{pruned[f'validation_{score}']:.4f}\nplot: {folder / CURVES_PLOT}",
         soft_wrap=True,
         markup=False,
     )

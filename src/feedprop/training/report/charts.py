@@ -41,7 +41,7 @@ def sparsity_lines(lines: Mapping[tuple[str, str], Sequence[Value]]) -> list[Lin
 
 
 def accuracy_over_sparsity(
-    amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[float]], *, title: str
+    amounts: Sequence[float], lines: Mapping[tuple[str, str], Sequence[float]], *, title: str, percent: bool = True
 ) -> bytes:
     """Draw accuracies over the share of weights that are 0 and return an SVG file.
 
@@ -49,8 +49,11 @@ def accuracy_over_sparsity(
         amounts: shares, rising, below 1; one tick each, equally far apart
         lines: (run, importance) -> accuracies; importances differ by colour, runs by dashes
         title: of the picture
+        percent: whether the figure is a share
     """
-    return svg.alone(sparsity_lines(lines), replace(_over_sparsity(amounts), height=300.0), title=title)
+    return svg.alone(
+        sparsity_lines(lines), replace(_over_sparsity(amounts, percent=percent), height=300.0), title=title
+    )
 
 
 def sparsity(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from feedprop.training.command_line.components import KINDS
 from feedprop.training.report import charts, svg
 from feedprop.training.report.figures import duration, percent, plain
 from feedprop.training.report.stored_run import StoredRun
@@ -70,6 +72,10 @@ def sparsity(run: StoredRun, other: StoredRun | None) -> list[Picture]:
     lines = {(run.name, importance): values for importance, values in mine.lines.items()}
     if other is None:
         lines |= mine.others
+    elif pruned_beside := {key: values for key, values in mine.others.items() if _is_of(key[0], other)}:
+        names = [name for name, _ in _named(run, other)]
+        lines = {(names[0], importance): values for importance, values in mine.lines.items()}
+        lines |= {(names[1], importance): values for (_, importance), values in pruned_beside.items()}
     elif main_figure(other) == main_figure(run):
         for pruned in (True, False):  # only what was measured alike
             both = [_by_importance(stored, pruned=pruned) for stored in (run, other)]
@@ -109,9 +115,18 @@ def beside(run: StoredRun, other: StoredRun) -> dict[str, Any]:
     different = [
         (key, *(plain(stored.options[key]) if key in stored.options else "" for stored in (run, other)))
         for key in options
-        if run.options.get(key) != other.options.get(key)
+        if _named_in_full(key, run.options.get(key)) != _named_in_full(key, other.options.get(key))
     ]
     return {"names": names, "figures": figures, "options": different}
+
+
+def _named_in_full(option: str, value: Any) -> Any:
+    """Return the import path of a component for its short name, SGD or torch.optim.SGD; other values as they are."""
+    kind, _, what = option.partition(".")
+    if kind not in KINDS or what != "name" or not isinstance(value, str):
+        return value
+    known = KINDS[kind]
+    return known.short.get(value, value if "." in value or not known.home else f"{known.home}.{value}")
 
 
 def main_figure(run: StoredRun) -> str | None:
@@ -201,6 +216,11 @@ def _by_importance(run: StoredRun, *, pruned: bool = True) -> _Sparsity:
         return _Sparsity([], {}, {}, ())
     lines = {str(measured["importance"]): measured["accuracies"]}
     return _Sparsity(list(measured["amounts"]), lines, {}, ("train", measured["amounts"], measured["scope"]))
+
+
+def _is_of(name: str, run: StoredRun) -> bool:
+    """Whether a run, named as feedprop prune was told, is this one."""
+    return Path(name).resolve() == run.path.resolve() or Path(name).name == run.name
 
 
 def _is_share(key: str) -> bool:
