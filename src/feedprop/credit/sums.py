@@ -32,7 +32,7 @@ class _Damped(torch.autograd.Function):
             return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
         (z,) = ctx.saved_tensors
         damping = damping_of(z, ctx.epsilon)
-        fits = damping.dtype == credit.dtype and damping.layout is torch.strided
+        fits = damping.dtype == credit.dtype and not damping.is_sparse
         return damping.mul_(credit) if fits else damping * credit, None
 
 
@@ -49,7 +49,7 @@ DAMPED_NODES: tuple[Any, ...] = (_Damped._backward_cls, _DampedInPlace._backward
 
 def damping_of(z: Tensor, epsilon: float) -> Tensor:
     """Return |z| / (|z| + epsilon)."""
-    if z.layout is torch.sparse_coo:
+    if z.is_sparse:
         z = z.coalesce()
         return torch.sparse_coo_tensor(z.indices(), damping_of(z.values(), epsilon), z.shape, is_coalesced=True)
     return _damping(z.abs(), epsilon)

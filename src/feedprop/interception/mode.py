@@ -59,6 +59,7 @@ class Propagation(TorchFunctionMode):
         self.owners = owners or {}
         self.renew = renew  # finds the owners of parameters that were replaced after attach
         self.suspended = False
+        self.traced = torch.compiler.is_dynamo_compiling()  # as a whole; a pass that runs may have compiled parts
         self.took_constants = False
         self.starts = credit.Starts()
         self.spans = Spans()
@@ -86,7 +87,7 @@ class Propagation(TorchFunctionMode):
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
         if torch.compiler.is_dynamo_compiling():  # where asking for an id ties the code to it
-            return any(buffer is value for buffer in list(self.model.buffers()))
+            return self.traced and any(buffer is value for buffer in list(self.model.buffers()))
         if self._buffers is None:
             self._buffers = {id(buffer) for buffer in self.model.buffers()}
         return id(value) in self._buffers
