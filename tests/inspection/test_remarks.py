@@ -143,5 +143,10 @@ def test_numbers_that_are_not_finite() -> None:
     assert re.match(r".* has a .* of (nan|inf|-inf) at step \d+; use a smaller learning rate", sentence)
 
 
+def test_numbers_that_are_not_finite_from_the_first_step_on_are_in_the_data() -> None:
+    (sentence,) = remarks_of(mlp(), batch=lambda: (torch.full((32, 2), torch.nan), torch.zeros(32).long()))
+    assert re.match(r".* has a .* of nan at step 0; look for it in the data$", sentence)
+
+
 def test_a_log_of_two_steps_says_nothing() -> None:
     assert remarks_of(mlp(bias=False), steps=10, batch=lambda: (torch.zeros(32, 2), torch.zeros(32).long())) == []

@@ -184,7 +184,7 @@ def spikes(
     """
     if fired.ndim < 3 or fired.shape != relevance.shape:
         raise FeedpropError(
-            f"spikes (time, batch, ...) and their relevance must have one shape, got {tuple(fired.shape)} and "
+            f"spikes and their relevance must have one shape (time, batch, neurons, ...), got {tuple(fired.shape)} and "
             f"{tuple(relevance.shape)}"
         )
     if not 0 <= sample < fired.shape[1]:

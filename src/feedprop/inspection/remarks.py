@@ -42,10 +42,10 @@ def _broken(rows: Rows) -> str | None:
     for row in rows:
         wrong = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
         if wrong:
-            return (
-                f"{row['module']} has a {wrong[0].replace('_', ' ')} of {row[wrong[0]]} at step {row['step']}; use a "
-                "smaller learning rate, or clip the feedback"
-            )
+            figure = "reward" if wrong[0].startswith("reward") else wrong[0].replace("_", " ")
+            learned = row["step"] > rows[0]["step"]
+            remedy = "use a smaller learning rate, or clip the feedback" if learned else "look for it in the data"
+            return f"{row['module']} has a {figure} of {row[wrong[0]]} at step {row['step']}; {remedy}"
     return None
 
 

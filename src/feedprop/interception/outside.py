@@ -57,10 +57,12 @@ def refuse_plain_gradients(roots: Iterable[Tensor]) -> None:
     for model in _models() if used else ():
         names, kind = _names(model, used), type(model).__name__
         if names:
+            penalty = ", or add a penalty outside of what torch.compile compiles" if search.compiled else ""
             raise FeedpropError(
                 f"{first_few(names)} of the attached {kind}: used outside of its forward(), so it would get its plain "
                 f"gradient; call the {kind} itself, move that use into its forward(), attach the part that is called, "
                 f'name the method that uses it, attach(model, methods=("encode", ...)), or detach the model first'
+                f"{penalty}"
             )
 
 
@@ -106,6 +108,7 @@ class _Search:
         self.kinds: dict[Any, int] = {None: ANYTHING}  # of the nodes; None stands for constants
         self.strays: list[str] = []  # types of nodes in passes that no handler made
         self.unseen: set[int] = set()  # ids of parameters that were used in passes, but not as weights
+        self.compiled = False  # whether some of them are in compiled regions
         self.outside: list[Any] = []  # nodes that are functions of parameters and were used outside of passes
 
     def look_behind(self, root: Any) -> None:
@@ -133,7 +136,9 @@ class _Search:
                 self._look_inside(node, [other for other, _ in used])
             return ANYTHING
         if credit.is_compiled(node):
-            self.outside += _used_without_rules(node, self.uncompiled)
+            compiled = _used_without_rules(node, self.uncompiled)
+            self.outside += compiled
+            self.compiled = self.compiled or bool(compiled)
             return ANYTHING
         variable = getattr(node, "variable", None)
         if variable is not None:
