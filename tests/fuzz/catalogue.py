@@ -789,4 +789,5 @@ NOT_CALLED = """
     floor_divide floor_divide_ __rfloordiv__ __ifloordiv__
     apply_ map_ map2_ dequantize quantize_per_tensor quantize_per_channel fake_quantize_per_tensor_affine
     fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
+    bernoulli binomial normal poisson
 """  # they arrive by other names, need another device, are coarse or refused, or have tests of their own
