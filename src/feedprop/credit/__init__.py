@@ -32,9 +32,9 @@ from feedprop.credit.flow import STAND_IN_NODE, follows_weights, scaled, stand_i
 from feedprop.credit.graph import is_compiled, sequence_number, walk
 from feedprop.credit.marks import is_weight
 from feedprop.credit.readable import not_finite, readable
-from feedprop.credit.start import Entering, Starts, computed, divided, enter, moves, start_backward, traced
+from feedprop.credit.start import Entering, Starts, computed, divided, enter, moves, start_backward
 from feedprop.credit.sums import damped, damped_in_place, damped_relu, damping_of, kept, undamped
-from feedprop.credit.transforms import transformed, transforms
+from feedprop.credit.transforms import traced, transformed, transforms
 from feedprop.credit.weights import (
     WEIGHT_NODES,
     Magnitude,

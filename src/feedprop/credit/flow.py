@@ -10,7 +10,7 @@ from torch import Tensor
 from feedprop.credit.activations import slope
 from feedprop.credit.derivative import is_taken, refuse_derivative
 from feedprop.credit.graph import walk
-from feedprop.credit.transforms import rerouted, transformed
+from feedprop.credit.transforms import rerouted, traced, transformed
 
 
 class _Substituted(torch.autograd.Function):
@@ -85,7 +85,7 @@ def stand_in(x: Tensor, values: Tensor) -> Tensor:
 
 def follows_weights(x: Tensor) -> bool:
     """Whether `x` was computed from a parameter; under torch.compile and torch.func, from any tensor with gradient."""
-    if torch.compiler.is_dynamo_compiling() or transformed():
+    if traced():
         return x.requires_grad and not x.is_leaf
     return any(isinstance(getattr(node, "variable", None), torch.nn.Parameter) for node in walk([x.grad_fn]))
 

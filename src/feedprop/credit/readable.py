@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from feedprop.credit.transforms import transformed
+from feedprop.credit.transforms import traced
 
 
 def readable(values: Tensor) -> bool:
     """Whether Python may look at values: on a device it would have to wait for them, and traced, there are none."""
-    return values.device.type == "cpu" and not torch.compiler.is_dynamo_compiling() and not transformed()
+    return values.device.type == "cpu" and not traced()
 
 
 def not_finite(values: Tensor) -> int:

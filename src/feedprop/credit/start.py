@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from feedprop.credit import marks
-from feedprop.credit.transforms import rerouted, transformed
+from feedprop.credit.transforms import rerouted, traced, transformed
 
 _KEY = "feedprop.start"  # key in the metadata of the node that computed an activation; holds the pre-activation
 _HELD = "_feedprop_held"
@@ -41,11 +41,6 @@ MOVING = frozenset(  # without the number at the end, which differs in place and
 ) | {"CopyBackwards", "CopySlices", "_DDPSinkBackward", "_ChannelsFirstBackward"}
 _COMPUTED = "feedprop.computed"  # in the metadata of a node that looks like a move and is none
 NEURONS: list[type[Any]] = []  # node types that read the reward on their first result from `reward_on_silent`
-
-
-def traced() -> bool:
-    """Whether the graph is hidden, by torch.compile or torch.func."""
-    return torch.compiler.is_dynamo_compiling() or transformed()
 
 
 class _Held:

@@ -29,7 +29,7 @@ class _Damped(torch.autograd.Function):
         if ctx.damping is not None:
             return credit * ctx.damping, None
         if ctx.rectified is not None:
-            return _rectified_damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
+            return _damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
         (z,) = ctx.saved_tensors
         damping = damping_of(z, ctx.epsilon)
         fits = damping.dtype == credit.dtype and not damping.is_sparse
@@ -55,13 +55,11 @@ def damping_of(z: Tensor, epsilon: float) -> Tensor:
     return _damping(z.abs(), epsilon)
 
 
-def _rectified_damping(x: Tensor, epsilon: float) -> Tensor:
-    """Return the damping of x = relu(z), times the slope of ReLU: 0 where x = 0."""
-    return _damping(x, epsilon)
-
-
 def _damping(size: Tensor, epsilon: float) -> Tensor:
-    """Return size / (size + epsilon) as 1 / (1 + epsilon / size): precise near 0, 1 at infinity (masked scores)."""
+    """Return size / (size + epsilon) as 1 / (1 + epsilon / size): precise near 0, 1 at infinity (masked scores).
+
+    For relu(z) that is the damping of z times the slope of ReLU: 0 where the size is 0.
+    """
     one = size.new_ones(())
     return torch.addcdiv(one, one, size, value=epsilon).reciprocal_()
 
@@ -137,7 +135,7 @@ class _DampedReLU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if is_taken():
             return credit * (x > 0), None
-        return _rectified_damping(x, ctx.epsilon).mul_(credit), None
+        return _damping(x, ctx.epsilon).mul_(credit), None
 
 
 def damped_relu(z: Tensor) -> Tensor:

@@ -13,6 +13,11 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def traced() -> bool:
+    """Whether the graph is hidden, by torch.compile or torch.func."""
+    return torch.compiler.is_dynamo_compiling() or transformed()
+
+
 # how many of them are running, one inside the other; None if none is
 transforms: Callable[[], int | None] = torch._C._functorch.maybe_current_level
 

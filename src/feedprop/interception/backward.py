@@ -52,8 +52,7 @@ def _searched(plain: Any) -> Any:
     def run(outputs: Any, *args: Any, **kwargs: Any) -> Any:
         _, _, create_graph, *_ = args
         roots = [output for output in outputs if isinstance(output, Tensor)]
-        tracing = torch.compiler.is_dynamo_compiling() or credit.transformed()
-        if not roots or tracing or _GRAPHS.paused or is_taken():
+        if not roots or credit.traced() or _GRAPHS.paused or is_taken():
             return plain(outputs, *args, **kwargs)
         if any(isinstance(given, Tensor) and torch._C._functorch.is_legacy_batchedtensor(given) for given in args[0]):
             _refuse_batch(roots)

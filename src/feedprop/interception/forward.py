@@ -44,14 +44,13 @@ class Forward:
         self.unbound = tuple(name for name in self.replaced if _is_unbound(type(model), name))
         self.held = held_leaves(model)
         self.hooked = model  # whose hooks enter the rules: a shallow copy has the modules of its original
-        self._hook()
+        self._hook(composite)
         self.owned: list[tuple[nn.Parameter, list[Owner]]] | None = _owned(model, model)
         self._begin()
         self._replace()
 
-    def _hook(self, composite: Composite | None = None) -> None:
+    def _hook(self, composite: Composite) -> None:
         """Give each module that has none yet the hooks that enter and leave its rule."""
-        composite = self.composite if composite is None else composite
         modules = dict(self.model.named_modules())
         assigned = composite.assign(self.model)
         if all(reason == "default" for _, reason in assigned.values()):

@@ -12,6 +12,7 @@ from torch import Tensor
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.operations.registry import (
+    FAR,
     Arguments,
     Context,
     Function,
@@ -22,7 +23,7 @@ from feedprop.operations.registry import (
     ordinary,
     summed,
 )
-from feedprop.operations.sources import FAR, selects, sources_of
+from feedprop.operations.sources import selects, sources_of
 
 
 def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

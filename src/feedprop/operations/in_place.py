@@ -25,7 +25,8 @@ from feedprop.operations.registry import (
     summed,
     without_gradient,
 )
-from feedprop.operations.sources import after_write, before_write, copied, hand_on, laid_out_alike
+from feedprop.operations.sources import copied, hand_on, laid_out_alike, remember
+from feedprop.operations.tracking import before_write
 
 
 def in_place(handler: Handler, out_of_place: Function) -> Handler:
@@ -39,7 +40,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         if _counts(context, target, args[1:], kwargs):
             args, kwargs = (target, *without_gradient(args[1:])), without_gradient(kwargs)
         weight = marks.get(target, marks.WEIGHT)
-        if torch.compiler.is_dynamo_compiling() or credit.transformed():  # they make copies anyway
+        if credit.traced():  # they make copies anyway
             copy = copied(target, args[1:])
             marks.forget(target)
             return _written(context, target, (copy, *args[1:]), kwargs)
@@ -54,7 +55,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
                 f"chunk(), split() or unbind()), which autograd does not allow: write it out of place"
             ) from error
         if sources:
-            after_write(target, sources)
+            remember(target, sources)  # the values of before among them
         return output
 
     def _handled(
@@ -151,7 +152,7 @@ def optionally_in_place(handler: Handler, position: int) -> Handler:
         kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
         if not asked:
             return handler(context, function, args[:position] + args[position + 1 :], kwargs)
-        if base is ordinary and not (torch.compiler.is_dynamo_compiling() or credit.transformed()):
+        if base is ordinary and not credit.traced():
             return in_place(handler, function)(context, function, args, kwargs | {"inplace": True})
         target, rest = (args[0], args[1:position]) if args else (kwargs.pop("input"), ())
         return in_place(handler, function)(context, function, (target, *rest), kwargs)

@@ -164,7 +164,7 @@ def in_steps(parts: Function) -> Handler:
         values = flat([*args, *kwargs.values()])
         if not any(isinstance(value, Tensor) and value.requires_grad for value in values):
             return function(*args, **kwargs)
-        if torch.compiler.is_dynamo_compiling() or credit.transformed():
+        if credit.traced():
             return context.decompose(parts, *args, **kwargs)
         draws = any(isinstance(value, float) and value > 0 for value in args)  # dropout
         with torch.random.fork_rng(enabled=draws):

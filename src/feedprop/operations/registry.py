@@ -83,6 +83,7 @@ class Context(Protocol):
 
 Handler = Callable[[Context, Function, Arguments, Keywords], Any]
 HANDLERS: dict[Function, Handler] = {}
+FAR = 1e4  # numbers from here on stand for infinity: a step between them, (1 - mask) * -1e9, is a mask, no value
 
 
 def register(torch_function: Function) -> Callable[[Handler], Handler]:

@@ -18,7 +18,8 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.operations.kinds import GATE, MULTIPLE, SUM, divided, multiplied
 from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, as_constant, is_activation
-from feedprop.operations.sources import common, remember, sources_of, tracked, where_selected
+from feedprop.operations.sources import common, remember, sources_of, where_selected
+from feedprop.operations.tracking import tracked
 
 
 def self_gated(handler: Handler, *, divides: bool = False) -> Handler:

@@ -30,8 +30,8 @@ from feedprop.operations.registry import (
     with_constants,
 )
 from feedprop.operations.self_gated import self_gated
-from feedprop.operations.sources import mixes, moves, tracked
 from feedprop.operations.spellings import attributes, in_place_spellings, position_of_inplace, spellings
+from feedprop.operations.tracking import mixes, moves, tracked
 
 VALUES = frozenset({"H", "T", "mH", "mT", "real", "imag"})  # attributes of a tensor that are tensors of values
 

@@ -102,7 +102,7 @@ class Rule(Settings):
                 raise FeedpropError(
                     f"{name}: a factor of shape {tuple(factor.shape)} does not broadcast to z {tuple(z.shape)}"
                 )
-        if torch.compiler.is_dynamo_compiling() or credit.transformed():
+        if credit.traced():
             return
         if passes and torch.is_grad_enabled() and not any(part.requires_grad for _, part in pairs):
             raise FeedpropError(

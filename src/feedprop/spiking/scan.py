@@ -79,9 +79,8 @@ class Scan(torch.autograd.Function):
             known: silence.Silence = ctx.__dict__.get("silence") or silence.of(None)
             known.look(ctx, spikes, before, ctx.beta if beta is None else beta, *arriving)
         constant = ctx.dynamics.steps is not None
-        apart = (
-            torch.compiler.is_dynamo_compiling() and not constant
-        )  # as in `_forward_compiled`; there is one block then
+        # as in `_forward_compiled`; there is one block then
+        apart = torch.compiler.is_dynamo_compiling() and not constant
         fresh = [torch.empty_like(row) for row in before.unbind(0)] if apart else []
         credits = torch.empty_like(before[0] if constant else before)
         at_start = torch.empty_like(start) if ctx.needs_input_grad[1] else None

@@ -28,9 +28,7 @@ class Silence:
     def __init__(self) -> None:
         self.told = False
         self.looks = 0
-        self.rewarded = (
-            False  # whether a backward pass ever started from a reward on spikes: those reach silent neurons
-        )
+        self.rewarded = False  # whether a backward pass ever began at spikes: such rewards reach silent neurons
 
     def look(
         self,
