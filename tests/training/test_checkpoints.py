@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from feedprop.errors import FeedpropError
+from feedprop.training import locks
 from feedprop.training.checkpoints import OWN_FILES, RunFolder
 
 from .conftest import BLOBS
@@ -321,6 +322,28 @@ def test_a_normalisation_that_does_not_fit_is_refused(command, run, tmp_path, ch
     facts = {"mean": [0.0, 0.0], "deviation": [1.0, 1.0], **changes}
     save_file(load_file(file), file, metadata={key: json.dumps(value) for key, value in facts.items()})
     assert "normalised" in command("evaluate", "run").sentence
+
+
+def test_a_run_that_took_the_folder_a_moment_ago_is_left_alone(tmp_path, monkeypatch):
+    output, new = tmp_path / "run", tmp_path / "run.new"
+    for folder in (output, new):
+        folder.mkdir()
+    (output / "config.yaml").write_text("")
+    (new / f".running.{os.getppid()}").write_text("")
+    taken = f"{os.getppid()} {platform.node()}"
+    held = locks.held
+
+    def asked(path):  # the other run takes the folder once it was seen to be free
+        found = held(path)
+        if path == tmp_path / "run.old/.running":
+            (output / ".running").write_text(taken)
+        return found
+
+    monkeypatch.setattr(locks, "held", asked)
+    folder = RunFolder.choose(str(output), title="", overwrite=True)
+    assert [entry.name for entry in new.iterdir()] == [f".running.{os.getppid()}"]
+    with pytest.raises(FeedpropError, match="another run"):
+        folder.claim()
 
 
 def test_what_a_live_run_is_writing_is_left_alone(tmp_path):

@@ -295,17 +295,28 @@ def recover(path: Path) -> None:
     old, new = _beside(path, OLD), _beside(path, NEW)
     if locks.held(path / LOCK) or locks.held(old / LOCK):
         return  # by a run that is about to do so itself
-    if old.is_dir() and not os.path.lexists(path):
+    place = path if os.path.lexists(path) else old
+    if not place.is_dir():
+        if new.is_dir() and not locks.held(new / LOCK):
+            _remove(new, rescue_to=None)
+        return
+    left = [entry.name for entry in place.iterdir() if _begun(entry.name) or _is_lock(entry.name)]
+    if not (left or old.is_dir() or new.is_dir()):
+        return
+    try:
+        locks.take(place / LOCK)
+    except (FeedpropError, OSError):
+        return  # another process does so now, or nothing here can be changed
+    if place == old:
         old.rename(path)
-    if path.is_dir():
-        if old.is_dir():
-            _remove(old, rescue_to=path)
-        for entry in path.iterdir():
-            if _begun(entry.name):
-                entry.unlink(missing_ok=True)
-        locks.tidy(path / LOCK)
+    elif old.is_dir():
+        _remove(old, rescue_to=path)
+    for name in left:
+        if _begun(name):
+            (path / name).unlink(missing_ok=True)
     if new.is_dir() and not locks.held(new / LOCK):
         _remove(new, rescue_to=None)
+    locks.tidy(path / LOCK)
 
 
 def _written(name: str) -> bool:
@@ -330,7 +341,7 @@ def _remove(folder: Path, *, rescue_to: Path | None) -> None:
         if own and entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif own:
-            entry.unlink()
+            entry.unlink(missing_ok=True)
         elif rescue_to is not None:
             entry.rename(rescue_to / entry.name)
     with contextlib.suppress(OSError):  # a file of the user's
