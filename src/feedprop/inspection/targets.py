@@ -88,6 +88,8 @@ def _positions(output: Tensor, target: Any) -> Tensor:
 
 def _indices(target: Any, batch: int) -> Tensor:
     """Return one row of indices for each sample, shape (batch, dimensions)."""
+    if hasattr(target, "__array__") and not isinstance(target, (Tensor, Integral)):  # of NumPy or pandas
+        target = torch.as_tensor(target.__array__().copy())
     if isinstance(target, Tensor):
         whole = not (target.is_floating_point() or target.is_complex() or target.dtype is torch.bool)
         if not whole or target.ndim > 1 or (target.numel() != 1 and len(target) != batch):
