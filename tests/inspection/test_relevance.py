@@ -287,6 +287,13 @@ def test_wrong_targets_are_refused(target: object, sentence: str) -> None:
         relevance(nn.Linear(2, 4), torch.randn(3, 2), target)
 
 
+def test_an_output_that_only_divides_is_explained_by_rules_that_do_not_conserve() -> None:
+    model, inputs = Call(lambda x, w: 1 / (x @ w), w=torch.randn(2, 1)), torch.randn(3, 2)
+    with pytest.raises(FeedpropError, match=r"carries reward: .* or take composite=feedprop\.rules\.Epsilon\(\)"):
+        relevance(model, inputs)
+    assert relevance(model, inputs, composite=rules.Epsilon()).inputs.any()
+
+
 class Reader(nn.Module):
     """Attention over embedded tokens, with positions and a mask."""
 

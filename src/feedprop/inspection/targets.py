@@ -34,6 +34,12 @@ def chosen(result: Any, target: Target) -> Tensor:
             )
         return values
     outputs = rewarded(result) if torch.is_grad_enabled() else _numbers(result)
+    if not outputs:
+        raise FeedpropError(
+            "nothing that the model returned carries reward: it was detached, or has no fractions, or is a power <= 0, "
+            "which is a constant for rules that conserve rewards; return it as it is before that, or take "
+            "composite=feedprop.rules.Epsilon()"
+        )
     if len(outputs) != 1:
         raise FeedpropError(
             f"the model returned {len(outputs)} tensors that carry reward; say what to explain by a function, such as "
