@@ -411,6 +411,15 @@ def test_no_samples_and_no_parameters() -> None:
     assert "Set requires_grad" in only(check(nn.Linear(6, 3).requires_grad_(False), torch.randn(INPUTS)))
 
 
+def test_a_last_layer_that_begins_at_0_is_fine_without_targets() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    found = check(model, torch.randn(INPUTS))
+    assert found.ok, found
+    assert "outputs     15 are exactly 0\n" in str(found)
+
+
 @pytest.mark.parametrize("rewarded", [[0, 1, 2, 3], [0, 0, 2, 1]])
 def test_a_last_layer_that_begins_at_0_is_fine_whatever_the_classes_of_the_batch(rewarded: list[int]) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))

@@ -251,6 +251,17 @@ def test_targets_are_those_of_captum(name: str) -> None:
     torch.testing.assert_close(found.inputs, torch.cat([one.inputs for one in alone]))
 
 
+def test_classes_in_arrays_are_targets() -> None:
+    np = pytest.importorskip("numpy")
+    model, inputs, classes = nn.Linear(3, 4), torch.randn(3, 3), torch.tensor([0, 3, 1])
+    expected = relevance(model, inputs, classes)
+    for array in (classes.numpy(), classes.numpy().astype("uint8"), np.array([1, 3, 0])[::-1]):
+        torch.testing.assert_close(relevance(model, inputs, array).inputs, expected.inputs)
+    assert relevance(model, inputs, np.array(2)).explained.shape == (3,)
+    with pytest.raises(FeedpropError, match=r"as integers; got torch\.float64"):
+        relevance(model, inputs, np.array([0.0, 3.0, 1.0]))
+
+
 def test_a_model_with_one_output_needs_no_target() -> None:
     inputs = torch.randn(3, 2)
     for model in (nn.Linear(2, 1), nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))):
@@ -274,6 +285,13 @@ def test_a_model_with_one_output_needs_no_target() -> None:
 def test_wrong_targets_are_refused(target: object, sentence: str) -> None:
     with pytest.raises(FeedpropError, match=sentence):
         relevance(nn.Linear(2, 4), torch.randn(3, 2), target)
+
+
+def test_an_output_that_only_divides_is_explained_by_rules_that_do_not_conserve() -> None:
+    model, inputs = Call(lambda x, w: 1 / (x @ w), w=torch.randn(2, 1)), torch.randn(3, 2)
+    with pytest.raises(FeedpropError, match=r"carries reward: .* or take composite=feedprop\.rules\.Epsilon\(\)"):
+        relevance(model, inputs)
+    assert relevance(model, inputs, composite=rules.Epsilon()).inputs.any()
 
 
 class Reader(nn.Module):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import feedprop
 from feedprop import record, rules
+from feedprop.inspection.log import FIGURES
+from feedprop.inspection.remarks import remarks
 from feedprop.rewards import SoftmaxReward
 from feedprop.rules import presets
 
@@ -69,6 +71,26 @@ def remarks_of(
 )
 def test_nothing_is_said_about_networks_that_learn(make: Callable[[], nn.Module], composite: rules.Composite) -> None:
     assert remarks_of(make(), composite, rate=1.0 if composite else 0.05, learns=True) == []
+
+
+class Block(nn.Module):
+    """A residual block whose last normalisation begins with a scale of 0, as in torchvision's and timm's ResNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16)
+        )
+        nn.init.zeros_(self.layers[4].weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs + self.layers(inputs)).relu()
+
+
+@pytest.mark.parametrize("steps", [15, 25, 60])
+def test_nothing_is_said_about_blocks_that_begin_with_a_scale_of_0(steps: int) -> None:
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), *(Block() for _ in range(4)), nn.Linear(16, 3))
+    assert remarks_of(model, steps=steps) == []
 
 
 def test_inputs_of_zero() -> None:
@@ -129,6 +151,21 @@ def test_feedback_that_vanishes() -> None:
         sentence,
     )
     assert int(fold[1]) >= 40, sentence
+
+
+def test_feedback_that_vanishes_for_good_although_a_scale_began_at_0() -> None:
+    nothing = dict.fromkeys(FIGURES)
+    rows = []
+    for step in range(30):
+        rows += [
+            {**nothing, "step": step, "module": name, "kind": kind, "feedback": feedback, "weight": weight}
+            for name, kind, feedback, weight in (
+                ("first", "Linear", 0.01, 1.0),
+                ("scale", "BatchNorm1d", 1.0, 0.1 * step),
+                ("last", "Linear", 1.0, 1.0),
+            )
+        ]
+    assert any("falls 100-fold between layers last and first" in sentence for sentence in remarks(rows))
 
 
 def test_biases_that_take_the_reward() -> None:

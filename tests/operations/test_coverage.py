@@ -33,7 +33,7 @@ WITHOUT: dict[str, str] = {
         set_ resize_as_ resize_as_sparse_ sparse_resize* _coalesced_ to_sparse_semi_structured _values _to_dense
         _sparse_mask_projection
     """,
-    "refused: it adds up into a sparse tensor, which no rule damps": "sampled_addmm spsolve",
+    "refused: it adds up into a sparse tensor, which no rule damps": "spsolve",
     "refused: a loop that is traced, not run": "while_loop",
     "a part of a normalisation over several devices, which torch calls from its own backward": "batch_norm_*",
     "another back end, or quantised numbers": """

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import rnn
 
-from feedprop import attached, rules
+from feedprop import FeedpropError, attached, rules
 from support.propagation import CLOSE, Call, feedback_of, randomised
 
 pytestmark = [
@@ -226,6 +226,7 @@ def test_sparse_constants_pass_credit_as_dense_ones(rule: rules.Rule, layout: to
 SPARSE_SUMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "sum": (lambda x: torch.sparse.sum(x.to_sparse(), 1).to_dense(), lambda x: x.sum(1)),
     "two": (lambda x: (x.to_sparse() + x.tanh().to_sparse()).to_dense(), lambda x: x + x.tanh()),
+    "rows": (lambda x: (x.to_sparse_csr() + x.tanh().to_sparse_csr()).to_dense(), lambda x: x + x.tanh()),
     "difference": (lambda x: (x.to_sparse() - 2 * x.T.to_sparse()).to_dense(), lambda x: x - 2 * x.T),
 }
 
@@ -241,3 +242,29 @@ def test_sums_of_sparse_activations_are_damped_as_dense_ones(name: str) -> None:
         found.append(feedback_of(model))
     assert found[1]["w"].abs().sum() > 0
     torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
+@pytest.mark.parametrize("composite", [None, rules.presets.conserving(), rules.Epsilon(0.1)], ids=repr)
+def test_sparse_attention_passes_credit_as_dense_attention_that_is_masked(composite: rules.Composite | None) -> None:
+    mask, x, found = (torch.rand(4, 4) > 0.4).double(), torch.randn(4, 4), []
+    weights = {name: torch.randn(4, 4) for name in "qkv"}
+
+    def sparse(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.sparse.sampled_addmm(mask.to_sparse_csr(), x @ q, (x @ k).T, beta=0.0) @ (x @ v)
+
+    def dense(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (x @ q @ (x @ k).T * mask) @ (x @ v)
+
+    for function in (sparse, dense):
+        model = Call(function, **{name: weight.clone() for name, weight in weights.items()})
+        with attached(model, composite):
+            model(x).sum().backward()
+        found.append(feedback_of(model))
+    assert all(feedback.any() for feedback in found[1].values())
+    torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
+def test_a_sampled_product_with_a_weight_is_refused() -> None:
+    model = Call(lambda x, w: torch.sparse.sampled_addmm(MASK.to_sparse_csr(), x, w).to_dense(), w=torch.randn(4, 4))
+    with attached(model), pytest.raises(FeedpropError, match=r"write \(a @ b\) \* mask with a dense mask"):
+        model(torch.randn(4, 4))

@@ -80,7 +80,7 @@ def test_a_part_of_the_model() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     model = net()
     scores = pruning.magnitude(model)
-    for amount in (-0.1, 1.0, 90):
+    for amount in (-0.1, 1.0, 90, "half", {"0.weight": 0.5}):
         with pytest.raises(FeedpropError, match="amount is a share"):
             pruning.prune(model, scores, amount)
     with pytest.raises(FeedpropError, match='scope must be "global" or "layer"'):

@@ -44,6 +44,25 @@ def relevance_by_loops(model: nn.Sequential, inputs: Tensor, targets: Tensor) ->
     return sums
 
 
+class Scaled(nn.Module):
+    """A part of a vision transformer and of ConvNeXt, with what broadcasts: a token, positions, a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.positions = nn.Parameter(torch.zeros(1, 1, 4)), nn.Parameter(torch.randn(1, 5, 4))
+        self.scale, self.weight = nn.Parameter(torch.full((4, 1, 1), 1e-6)), nn.Parameter(torch.randn(4, 4))
+        self.experts = nn.Parameter(torch.randn(2, 4, 4))
+        self.norm, self.pointwise = nn.LayerNorm([4, 2, 2]), nn.Conv2d(1, 4, 1)
+        self.pair = nn.Bilinear(2, 2, 1)
+        self.depthwise, self.read = nn.Conv1d(4, 4, 1, groups=4), nn.Linear(4, 1)
+
+
+def test_what_is_no_weight_of_a_linear_operation_is_not_pruned_by_default() -> None:
+    expected = ["weight", "experts", "pointwise.weight", "pair.weight", "depthwise.weight", "read.weight"]
+    assert list(pruning.prunable(Scaled())) == expected
+    assert pruning.sparsity(Scaled()) == 0.0
+
+
 @pytest.mark.usefixtures("float64")
 def test_relevance_is_that_of_loops() -> None:
     model, (inputs, targets) = mlp(), samples()

@@ -71,6 +71,27 @@ def test_not_one_weight_comes_back(name: str, composite: rules.Composite) -> Non
     assert not torch.equal(model[7].weight, before[7].weight)  # it did train
 
 
+def test_lbfgs_is_fine_if_it_is_new() -> None:
+    model = feedprop.attach(net(), SPARSE)
+    pruning.prune(model, pruning.magnitude(model), 0.5)
+    before = copy.deepcopy(model)
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1, max_iter=5)
+    pruning.check_stays_pruned(model, optimizer)
+    inputs, targets = digits()[0]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = rewards.SoftmaxReward()(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert revived(model, before) == 0
+    assert not torch.equal(model[7].weight, before[7].weight)
+    with pytest.raises(FeedpropError, match="make a new optimizer"):
+        pruning.check_stays_pruned(model, optimizer)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_stale_moments_revive_weights_and_are_refused(name: str) -> None:
     model, optimizer, before = pruned_in_training(name, SPARSE)

@@ -97,6 +97,9 @@ def test_positions_need_a_linear_layer() -> None:
 def test_what_is_no_rule_is_refused(wrong: dict) -> None:
     with pytest.raises(TypeError, match=r"takes rules such as feedprop\.rules\.Epsilon\(\), not"):
         rules.Composite(**wrong)
+    for uncalled in (presets.conserving, rules.Gamma):
+        with pytest.raises(TypeError, match=f"not {uncalled.__name__}; call it"):
+            rules.Composite(uncalled)
 
 
 def test_describe_prints_a_table() -> None:

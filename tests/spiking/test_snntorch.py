@@ -127,7 +127,24 @@ def test_values_are_those_of_snntorch_to_the_last_bit(name: str, reset: str, kin
         found = model(inputs)
     assert any(values.any() for values in expected)
     for values, own in zip(found, expected, strict=True):
+        assert values.dtype == (kind if kind == torch.float64 else own.dtype)
         assert torch.equal(values.detach().to(own.dtype), own)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_under_autocast_spikes_have_the_precision_of_snntorch(name: str) -> None:
+    model, inputs = Stated(EXACT[name]()), torch.rand(6, 4, 3) * 3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(inputs)  # the neurons remember a membrane of single precision from here on
+        expected = [values.detach() for values in model(inputs)]
+        with attached(model):
+            found = model(inputs)
+        spikes = torch.stack(found[:: 3 if "Synaptic" not in name else 4])
+    for values, own in zip(found, expected, strict=True):
+        assert values.dtype == own.dtype
+        assert torch.equal(values.detach(), own)
+    GivenReward()(spikes, torch.ones_like(spikes)).backward()
+    assert model.layer.weight.grad.any()
 
 
 @pytest.mark.usefixtures("float64")

@@ -32,7 +32,7 @@ class _Damped(torch.autograd.Function):
             return _damping(_unchanged(*ctx.rectified), ctx.epsilon).mul_(credit), None
         (z,) = ctx.saved_tensors
         damping = damping_of(z, ctx.epsilon)
-        fits = damping.dtype == credit.dtype and not damping.is_sparse
+        fits = damping.dtype == credit.dtype and not (damping.is_sparse or _in_rows(damping))
         return damping.mul_(credit) if fits else damping * credit, None
 
 
@@ -52,7 +52,14 @@ def damping_of(z: Tensor, epsilon: float) -> Tensor:
     if z.is_sparse:
         z = z.coalesce()
         return torch.sparse_coo_tensor(z.indices(), damping_of(z.values(), epsilon), z.shape, is_coalesced=True)
+    if _in_rows(z):
+        return torch.sparse_csr_tensor(z.crow_indices(), z.col_indices(), damping_of(z.values(), epsilon), z.shape)
     return _damping(z.abs(), epsilon)
+
+
+def _in_rows(z: Tensor) -> bool:
+    """Whether a tensor is sparse in rows; torch.compile takes no such tensors, and knows no layouts."""
+    return not torch.compiler.is_dynamo_compiling() and z.layout == torch.sparse_csr
 
 
 def _damping(size: Tensor, epsilon: float) -> Tensor:

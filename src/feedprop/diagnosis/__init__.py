@@ -64,6 +64,9 @@ def check(model: nn.Module, inputs: Any, targets: Tensor | None = None) -> Check
     blocked = silent if targets is None and not reachable else 0
     difference = _difference(plain.values, found.values)
     parameters = tuple(_parameters(trial, gradients, errors))
+    if blocked and (begins_at_zero := _learning_from_zero(parameters)):
+        filled = trial.run(_unchanged, prepare=_fill(begins_at_zero))
+        blocked = sum(int((output == 0).sum()) for output in filled.outputs)
     waiting = _waiting(trial, parameters)
     problems = (
         *_problems_of_answers(difference, blocked),
@@ -140,24 +143,33 @@ def _parameters(
         yield ParameterCheck(name, chosen.get(name.rpartition(".")[0], "none"), zeros, norm, errors.get(name))
 
 
+def _learning_from_zero(parameters: Sequence[ParameterCheck]) -> set[str]:
+    return {p.name for p in parameters if p.zeros == 1.0 and p.feedback}
+
+
+def _fill(names: set[str]) -> Callable[[nn.Module], None]:
+    """Return a function that gives these parameters of a model other values."""
+
+    def fill(model: nn.Module) -> None:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name in sorted(names):
+                weight = model.get_parameter(name)
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+
+    return fill
+
+
 def _waiting(trial: Trial, parameters: Sequence[ParameterCheck]) -> set[str]:
     """Return what is 0 until the first step alone: layers whose parameters begin at 0, and parameters before them.
 
     A floor lets parameters of 0 learn. That others then get feedback is tried with other values in their place.
     """
-    zero = {p.name for p in parameters if p.zeros == 1.0 and p.feedback}
+    zero = _learning_from_zero(parameters)
     blocked = {p.name for p in parameters if p.feedback == 0}
     if not zero:
         return set()
-
-    def fill(model: nn.Module) -> None:
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for name in zero:
-                weight = model.get_parameter(name)
-                weight.copy_(torch.randn(weight.shape, generator=generator))
-
-    later = trial.run(_unchanged, prepare=fill).filled_gradients() if blocked else {}
+    later = trial.run(_unchanged, prepare=_fill(zero)).filled_gradients() if blocked else {}
     reached = {name for name in blocked if bool(later[name].any())}
     others = {p.name for p in parameters if p.zeros < 1.0 or p.name not in zero | reached}
     return reached | {name.rpartition(".")[0] for name in zero} - {name.rpartition(".")[0] for name in others}

@@ -86,10 +86,10 @@ def relevance(
     Args:
         model: any module that `attach` takes.
         inputs: what the model is called with: a tensor, a tuple of arguments, or a dictionary of keywords.
-        target: which output is explained, as in captum: a class; a tensor of classes (batch,); a tuple of indices for
-            outputs of more dimensions; a list of classes or tuples, one for each sample; a function that takes what
-            the model returned and returns a tensor (batch,), of which the ordinary gradient is the credit of the
-            outputs; None for models with one output.
+        target: which output is explained, as in captum: a class; a tensor or array of classes (batch,); a tuple of
+            indices for outputs of more dimensions; a list of classes or tuples, one for each sample; a function that
+            takes what the model returned and returns a tensor (batch,), of which the ordinary gradient is the credit
+            of the outputs; None for models with one output.
         composite: the rules; `rules.presets.conserving()` if not given. Its magnitudes do not count.
         per_sample: whether `parameters` has the relevance in each sample, by one backward pass for each; otherwise it
             is their sum.

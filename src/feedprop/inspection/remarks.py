@@ -121,7 +121,7 @@ def _falls(layers: Mapping[str, Rows]) -> Iterator[str]:
         min(strengths, key=strengths.__getitem__),
     )
     fold = strengths[most] / strengths[least]
-    if fold < FALL:
+    if fold < FALL or (any(rows[0]["weight"] == 0 for rows in layers.values()) and _catches_up(linear, least, most)):
         return
     before, behind = sorted((most, least), key=names.index)
     changes = "falls" if before == least else "grows"
@@ -129,6 +129,15 @@ def _falls(layers: Mapping[str, Rows]) -> Iterator[str]:
         f"relative to the weights, the norm of feedback {changes} {fold:.0f}-fold between "
         f"layers {behind} and {before}; normalise between layers, scale the initial weights, or use Adam"
     )
+
+
+def _catches_up(layers: Mapping[str, Rows], name: str, other: str) -> bool:
+    """Whether a layer gets more and more of the other's feedback, as behind a scale that begins at 0 and grows."""
+    others = {row["step"]: row["feedback"] for row in layers[other]}
+    pairs = [(row["feedback"], others.get(row["step"])) for row in layers[name]]
+    shares = [one / two for one, two in pairs if two][-RECENT:]
+    half = len(shares) // 2
+    return half > 0 and _median(shares[half:]) > 1.25 * _median(shares[:half])
 
 
 def _loses(layers: Mapping[str, Rows]) -> Iterator[str]:

@@ -34,6 +34,12 @@ def chosen(result: Any, target: Target) -> Tensor:
             )
         return values
     outputs = rewarded(result) if torch.is_grad_enabled() else _numbers(result)
+    if not outputs:
+        raise FeedpropError(
+            "nothing that the model returned carries reward: it was detached, or has no fractions, or is a power <= 0, "
+            "which is a constant for rules that conserve rewards; return it as it is before that, or take "
+            "composite=feedprop.rules.Epsilon()"
+        )
     if len(outputs) != 1:
         raise FeedpropError(
             f"the model returned {len(outputs)} tensors that carry reward; say what to explain by a function, such as "
@@ -88,6 +94,8 @@ def _positions(output: Tensor, target: Any) -> Tensor:
 
 def _indices(target: Any, batch: int) -> Tensor:
     """Return one row of indices for each sample, shape (batch, dimensions)."""
+    if hasattr(target, "__array__") and not isinstance(target, (Tensor, Integral)):  # of NumPy or pandas
+        target = torch.as_tensor(target.__array__().copy())
     if isinstance(target, Tensor):
         whole = not (target.is_floating_point() or target.is_complex() or target.dtype is torch.bool)
         if not whole or target.ndim > 1 or (target.numel() != 1 and len(target) != batch):

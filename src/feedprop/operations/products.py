@@ -14,6 +14,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.errors import FeedpropError
 from feedprop.operations.registry import (
     Arguments,
     Context,
@@ -153,6 +154,18 @@ def added_product(context: Context, function: Function, args: Arguments, kwargs:
         return function(a.new_zeros(()) if b is None else b, a, w, *rest, **kwargs)
 
     return linear(context, operation, (inputs, weight, bias), {})
+
+
+def sampled_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Pass torch.sparse.sampled_addmm(c, a, b), which is c + a @ b where c has entries, as a product and a sum."""
+    sparse, *factors = (*args, *(kwargs.pop(name) for name in ("input", "mat1", "mat2") if name in kwargs))
+    if any(credit.is_weight(factor) for factor in factors):
+        raise FeedpropError(
+            "no rule says how credit passes torch.sparse.sampled_addmm with a weight; write (a @ b) * mask with a "
+            "dense mask"
+        )
+    added = credit.as_weight(sparse, context.magnitude)
+    return damped(context, function(added, *shared(context, tuple(factors)), **kwargs))
 
 
 def matrix_product(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

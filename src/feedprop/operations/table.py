@@ -152,6 +152,7 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
     """),
     (products.added_product, "addmm addmv addbmm baddbmm addr"),
+    (products.sampled_product, "sampled_addmm"),
     (products.matrix_product, """
         matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot kron _grouped_mm
     """),

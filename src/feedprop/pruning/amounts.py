@@ -48,7 +48,7 @@ def prune(model: nn.Module, scores: Scores, amount: float, *, scope: str = "glob
 
 def checked(model: nn.Module, scores: Scores, amount: float, scope: str) -> None:
     """Refuse arguments that do not fit."""
-    if not 0 <= amount < 1:
+    if not isinstance(amount, (int, float)) or not 0 <= amount < 1:
         raise FeedpropError(f"amount is a share, 0 <= amount < 1, but is {amount!r}")
     if scope not in ("global", "layer"):
         raise FeedpropError(f'scope must be "global" or "layer", not {scope!r}')

@@ -17,6 +17,7 @@ from feedprop.errors import FeedpropError, shape_or_type
 from feedprop.interception.forward import Forward
 from feedprop.pruning import masks
 from feedprop.rules import Composite, Rule, presets
+from feedprop.rules.composite import LINEAR_LAYERS
 
 Scores = dict[str, Tensor]
 """Parameter name -> score of each entry, shaped like the parameter; the lowest are pruned first."""
@@ -28,16 +29,26 @@ Objective = Callable[[Any, Any], Tensor]
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return what is pruned by default: the weights with two or more dimensions, by name.
 
-    Biases, the weights of normalisations, embeddings and parametrised weights stay out. What `torch.nn.utils.prune`
-    masks has the name of its parameter, such as "0.weight_orig".
+    Biases, normalisations, embeddings and parametrised weights stay out, and so do scales, positions and tokens that
+    broadcast, (channels, 1, 1) or (1, positions, channels). What `torch.nn.utils.prune` masks has the name of its
+    parameter, such as "0.weight_orig".
     """
     left_out = {
         parameter
         for module in model.modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag, ParametrizationList))
-        for parameter in module.parameters()
+        for parameter in module.parameters(recurse=isinstance(module, ParametrizationList))
+        if isinstance(module, _LEFT_OUT) or (not isinstance(module, LINEAR_LAYERS) and _broadcasts(parameter))
     }
     return {name: p for name, p in model.named_parameters() if p.ndim >= 2 and p not in left_out}
+
+
+_LEFT_OUT = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, ParametrizationList)
+
+
+def _broadcasts(parameter: nn.Parameter) -> bool:
+    """Whether a parameter has the shape of a scale or an offset, rather than of a weight that multiplies matrices."""
+    shape = parameter.shape
+    return len(shape) >= 3 and (shape[0] == 1 or parameter.numel() == shape[0])
 
 
 def magnitude(model: nn.Module) -> Scores:

@@ -46,6 +46,10 @@ def check_stays_pruned(model: nn.Module, optimizer: Optimizer | None = None) -> 
             _refuse_constant(rule, path)
     if optimizer is None:
         return
+    if isinstance(optimizer, torch.optim.LBFGS):  # which cannot be copied, and steps along sums of earlier feedback
+        if any(optimizer.state.values()):
+            raise FeedpropError("LBFGS moves weights that are 0 by what it kept of earlier steps; make a new optimizer")
+        return
     if moved := _moved(model, optimizer, pruned, torch.zeros_like):
         raise FeedpropError(
             f"the optimizer moves weights that are 0, by moments from before they were pruned ({moved[0]}); call "

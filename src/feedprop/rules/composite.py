@@ -80,7 +80,9 @@ class Composite:
         self.conserving, self.allow_unmatched = bool(conserving), allow_unmatched
         for rule in (self.default, first, last, *self.by_type.values(), *self.by_name.values()):
             if rule is not None and not isinstance(rule, Rule):
-                raise TypeError(f"a composite takes rules such as feedprop.rules.Epsilon(), not {rule!r}")
+                name = getattr(rule, "__name__", None)  # of a class or a preset
+                found = repr(rule) if name is None else f"{name}; call it, {name}()"
+                raise TypeError(f"a composite takes rules such as feedprop.rules.Epsilon(), not {found}")
         self.activation = Secant() if activation is None else activation
         if not isinstance(self.activation, ActivationRule):
             raise TypeError(

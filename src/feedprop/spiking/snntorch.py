@@ -120,8 +120,9 @@ def _fire(neuron: Any, current: Tensor, potential: Tensor, *, beta: Number, zero
         steps=1,
         values=(spike[None], membrane[None], potential[None]),
     )
-    spike, neuron.mem = spikes[0], membranes[0]
-    return spike, neuron.mem
+    fired, neuron.mem = spikes[0], membranes[0]
+    # snnTorch's spikes have single precision: so have ours, but in double precision, which its own network would refuse
+    return fired.to(torch.promote_types(fired.dtype, spike.dtype)), neuron.mem
 
 
 def _number(value: Number) -> Number:

@@ -46,7 +46,7 @@ def test_curves_plot_and_pruned_model(command, digits):
         assert curve["accuracies"][-1] < curve["accuracies"][0]  # 2 % of the weights are too few
     assert len({tuple(curve["accuracies"]) for curve in found["curves"]}) == 6
     plot = (lfp / "pruning.svg").read_text()
-    for words in ("validation data of digits", "magnitude", "relevance", "feedback", "weights that are 0"):
+    for words in ("accuracy on validation data of digits", "magnitude", "relevance", "feedback", "weights that are 0"):
         assert words in plot
     zeros, total = _zeros(lfp / "pruned.safetensors")
     assert zeros == round(0.8 * total)

@@ -157,14 +157,14 @@ def _facts(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any]) -> 
 
 
 def _plot(request: PruneRequest, curves: Curves, score: str) -> bytes:
-    return accuracy_over_sparsity(AMOUNTS, curves, title=_title(request), percent=score in SHARES)
+    return accuracy_over_sparsity(AMOUNTS, curves, title=_title(request, score), percent=score in SHARES)
 
 
-def _title(request: PruneRequest) -> str:
+def _title(request: PruneRequest, score: str) -> str:
     data = request.configs[request.run].components["data"].name
     whole = "all layers compared" if request.settings.scope == "global" else "each layer alike"
     names = " and ".join(request.configs)
-    return f"{names}: validation data of {data},\npruned in one shot, {whole}, without training afterwards"
+    return f"{names}: {score} on validation data of {data},\npruned in one shot, {whole}, without training afterwards"
 
 
 def _print(request: PruneRequest, curves: Curves, pruned: Mapping[str, Any], score: str) -> None:
