@@ -241,6 +241,16 @@ def test_a_neuron_without_step() -> None:
     one_sentence(error)
 
 
+def test_a_run_that_returns_outputs_alone() -> None:
+    class MyNeuron(Neuron):
+        def run(self, currents: Tensor, start: Any, *, steps: int | None) -> Any:
+            return (currents > 0).float()
+
+    with pytest.raises(FeedpropError, match=r"MyNeuron\.run\(\) must return \(outputs, state\)") as error:
+        MyNeuron()(torch.ones(4, 2, 3))
+    one_sentence(error)
+
+
 def neuron_that_returns(answer: Answer) -> Neuron:
     return type("MyNeuron", (Neuron,), {"step": lambda self, current, state: answer(current, state)})()
 

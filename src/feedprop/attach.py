@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from types import NoneType
 from typing import TypeVar
 
 from torch import nn
@@ -47,8 +46,6 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"attach() takes a torch.nn.Module, not {type(model).__name__}")
-    if not isinstance(composite, (Composite, Rule, NoneType)):
-        raise TypeError(f"attach() takes a rule such as feedprop.rules.Epsilon(), or a Composite, not {composite!r}")
     composite = presets.training() if composite is None else Composite.of(composite)
     if unknown not in ("error", "gradient"):
         raise FeedpropError(f'unknown must be "error" or "gradient", not {unknown!r}')

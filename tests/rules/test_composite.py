@@ -95,11 +95,32 @@ def test_positions_need_a_linear_layer() -> None:
 
 @pytest.mark.parametrize("wrong", [{"default": 0.1}, {"first": "flat"}, {"by_name": {"*": rules.Epsilon}}])
 def test_what_is_no_rule_is_refused(wrong: dict) -> None:
-    with pytest.raises(TypeError, match=r"takes rules such as feedprop\.rules\.Epsilon\(\), not"):
+    with pytest.raises(TypeError, match=r"a rule such as feedprop\.rules\.Epsilon\(\), or a Composite, not"):
         rules.Composite(**wrong)
-    for uncalled in (presets.conserving, rules.Gamma):
-        with pytest.raises(TypeError, match=f"not {uncalled.__name__}; call it"):
-            rules.Composite(uncalled)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        (rules.Epsilon, r"not Epsilon; call it: Epsilon\(\)"),
+        (rules.presets.published, r"not published; call it: published\(\)"),
+        (rules.CentralDifference(), r"not CentralDifference\(.*\); give it as Composite\(activation=\.\.\.\)"),
+        ("epsilon", r"or a Composite, not 'epsilon'$"),
+    ],
+    ids=["a class", "a preset", "an activation rule", "a name"],
+)
+def test_what_was_meant_instead_of_a_rule(wrong: object, remedy: str) -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=remedy):
+        attach(model, wrong)
+    detach(attach(model))  # nothing was left behind
+
+
+def test_an_activation_rule_is_an_instance_and_a_composite_holds_none() -> None:
+    with pytest.raises(TypeError, match=r"not Secant; call it: Secant\(\)"):
+        rules.Composite(activation=rules.Secant)
+    with pytest.raises(TypeError, match=r"a composite itself; use that, or its replace\(\)"):
+        rules.Composite(rules.presets.training())
 
 
 def test_describe_prints_a_table() -> None:

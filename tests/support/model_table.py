@@ -27,7 +27,8 @@ These models need `feedprop.attach(model)` and nothing else:
 - The attached model returns what it returned before, dropout and batch statistics included.
 - Every trainable parameter is reached: its feedback is finite, and is 0 only for weights that are 0.
 - `detach` restores every attribute, hook and buffer.
-- In networks of ReLU, max pooling and normalisation, the feedback is -|w| times the gradient of the cross entropy.
+- In networks of ReLU, max pooling and normalisation, the feedback with plain |w| (`rules.Epsilon()`, with which
+  the test attaches) is -|w| times the gradient of the cross entropy.
 
 The models have random weights and are in training mode. Most are smaller than the models that usually have their name.
 The column "tensors" counts the trainable parameters, "at 0" those that start at 0 and learn only with a

@@ -186,6 +186,17 @@ class Frozen(Linear):
         self.requires_grad_(False)
 
 
+class Picky(nn.Module):
+    """Says by assert what it takes, as vision transformers do."""
+
+    def __init__(self, width=2):
+        super().__init__()
+        assert width % 2 == 0, "the width must be even"
+
+    def forward(self, inputs):
+        assert inputs.shape[-1] == 224, "images of 224 x 224 alone"
+
+
 class Pair(Linear):
     def forward(self, inputs):
         return super().forward(inputs), inputs

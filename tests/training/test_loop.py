@@ -82,7 +82,7 @@ def test_digits_by_default_reach_the_stated_accuracy(command, tmp_path):
     assert answer.code == 0
     assert _results(tmp_path / "run")["validation"]["accuracy"] > 0.95
     assert "epoch 20/20" in answer.out
-    assert "SGD, OneCycleLR, moves per step" in answer.out
+    assert "SGD, OneCycleLR (a move per step)" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def _broken(rows: Rows) -> str | None:
             figure = "reward" if wrong[0].startswith("reward") else wrong[0].replace("_", " ")
             learned = row["step"] > rows[0]["step"]
             remedy = "use a smaller learning rate, or clip the feedback" if learned else "look for it in the data"
-            return f"{row['module']} has a {figure} of {row[wrong[0]]} at step {row['step']}; {remedy}"
+            return f"layer {row['module']} has a {figure} of {row[wrong[0]]} at step {row['step']}; {remedy}"
     return None
 
 
@@ -60,8 +60,8 @@ def _stuck(layers: Mapping[str, Rows]) -> Iterator[str]:
                 break
     for (why, remedy), found in reasons.items():
         names, steps = [name for name, _ in found], min(steps for _, steps in found)
-        their = "their" if len(names) > 1 else "its"
-        yield f"{first_few(names)} received no feedback for {steps} steps: {why.format(their=their)}; {remedy}"
+        their, kind = ("their", "layers") if len(names) > 1 else ("its", "layer")
+        yield f"{kind} {first_few(names)} received no feedback for {steps} steps: {why.format(their=their)}; {remedy}"
 
 
 _REASONS: tuple[tuple[Callable[[Row], bool], str, str], ...] = (
@@ -94,8 +94,8 @@ def _silent(layers: Mapping[str, Rows]) -> Iterator[str]:
         if steps:
             share = "all" if rows[-1]["silent"] == 1 else f"{math.floor(100 * rows[-1]['silent'] + 1e-3)} %"
             yield (
-                f"{share} of the outputs of {name} ({rows[0]['kind']}) are 0 for every sample, for {steps} steps; "
-                "raise biases or scale weights before it, or use a smaller learning rate"
+                f"{share} of the outputs of layer {name} ({rows[0]['kind']}) are 0 for every sample, for {steps} "
+                "steps; raise biases or scale weights before it, or use a smaller learning rate"
             )
 
 
@@ -146,8 +146,8 @@ def _loses(layers: Mapping[str, Rows]) -> Iterator[str]:
         gap = _median(gaps) if gaps and rows[0]["kind"] in LINEAR else 0.0
         if abs(gap) > LOST:
             yield (
-                f"{abs(gap):.0%} of the reward is lost or gained between the outputs and inputs of {name}: its bias "
-                "outweighs its inputs, or epsilon its outputs; make the larger one smaller"
+                f"{abs(gap):.0%} of the reward is lost or gained between the outputs and inputs of layer {name}: its "
+                "bias outweighs its inputs, or epsilon its outputs; make the larger one smaller"
             )
 
 

@@ -5,6 +5,7 @@ Patterns are tried in this order, and the first match wins: names, position (fir
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -80,13 +81,11 @@ class Composite:
         self.conserving, self.allow_unmatched = bool(conserving), allow_unmatched
         for rule in (self.default, first, last, *self.by_type.values(), *self.by_name.values()):
             if rule is not None and not isinstance(rule, Rule):
-                name = getattr(rule, "__name__", None)  # of a class or a preset
-                found = repr(rule) if name is None else f"{name}; call it, {name}()"
-                raise TypeError(f"a composite takes rules such as feedprop.rules.Epsilon(), not {found}")
+                raise TypeError(f"expected a rule such as feedprop.rules.Epsilon(), or a Composite, {_not(rule)}")
         self.activation = Secant() if activation is None else activation
         if not isinstance(self.activation, ActivationRule):
             raise TypeError(
-                f"activation must be feedprop.rules.Secant(), CentralDifference() or the like, not {activation!r}"
+                f"activation must be feedprop.rules.Secant(), CentralDifference() or the like, {_not(activation)}"
             )
         if not isinstance(relative_magnitude, bool):
             raise TypeError(f"relative_magnitude must be True or False, not {relative_magnitude!r}")
@@ -185,6 +184,17 @@ class Composite:
     def __repr__(self) -> str:
         shown = {name: value for name, value in vars(self).items() if value and value != Secant() and name[0] != "_"}
         return f"Composite({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _not(value: object) -> str:
+    """Return what was given instead of a rule, and what was probably meant."""
+    if isinstance(value, type) or inspect.isfunction(value):
+        return f"not {value.__name__}; call it: {value.__name__}()"
+    if isinstance(value, ActivationRule):
+        return f"not {value!r}; give it as Composite(activation=...), or presets.training().replace(activation=...)"
+    if isinstance(value, Composite):
+        return f"not {value!r}, a composite itself; use that, or its replace()"
+    return f"not {value!r}"
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

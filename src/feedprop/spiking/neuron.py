@@ -110,7 +110,12 @@ class Neuron(nn.Module):
                     f"the state of {type(self).__name__} has shape {tuple(tensor.shape)}, but the currents are "
                     f"{tuple(expected)} per step; pass State() to begin a new sequence"
                 )
-        outputs, end = self.run(currents, start, steps=steps)
+        answer = self.run(currents, start, steps=steps)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise FeedpropError(
+                f"{type(self).__name__}.run() must return (outputs, state), a tensor and a tuple of tensors"
+            )
+        outputs, end = answer
         return outputs if state is None else (outputs, State(end))
 
     def run(

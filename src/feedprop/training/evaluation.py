@@ -14,7 +14,7 @@ from torchmetrics.aggregation import MeanMetric
 from feedprop import probabilities
 from feedprop.errors import FeedpropError
 from feedprop.probabilities import ProbabilityWarning
-from feedprop.rewards import ChoiceReward, SigmoidReward
+from feedprop.rewards import ChoiceReward, SigmoidReward, SpikeReward
 from feedprop.training.tasks import Classification, MultiLabel, Task
 
 # that have a softmax or sigmoid of their own, beside rewards that say so
@@ -96,13 +96,20 @@ class Objective:
                 warnings.simplefilter("error")  # torch warns when it broadcasts outputs against targets
                 warnings.simplefilter("ignore", ProbabilityWarning)  # `remark` says so
                 value = self(outputs, targets)
-        except (ValueError, TypeError, RuntimeError, IndexError, Warning) as error:
-            reason = " ".join(str(error).split())
-            hint = "; for spikes over time use --reward SpikeTargetReward" if outputs.ndim == 3 else ""
-            raise FeedpropError(f"the {self.name} {label} does not fit {shapes}: {reason}{hint}") from error
+        except (AssertionError, ValueError, TypeError, RuntimeError, IndexError, Warning) as error:
+            reason = (" ".join(str(error).split()) or type(error).__name__) + self._hint(outputs)
+            raise FeedpropError(f"the {self.name} {label} does not fit {shapes}: {reason}") from error
         if not isinstance(value, Tensor) or value.ndim != 0:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise FeedpropError(f"the {self.name} {label} must return one number for {shapes}, but returned {found}")
+
+    def _hint(self, outputs: Tensor) -> str:
+        """Return the remedy where spikes meet an objective of scores, or the other way round."""
+        if outputs.ndim == 3:
+            return "; for spikes over time use --reward SpikeTargetReward"
+        if isinstance(self.module, SpikeReward):
+            return "; it needs a model that spikes, such as --model lif_mlp"
+        return ""
 
 
 @dataclass(frozen=True)

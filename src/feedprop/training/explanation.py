@@ -174,6 +174,7 @@ def preset(name: str) -> Callable[[float, float], Composite]:
         key: [p.name for p in signature.parameters.values() if p.default is p.empty]
         for key, signature in signatures.items()
     }
+    name = name.removeprefix("presets.")  # as --rule has it
     known = [key for key, names in needed.items() if {*names} <= {"low", "high"}]
     if name not in known:
         raise FeedpropError(f"--composite must be one of {', '.join(known)}, but is {name}")

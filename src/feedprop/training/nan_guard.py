@@ -133,7 +133,8 @@ class NaNGuard:
             return f"the parameter {broken[0]}"
         if WHAT[what].startswith("outputs"):
             inputs = next((inputs for at, inputs, _ in self.recent if at == step), None)
-            return None if inputs is None else next(_broken(self.model, inputs), None)
+            broken = [] if inputs is None else [*_broken(self.model, inputs)]
+            return f"layer {broken[0]}" if broken else None
         if WHAT[what].startswith("feedback"):
             gradients = [(name, parameter.grad) for name, parameter in self.model.named_parameters()]
             names = [name for name, grad in gradients if grad is not None and not grad.isfinite().all()]

@@ -44,7 +44,7 @@ class Schedule:
 
     @property
     def description(self) -> str:
-        return "constant learning rate" if self.scheduler is None else f"{self.name}, moves per {self.interval}"
+        return "constant learning rate" if self.scheduler is None else f"{self.name} (a move per {self.interval})"
 
 
 def make_schedule(

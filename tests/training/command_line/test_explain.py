@@ -53,6 +53,7 @@ def test_explain_refuses_what_it_cannot_explain(command, digits):
     assert "--composite must be one of training, published, conserving," in sentence
     assert sentence.endswith("but is epsilon_plas\n")
     assert "is not a run of feedprop train" in command("explain", "nowhere").sentence
+    assert command("explain", digits, "--composite", "presets.epsilon_gamma").code == 0  # as --rule has it
 
 
 def test_the_rewards_before_training_need_its_weights(command, digits, monkeypatch):

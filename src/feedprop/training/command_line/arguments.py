@@ -56,6 +56,8 @@ def read_words(argv: Sequence[str], *, flags: Sequence[str] = ()) -> tuple[list[
             continue
         key, equals, text = word.removeprefix("--").partition("=")
         lone = key in (*FLAGS, *flags) or (key == OPTIONAL and not (words and not words[0].startswith("--")))
+        if lone and key in (*FLAGS, *flags) and words and words[0].lower() in ("true", "false"):
+            raise FeedpropError(f"--{key} takes no value; leave {words[0]} out")
         value = text if equals else True if lone else words.popleft() if words else "--"
         if not equals and str(value).startswith("--"):
             raise FeedpropError(f"--{key} needs a value")

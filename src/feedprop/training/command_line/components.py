@@ -117,7 +117,7 @@ class Component:
             made = target(*args, **{**given, **missing})
         except FeedpropError:
             raise
-        except (ValueError, TypeError, RuntimeError, OSError, ImportError, ArithmeticError) as error:
+        except (AssertionError, ValueError, TypeError, RuntimeError, OSError, ImportError, ArithmeticError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise FeedpropError(f"--{self.kind} {self.name} cannot be made: {reason}") from error
         bases = _bases(KINDS[self.kind])

@@ -40,7 +40,7 @@ def check_fit(model: nn.Module, inputs: Tensor, *, samples: int, task: Task, nam
             outputs = model.eval()(inputs)
     except FeedpropError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FeedpropError(f"the model {name} cannot take inputs of shape {shape}: {reason}") from error
     finally:

@@ -16,7 +16,7 @@ from feedprop.training.report.figures import duration, percent, plain
 from feedprop.training.report.stored_run import StoredRun
 from feedprop.training.report.svg import Line, Plot
 
-SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while accuracy climbs."
+SIGNAL = "A signal, not an objective: it may rise, fall to 0 and go below while the model gets better."
 MAIN = ("accuracy", "r2", "f1")  # what best models are chosen by
 SHARES = ("accuracy", "f1")  # figures from 0 to 1
 PARTS = ("train", "validation")
