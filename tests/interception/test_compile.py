@@ -425,3 +425,20 @@ def test_a_break_in_the_graph_keeps_the_rules(name: str) -> None:
                 run(x).square().sum().backward()
                 found.append(feedback_of(model))
             torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_layer_that_was_replaced_has_its_own_rule_when_compiled(later: bool) -> None:
+    torch._dynamo.reset()
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).double(), torch.randn(5, 4).double()
+    compiled = torch.compile(model, backend="aot_eager")
+    with attached(model, rules.Composite(rules.Epsilon(), by_name={"0": rules.Gamma(0.5)})):
+        if later:
+            compiled(x).sum().backward()
+        model[0] = nn.Linear(4, 4).double()
+        found = []
+        for run in (compiled, model):
+            model.zero_grad()
+            run(x).sum().backward()
+            found.append(feedback_of(model))
+        torch.testing.assert_close(found[0], found[1], **CLOSE)

@@ -182,6 +182,7 @@ class Forward:
 
     def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
         show_operators()
+        _look_again(self)
         if self.held and self.unknown == "error":
             torch.compiler.disable(refuse_leaves)(self.held)  # type: ignore[no-untyped-call]  # dynamo would go on
         self.scopes.restart(self.composite.default)
@@ -236,6 +237,15 @@ class Forward:
                 mode.suspended = False
                 mode.spans.update(propagation.spans)
             restore(swapped)
+
+
+def _look_again(forward: Forward) -> None:
+    """Look again for the owners of parameters, while torch.compile traces, if some are not known."""
+    if forward.owners and any(id(parameter) not in forward.owners for parameter in forward.model.parameters()):
+        forward.renew()
+
+
+_look_again._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile runs it while it traces
 
 
 def _is_unbound(kind: type[nn.Module], name: str) -> bool:
