@@ -396,6 +396,52 @@ def test_a_compiled_child_gives_feedback_inside_and_is_refused_outside(part: str
         getattr(model, part)(X).sum().backward()
 
 
+# --- models that have no pass ---
+
+
+class Called(nn.Module):
+    """Has a __call__ of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+class Enabling(Called):
+    __call__ = nn.Module.__call__
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return self.fc(x)
+
+
+@pytest.mark.parametrize("model", [nn.ModuleList([nn.Linear(4, 4)]), nn.ParameterList([torch.ones(2)]), Called()])
+def test_models_without_a_forward_are_refused(model: nn.Module) -> None:
+    with pytest.raises(
+        FeedpropError, match=rf"^{type(model).__name__} has no forward\(\): attach the module that calls"
+    ):
+        attach(model)
+
+
+def test_methods_do_without_a_forward() -> None:
+    model = Called()
+    model.encode = lambda x: model.fc(x)
+    with attached(model, methods=("encode",)):
+        model.encode(X).sum().backward()
+    assert model.fc.weight.grad.any()
+
+
+def test_gradients_that_forward_turns_on_again_are_refused() -> None:
+    with attached(Enabling()) as model:
+        with torch.no_grad():
+            output = model(X)
+        with pytest.raises(FeedpropError, match="or in one that was called with gradients off"):
+            output.sum().backward()
+
+
 # --- what is remembered of passes ---
 
 

@@ -60,8 +60,9 @@ def refuse_plain_gradients(roots: Iterable[Tensor]) -> None:
         if names:
             penalty = ", or add a penalty outside of what torch.compile compiles" if search.compiled else ""
             raise FeedpropError(
-                f"{first_few(names)} of the attached {kind}: used outside of its forward(), so it would get its plain "
-                f"gradient; call the {kind} itself, move that use into its forward(), attach the part that is called, "
+                f"{first_few(names)} of the attached {kind}: used outside of its forward(), or in one that was called "
+                f"with gradients off, so it would get its plain gradient; call the {kind} itself, with gradients on, "
+                f"move that use into its forward() (also from a __call__ of its own), attach the part that is called, "
                 f'name the method that uses it, attach(model, methods=("encode", ...)), or detach the model first'
                 f"{penalty}"
             )
