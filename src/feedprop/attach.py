@@ -54,6 +54,11 @@ def attach(
     for name in methods:
         if not _is_further_method(model, name):
             raise FeedpropError(f"methods names {name!r}, which is no further method of {type(model).__name__}")
+    if not methods and type(model).forward is nn.Module.forward and "forward" not in model.__dict__:
+        raise FeedpropError(
+            f"{type(model).__name__} has no forward(): attach the module that calls its parts, or each of these, name "
+            f'the methods that compute, attach(model, methods=("encode", ...)), or rename its __call__ to forward'
+        )
     if isinstance(model.__dict__.get("forward"), Forward):
         raise FeedpropError("this model is attached already; call feedprop.detach(model) first")
     refuse_unsupported(model)

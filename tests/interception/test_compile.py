@@ -365,3 +365,80 @@ def test_a_held_tensor_that_is_no_parameter_is_refused(held: Any) -> None:
     compiled = torch.compile(attach(model), backend="aot_eager")
     with pytest.raises(UnknownOperationError, match=r"shape \(3,\) requires a gradient, but is neither"):
         compiled(torch.randn(2, 4))
+
+
+# --- graphs that break inside of a pass ---
+
+
+class Experts(nn.Module):
+    """Sends each row to the expert that its gate prefers; the indices depend on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(4, 3), nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest, chosen = self.gate(x).softmax(-1).max(-1)
+        output = torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            rows = (chosen == index).nonzero(as_tuple=True)[0]
+            if rows.numel():
+                output[rows] = expert(x[rows]) * largest[rows, None]
+        return output
+
+
+class Steered(nn.Module):
+    """Reads a number in the middle of its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.scale = nn.Linear(4, 4), nn.Linear(4, 3), nn.Parameter(torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        return self.last(h * self.scale if h.sum().item() > 0 else h)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x[:, None])[0])
+
+
+BROKEN = {"experts": (Experts, "experts.*"), "a number": (Steered, "first"), "an LSTM": (Recurrent, "head")}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_break_in_the_graph_keeps_the_rules(name: str) -> None:
+    torch._dynamo.reset()
+    kind, ruled = BROKEN[name]
+    model = kind().double()
+    compiled = torch.compile(model, backend="aot_eager")
+    with attached(model, rules.Composite(rules.Epsilon(1e-3), by_name={ruled: rules.Gamma(0.5)})):
+        for rows in (6, 7, 8):
+            x, found = torch.randn(rows, 4, dtype=torch.float64), []
+            for run in (model, compiled):
+                model.zero_grad()
+                run(x).square().sum().backward()
+                found.append(feedback_of(model))
+            torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_layer_that_was_replaced_has_its_own_rule_when_compiled(later: bool) -> None:
+    torch._dynamo.reset()
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).double(), torch.randn(5, 4).double()
+    compiled = torch.compile(model, backend="aot_eager")
+    with attached(model, rules.Composite(rules.Epsilon(), by_name={"0": rules.Gamma(0.5)})):
+        if later:
+            compiled(x).sum().backward()
+        model[0] = nn.Linear(4, 4).double()
+        found = []
+        for run in (compiled, model):
+            model.zero_grad()
+            run(x).sum().backward()
+            found.append(feedback_of(model))
+        torch.testing.assert_close(found[0], found[1], **CLOSE)

@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, rewards, rules
+from feedprop import FeedpropError, UnknownOperationError, attach, attached, credit, detach, rewards, rules
 from feedprop.interception.audit import nodes_behind
 from feedprop.interception.passes import PASSES
 from support.propagation import CLOSE, feedback_of, randomised
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [
+    pytest.mark.usefixtures("float64"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # torch.compile looks at it
+]
 
 
 class Scaled(nn.Module):
@@ -263,13 +266,95 @@ def test_a_derivative_of_credit_is_refused() -> None:
 COMPILED: dict[str, Use] = {
     "a child": lambda model, out: torch.compile(model.fc, backend="aot_eager")(X).sum(),
     "a function": lambda model, out: torch.compile(F.linear, backend="aot_eager")(X, model.fc.weight).sum(),
-    "a loss": lambda model, out: torch.compile(distance, backend="aot_eager")(X[0], model.fc.weight),
+    "a loss": lambda model, out: torch.compile(distance, backend="aot_eager")(X, model.fc.weight),
     "what is no loss": lambda model, out: torch.compile(torch.square, backend="aot_eager")(model.fc.weight).sum(),
 }
 
 
 def distance(x: Tensor, weight: Tensor) -> Tensor:
-    return (x - weight).square().sum()
+    return (x[:, None] - weight).square().sum()
+
+
+def similarities(x: Tensor, weight: Tensor) -> Tensor:
+    return (x @ weight).square().sum()
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, backend="aot_eager")
+
+
+# What uses a weight without rules beside a model that is compiled with them, or in the same function
+BESIDE: dict[str, Callable[[Scaled], Tensor]] = {
+    "a loss": lambda model: compiled(similarities)(compiled(model)(X), model.head.weight),
+    "a loss of a transposed weight": lambda model: compiled(F.linear)(compiled(model)(X), model.head.weight.mT).sum(),
+    "what a loss is given": lambda model: compiled(model)(X).sum() + compiled(torch.sum)(model.head(X)),
+    "a child": lambda model: compiled(model)(X).sum() + compiled(model.head)(X).sum(),
+    "another method": lambda model: compiled(model)(X).sum() + compiled(project)(model).sum(),
+    "the step": lambda model: compiled(lambda x: similarities(model(x), model.head.weight))(X),
+    "a scale in the step": lambda model: compiled(lambda x: (model(x) * model.head.weight[0, 0]).sum())(X),
+    "after a break in the step": lambda model: compiled(broken)(model),
+    "before the model was attached": lambda model: before_attach(model),
+}
+
+
+def project(model: Scaled) -> Tensor:
+    return model.head(X)
+
+
+def broken(model: Scaled) -> Tensor:
+    output = model(X)
+    torch._dynamo.graph_break()
+    return similarities(output, model.head.weight)
+
+
+def before_attach(model: Scaled) -> Tensor:
+    loss = compiled(lambda output: similarities(output, model.head.weight))
+    detach(model)
+    loss(model(X)).backward()
+    model.zero_grad(set_to_none=True)
+    return loss(compiled(attach(model))(X))
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_uses_beside_a_compiled_model_are_refused(name: str) -> None:
+    torch._dynamo.reset()
+    model = attach(Scaled())
+    for _ in range(2):
+        loss = BESIDE[name](model)
+        with pytest.raises(FeedpropError, match=r"head\.weight.* used outside of its forward"):
+            loss.backward()
+
+
+PENALISED: dict[str, Callable[[Scaled], Tensor]] = {
+    "in the step": lambda model: compiled(lambda x: model(x).sum() + penalty(model.parameters()))(X),
+    "of views": lambda model: compiled(model)(X).sum() + compiled(penalty)([p.flatten() for p in model.parameters()]),
+}
+
+
+def penalty(weights: Iterable[Tensor]) -> Tensor:
+    return torch.stack([weight.square().sum() for weight in weights]).sum()
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_penalties_beside_a_compiled_model_keep_their_gradient(name: str) -> None:
+    torch._dynamo.reset()
+    model = attach(Scaled())
+    model(X).sum().backward()
+    expected = {key: p.grad + 2 * p.detach() for key, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    PENALISED[name](model).backward()
+    for key, value in expected.items():
+        torch.testing.assert_close(model.get_parameter(key).grad, value, **CLOSE)
+
+
+def test_what_is_before_a_compiled_child_is_searched() -> None:
+    torch._dynamo.reset()
+    squared = nn.Sequential()
+    squared.forward = lambda h: _disabled(torch.square, h)
+    model = nn.Sequential(randomised(nn.Linear(4, 4)), squared, randomised(nn.Linear(4, 3)))
+    model[2].compile(backend="aot_eager")
+    with attached(model), pytest.raises(UnknownOperationError, match="PowBackward0 was computed where no rule sees it"):
+        model(X)
 
 
 @pytest.mark.parametrize("name", COMPILED)
@@ -297,7 +382,6 @@ def test_compiled_penalties_keep_their_gradient(compiled: bool) -> None:
         torch.testing.assert_close(model.head.weight.grad, before + 2 * model.head.weight)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at it
 @pytest.mark.parametrize("part", ["fc", "head"])
 def test_a_compiled_child_gives_feedback_inside_and_is_refused_outside(part: str) -> None:
     torch._dynamo.reset()
@@ -310,6 +394,52 @@ def test_a_compiled_child_gives_feedback_inside_and_is_refused_outside(part: str
     torch.testing.assert_close(feedback_of(model), expected, **CLOSE)
     with pytest.raises(FeedpropError, match=rf"{part}\.weight.* used outside of its forward"):
         getattr(model, part)(X).sum().backward()
+
+
+# --- models that have no pass ---
+
+
+class Called(nn.Module):
+    """Has a __call__ of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+class Enabling(Called):
+    __call__ = nn.Module.__call__
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return self.fc(x)
+
+
+@pytest.mark.parametrize("model", [nn.ModuleList([nn.Linear(4, 4)]), nn.ParameterList([torch.ones(2)]), Called()])
+def test_models_without_a_forward_are_refused(model: nn.Module) -> None:
+    with pytest.raises(
+        FeedpropError, match=rf"^{type(model).__name__} has no forward\(\): attach the module that calls"
+    ):
+        attach(model)
+
+
+def test_methods_do_without_a_forward() -> None:
+    model = Called()
+    model.encode = lambda x: model.fc(x)
+    with attached(model, methods=("encode",)):
+        model.encode(X).sum().backward()
+    assert model.fc.weight.grad.any()
+
+
+def test_gradients_that_forward_turns_on_again_are_refused() -> None:
+    with attached(Enabling()) as model:
+        with torch.no_grad():
+            output = model(X)
+        with pytest.raises(FeedpropError, match="or in one that was called with gradients off"):
+            output.sum().backward()
 
 
 # --- what is remembered of passes ---

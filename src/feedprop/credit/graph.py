@@ -25,7 +25,7 @@ def is_compiled(node: Any) -> bool:
 def walk(
     nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Ends | None = None, last: Ends | None = None
 ) -> Iterator[Any]:
-    """Yield `nodes` and those behind them, each once.
+    """Yield `nodes` and those behind them, each once, but no parameters that a compiled region is given.
 
     Args:
         nodes: where to begin; None is skipped.
@@ -43,7 +43,8 @@ def walk(
         yield node
         if last is not None and last(node):
             continue
+        compiled = is_compiled(node)  # a parameter that it is given gets feedback in it
         for before, _ in node.next_functions:
-            if before not in known:
+            if before not in known and not (compiled and hasattr(before, "variable")):
                 known.add(before)
                 todo.append(before)

@@ -239,9 +239,8 @@ def nodes_behind(
 
 def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None) -> Iterator[Any]:
     """Yield `nodes` and what is behind them, as `nodes_behind` does."""
-    yield from credit.walk(nodes, ends=ends, stop=stop, last=gives_feedback)
+    yield from credit.walk(nodes, ends=ends, stop=stop, last=_gives_feedback)
 
 
-def gives_feedback(node: Any) -> bool:
-    """Whether what is behind a node gets feedback, since it is a weight node or a compiled region."""
-    return isinstance(node, credit.WEIGHT_NODES) or credit.is_compiled(node)
+def _gives_feedback(node: Any) -> bool:
+    return isinstance(node, credit.WEIGHT_NODES)

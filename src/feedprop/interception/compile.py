@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType
 from typing import Any
 
 import torch
+from torch._guards import CompileContext
 from torch.overrides import get_ignored_functions, get_overridable_functions
 
 import feedprop.operations.table  # noqa: F401  fills the table
 from feedprop.errors import FeedpropError
+from feedprop.interception.mode import Propagation
+from feedprop.interception.outside import inputs_used_plainly
+from feedprop.interception.regions import TRACED, Region, remember
 from feedprop.operations.registry import HANDLERS, neutral
 
 # torch.compile calls operators for these attributes of a tensor, and for adjoint().
@@ -50,6 +54,9 @@ def undo() -> None:
     for name, plain in _plain.items():
         setattr(_compilers_tensor(), name, plain)
     _plain.clear()
+    for plain in _handed_on:
+        _compilers_output().call_user_compiler = plain
+    _handed_on.clear()
 
 
 # What torch.compile does by itself with a tensor, so that no mode sees it -> the method that eager torch calls, and its
@@ -64,7 +71,11 @@ _plain: dict[str, Any] = {}
 
 
 def show_operators() -> None:
-    """Let torch.compile pass y[i] = x, abs(x), pow(x, y) and the rows of x to the rules, once it is imported."""
+    """Let torch.compile pass y[i] = x, abs(x), pow(x, y) and the rows of x to the rules, once it is imported.
+
+    What it traced will be searched.
+    """
+    _search_regions()
     tensor = _compilers_tensor()
     if tensor is None or _plain:
         return
@@ -97,6 +108,46 @@ def _shown(plain: Any, method_of: Callable[..., tuple[str, list[Any]]]) -> Any:
 def _compilers_tensor() -> Any:
     compiler: Any = sys.modules.get("torch._dynamo.variables.tensor")
     return None if compiler is None else compiler.TensorVariable
+
+
+_handed_on: list[Any] = []  # the compiler's own function by which it hands on what it traced, if it was replaced
+
+
+def _search_regions() -> None:
+    output = _compilers_output()
+    if output is not None and not _handed_on:
+        _handed_on.append(output.call_user_compiler)
+        output.call_user_compiler = _searched(output.call_user_compiler)
+
+
+def _searched(plain: Any) -> Any:
+    """Return what replaces the function by which the compiler hands on what it traced."""
+
+    @functools.wraps(plain)
+    def searched(output: Any, module: torch.fx.GraphModule, *args: Any) -> Any:
+        _search(output.torch_function_mode_stack, module.graph)
+        return plain(output, module, *args)
+
+    return searched
+
+
+def _search(modes: Sequence[Any], graph: torch.fx.Graph) -> None:
+    """Look for parameters that are used without rules in what torch.compile traced, and remember these."""
+    TRACED.look()
+    while TRACED.begun:
+        TRACED.end()  # in another function, after a break in the graph
+    given = [node.meta.get("example_value") for node in graph.nodes if node.op == "placeholder"]
+    inputs = [value for value in given if isinstance(value, torch.Tensor) and value.requires_grad]
+    returned = [node.meta.get("example_value") for node in graph.output_node().all_input_nodes]
+    in_a_pass = any(isinstance(mode, Propagation) for mode in modes)
+    plain = () if in_a_pass else inputs_used_plainly(inputs, returned, TRACED)
+    passes = in_a_pass or TRACED.all.count() > 0
+    remember(str(CompileContext.current_compile_id()), Region(plain, len(inputs), passes))
+
+
+def _compilers_output() -> Any:
+    compiler: Any = sys.modules.get("torch._dynamo.output_graph")
+    return None if compiler is None else compiler.OutputGraph
 
 
 def _compilers_copy() -> Any:

@@ -25,6 +25,7 @@ from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
 from feedprop.interception.mode import Propagation, running
 from feedprop.interception.passes import ATTACHED, PASSES
+from feedprop.interception.regions import begin_pass, end_pass
 from feedprop.interception.scopes import Owner, Scopes, sharing
 from feedprop.rules import Composite
 
@@ -38,7 +39,6 @@ class Forward:
         self.model, self.composite, self.unknown = model, composite, unknown
         self.scopes = Scopes(composite.default)  # of a pass that is compiled
         self.tracing = False
-        self.traced = False  # whether it was ever compiled
         self.neurons: list[nn.Module] = []  # of snnTorch, whose forward was replaced
         self.replaced = {name: model.__dict__.get(name) for name in ("forward", "_call_impl", *methods)}
         self.unbound = tuple(name for name in self.replaced if _is_unbound(type(model), name))
@@ -182,10 +182,12 @@ class Forward:
 
     def _traced(self, name: str, args: Any, kwargs: Any) -> Any:
         show_operators()
+        _look_again(self)
         if self.held and self.unknown == "error":
             torch.compiler.disable(refuse_leaves)(self.held)  # type: ignore[no-untyped-call]  # dynamo would go on
         self.scopes.restart(self.composite.default)
-        self.tracing = self.traced = True
+        self.tracing = True
+        begin_pass()
         propagation = Propagation(
             self.model, self.composite, unknown=self.unknown, scopes=self.scopes, owners=self.owners
         )
@@ -194,6 +196,7 @@ class Forward:
             with propagation:
                 return _finished(self._call(name, args, kwargs), propagation)
         finally:
+            end_pass()
             self.tracing = False
             restore(swapped)
 
@@ -234,6 +237,15 @@ class Forward:
                 mode.suspended = False
                 mode.spans.update(propagation.spans)
             restore(swapped)
+
+
+def _look_again(forward: Forward) -> None:
+    """Look again for the owners of parameters, while torch.compile traces, if some are not known."""
+    if forward.owners and any(id(parameter) not in forward.owners for parameter in forward.model.parameters()):
+        forward.renew()
+
+
+_look_again._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile runs it while it traces
 
 
 def _is_unbound(kind: type[nn.Module], name: str) -> bool:

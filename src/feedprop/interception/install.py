@@ -40,9 +40,11 @@ CHANGES = (
         script.undo,
     ),
     Change(
-        "torch.overrides.get_overridable_functions(), and the compiler's copy; methods of its TensorVariable",
-        "torch.compile hands only listed functions to a mode: F.tanh, F.sigmoid and others are missing; and it handles "
-        "y[i] = x, abs(x), pow(x, y) and iteration over a tensor by itself",
+        "torch.overrides.get_overridable_functions(), and the compiler's copy; methods of its TensorVariable; "
+        "its OutputGraph.call_user_compiler",
+        "torch.compile hands only listed functions to a mode: F.tanh, F.sigmoid and others are missing; it handles "
+        "y[i] = x, abs(x), pow(x, y) and iteration over a tensor by itself; and what it compiled cannot be searched "
+        "for parameters that would get plain gradients, what it traced can",
         compile.make,
         compile.undo,
     ),
@@ -95,10 +97,13 @@ PRIVATE = {
     "torch._functorch.pyfunctorch.retrieve_all_functorch_interpreters": "refusing jvp, grad(vmap(...)), and transforms "
     "inside of a model",
     "torch._functorch.pyfunctorch.GradInterpreter": "the same: whether they are called under torch.no_grad()",
+    "torch._C._dynamo.eval_frame": "torch.compile: what runs by itself, since the graph broke, is not compiled anew",
     "torch._dynamo.variables.torch": "torch.compile: its copy of the overridable functions",
     "torch._dynamo.variables.tensor": "torch.compile: what it does with a tensor by itself (TensorVariable)",
     "torch._dynamo.variables.torch_function": "the same: whether a mode is active in what is compiled",
     "Function._dynamo_marked_constant": "the same: a function that torch.compile runs while it traces",
+    "torch._dynamo.output_graph": "the same: what was traced is searched before it is compiled",
+    "torch._guards": "the same: which function is being traced, and its name",
     "torch._functorch": "the audit: which nodes are compiled regions, by the module that made their class",
     "torch._tensor": "torch.compile: methods of tensors that torch writes in Python",
     "Tensor._version": "marks end with a write",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -142,6 +143,13 @@ class Propagation(TorchFunctionMode):
                 f"{remedy(spelling(function))}"
             )
         return output
+
+
+# Where the graph of torch.compile breaks, a call runs by itself, and so does this: compiled, it would be a function of
+# its own, in which no mode is active. What is traced as a whole still contains it.
+set_code_exec_strategy(
+    Propagation.__torch_function__.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)
+)
 
 
 def running() -> list[Propagation]:

@@ -8,15 +8,16 @@ tensors that a model stored, or a hook collected, and that reach the loss withou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from feedprop import credit
 from feedprop.errors import FeedpropError, first_few
-from feedprop.interception.audit import Audit, gives_feedback, nodes_behind, refuse_strays, refuse_unseen, walk
+from feedprop.interception.audit import Audit, nodes_behind, refuse_strays, refuse_unseen, walk
 from feedprop.interception.passes import ATTACHED, PASSES, in_a_pass
+from feedprop.interception.regions import Traced, region_of
 
 # Nodes that combine two operands, in layers an input and a weight -> which edge leads to the first of them
 _PRODUCTS = dict.fromkeys(
@@ -47,20 +48,21 @@ def refuse_plain_gradients(roots: Iterable[Tensor]) -> None:
         FeedpropError: they were used outside of its passes; the message names them, and the remedies.
         UnknownOperationError: no rule saw how something was computed inside of a pass.
     """
-    search = _Search()
+    search = _Search({id(parameter) for model in _models() for parameter in model.parameters()}, PASSES)
     for root in roots:
         search.look_behind(root.grad_fn)
     refuse_strays(search.strays)
     for model in _models() if search.unseen else ():
         refuse_unseen(_names(model, search.unseen))
-    used = {id(node.variable) for node in walk(search.outside, stop=in_a_pass) if hasattr(node, "variable")}
+    used = {id(leaf) for leaf in search.leaves()}
     for model in _models() if used else ():
         names, kind = _names(model, used), type(model).__name__
         if names:
             penalty = ", or add a penalty outside of what torch.compile compiles" if search.compiled else ""
             raise FeedpropError(
-                f"{first_few(names)} of the attached {kind}: used outside of its forward(), so it would get its plain "
-                f"gradient; call the {kind} itself, move that use into its forward(), attach the part that is called, "
+                f"{first_few(names)} of the attached {kind}: used outside of its forward(), or in one that was called "
+                f"with gradients off, so it would get its plain gradient; call the {kind} itself, with gradients on, "
+                f"move that use into its forward() (also from a __call__ of its own), attach the part that is called, "
                 f'name the method that uses it, attach(model, methods=("encode", ...)), or detach the model first'
                 f"{penalty}"
             )
@@ -79,17 +81,22 @@ def _models() -> Iterator[nn.Module]:
     return (model for model in ATTACHED if "_modules" in vars(model))  # without copies that are not filled yet
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether a model was compiled since it was attached, so that compiled regions may contain its rules."""
-    return getattr(model.__dict__.get("forward"), "traced", True)
+def inputs_used_plainly(inputs: Sequence[Any], outputs: Iterable[Any], passes: Traced) -> tuple[int, ...]:
+    """Return the positions of the parameters that what torch.compile traced uses without rules, unless for penalties.
 
-
-def _used_without_rules(node: Any, uncompiled: set[int]) -> list[Any]:
-    """Return the nodes of parameters that a compiled region uses, unless it is a penalty or contains their rules."""
-    before = [other for other, _ in node.next_functions]
-    used = [other for other in before if id(getattr(other, "variable", None)) in uncompiled]
-    penalty = math.prod(_shape(node)) == 1 and all(hasattr(other, "variable") for other in before)
-    return [] if penalty else used
+    Args:
+        inputs: fake tensors, those that require a gradient. Any parameter may be one of an attached model.
+        outputs: what it computes from them.
+        passes: of attached models in it.
+    """
+    search = _Search({id(value) for value in inputs if isinstance(value, nn.Parameter)}, passes)
+    for output in outputs:
+        if isinstance(output, Tensor) and output.grad_fn is not None:
+            search.look_behind(output.grad_fn)
+            if search.kinds[output.grad_fn] & ATTACHED_WEIGHTS and output.numel() != 1:
+                search.outside.append(output.grad_fn)
+    used = {id(leaf) for leaf in search.leaves()}
+    return tuple(position for position, value in enumerate(inputs) if id(value) in used)
 
 
 def _names(model: nn.Module, found: set[int]) -> list[str]:
@@ -99,12 +106,9 @@ def _names(model: nn.Module, found: set[int]) -> list[str]:
 class _Search:
     """A search of one graph, from what was computed first to its results."""
 
-    def __init__(self) -> None:
-        self.attached = {id(parameter) for model in _models() for parameter in model.parameters()}
-        self.uncompiled = {
-            id(parameter) for model in _models() if not _is_compiled(model) for parameter in model.parameters()
-        }
-        self.passes = PASSES  # of this thread
+    def __init__(self, attached: set[int], passes: Any) -> None:
+        self.attached = attached  # ids of the parameters that are meant
+        self.passes = passes
         self.kinds: dict[Any, int] = {None: ANYTHING}  # of the nodes; None stands for constants
         self.strays: list[str] = []  # types of nodes in passes that no handler made
         self.unseen: set[int] = set()  # ids of parameters that were used in passes, but not as weights
@@ -119,7 +123,7 @@ class _Search:
             if node not in self.kinds:
                 edges = waiting.pop(node, None)
                 if edges is None:
-                    edges = () if gives_feedback(node) else node.next_functions
+                    edges = () if isinstance(node, credit.WEIGHT_NODES) else node.next_functions
                     before = [other for other, _ in edges if other not in self.kinds]
                     if before:
                         waiting[node] = edges
@@ -136,7 +140,7 @@ class _Search:
                 self._look_inside(node, [other for other, _ in used])
             return ANYTHING
         if credit.is_compiled(node):
-            compiled = _used_without_rules(node, self.uncompiled)
+            compiled = self._used_in_region(node, used)
             self.outside += compiled
             self.compiled = self.compiled or bool(compiled)
             return ANYTHING
@@ -161,8 +165,30 @@ class _Search:
         """Look at a node of a pass, and at the functions of parameters alone that it used."""
         if not Audit.seen(node, self.passes.handled):
             self.strays.append(type(node).__name__)
-        self.unseen |= {id(other.variable) for other in used if hasattr(other, "variable")}
+        if not credit.is_compiled(node):  # where rules see them
+            self.unseen |= {id(other.variable) for other in used if hasattr(other, "variable")}
         self.outside += [other for other in used if not hasattr(other, "variable")]
+
+    def _used_in_region(self, node: Any, used: list[tuple[Any, int]]) -> list[Any]:
+        """Return the nodes of functions of parameters that a compiled region uses without rules."""
+        region, before = region_of(node), [other for other, _ in node.next_functions if other is not None]
+        leaves = [other for other, _ in used if hasattr(other, "variable")]
+        computed = [other for other, _ in used if not hasattr(other, "variable")]
+        penalty = math.prod(_shape(node)) == 1 and all(self.kinds[other] & WEIGHTS for other in before)
+        if region is None:
+            return [] if penalty else leaves + computed
+        if len(before) == region.inputs:  # otherwise it is in several parts, as for DistributedDataParallel
+            plain = [before[position] for position in region.plain]
+            leaves = [other for other in leaves if other in plain]
+        elif not region.plain:
+            leaves = []
+        return leaves if penalty and not region.passes else leaves + computed
+
+    def leaves(self) -> Iterator[Tensor]:
+        """Yield the tensors behind what was used outside of passes."""
+        for node in walk(self.outside, stop=lambda node: node._sequence_nr() in self.passes.all):
+            if hasattr(node, "variable"):
+                yield node.variable
 
     def _is_used(self, node: Any, edges: Edges, used: list[tuple[Any, int]]) -> bool:
         """Whether a node combines functions of parameters with others, and not as a penalty is added to a loss."""
