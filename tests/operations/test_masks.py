@@ -572,3 +572,109 @@ def test_a_mask_in_another_order_is_a_value() -> None:
     for function in (lambda z: z * (z.flip(0) > 0).double(), lambda z: z * (z[[2, 0, 1]] > 0).double()):
         found = _credit(function, z, rules.presets.training())
         assert not torch.allclose(found, torch.linspace(-1, 2, 12).view(3, 4) * (function(z) != 0))
+
+
+# --- means over what a mask keeps, and other sums of products with a mask ---
+
+
+def _tokens(z: Tensor) -> Tensor:
+    return (z.sum(-1) > 0).double()
+
+
+def _entries(z: Tensor) -> Tensor:
+    return (z > 0).double()
+
+
+def _routed(z: Tensor) -> Tensor:
+    shares = z.softmax(-1)
+    return (shares >= shares.topk(2, -1).values[..., 1:]).double()
+
+
+Masked = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]  # of values and their mask; the mask
+COUNTED: dict[str, Masked] = {
+    "mean": (lambda z, m: (z * m).sum(1) / m.sum(1).clamp(min=1), _entries),
+    "mean of all": (lambda z, m: (z * m).sum() / m.sum(), _entries),
+    "offset": (lambda z, m: (z * m).sum(1) / (m.sum(1) + 1e-6), _entries),
+    "reciprocal": (lambda z, m: (z * m).sum(1) * (1 / m.sum(1).clamp(min=1)), _entries),
+    "mean of tokens": (lambda z, m: (z * m[..., None]).sum(1) / m.sum(1, keepdim=True).clamp(min=1), _tokens),
+    "expanded": (
+        lambda z, m: (z * m[..., None].expand(z.shape)).sum(1) / m[..., None].expand(z.shape).sum(1).clamp(min=1e-9),
+        _tokens,
+    ),
+    "filled": (lambda z, m: z.masked_fill(m == 0, 0.0).sum(1) / m.sum(1).clamp(min=1), _entries),
+    "selected": (lambda z, m: torch.where(m > 0, z, 0.0).sum(1) / m.sum(1).clamp(min=1), _entries),
+    "mean of squares": (lambda z, m: (z.square() * m).mean() / m.mean(), _entries),
+    "load balance": (lambda z, m: (z.softmax(-1).mean((0, 1)) * m.mean((0, 1))).sum(), _routed),
+}
+WITH_COUNTED = pytest.mark.parametrize("name", COUNTED)
+
+
+@WITH_COMPOSITES
+@WITH_COUNTED
+def test_the_count_of_a_mask_selects(name: str, composite: str) -> None:
+    """In a mean over what a mask keeps, the count passed the credit of a step, larger than that of the mean."""
+    masked, mask = COUNTED[name]
+    z, settings = torch.randn(3, 5, 4), COMPOSITES[composite]
+    kept = mask(z)
+    found, expected = (_credit(f, z, settings) for f in (lambda z: masked(z, mask(z)), lambda z: masked(z, kept)))
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@WITH_COUNTED
+def test_the_count_of_a_mask_selects_compiled(name: str) -> None:
+    masked, mask = COUNTED[name]
+    z = torch.randn(3, 5, 4)
+    kept = mask(z)
+    found = _credit(lambda z: masked(z, mask(z)), z, rules.presets.training(), compiled=True)
+    torch.testing.assert_close(found, _credit(lambda z: masked(z, kept), z, rules.presets.training()), **CLOSE)
+
+
+def test_the_count_of_another_mask_is_a_value() -> None:
+    z = torch.randn(3, 8)
+    for count in (lambda z: (z[:, 4:] > 0).double().sum(1), lambda z: (z.roll(1, 0) > 0).double().sum(1)):
+        kept = count(z)
+        divided = (
+            (lambda z, count=count: z[:, :4].sum(1) / (1 + count(z))),
+            (lambda z, n=kept: z[:, :4].sum(1) / (1 + n)),
+        )
+        assert not torch.allclose(*(_credit(f, z, rules.presets.training()) for f in divided))
+
+
+PRODUCTS: dict[str, Masked] = {
+    "einsum": (lambda z, m: torch.einsum("bt,btd->bd", m, z), _tokens),
+    "einsum, mask last": (lambda z, m: torch.einsum("...td, ...t -> ...d", z, m), _tokens),
+    "einsum of entries": (lambda z, m: torch.einsum("btd,btd->bt", z, m), _entries),
+    "bmm": (lambda z, m: torch.bmm(m.unsqueeze(1), z), _tokens),
+    "matmul": (lambda z, m: m[:, None] @ z, _tokens),
+    "matmul by a column": (lambda z, m: z.transpose(1, 2) @ m[..., None], _tokens),
+    "dot": (lambda z, m: torch.dot(z.flatten(), m.flatten()), _entries),
+    "diagonal": (lambda z, m: torch.diag_embed(m) @ z, _tokens),
+    "graph of neighbours": (lambda z, m: m @ z, lambda z: (torch.cdist(z, z) < 2.5).double()),
+    "mean": (lambda z, m: torch.einsum("bt,btd->bd", m, z) / m.sum(1, keepdim=True).clamp(min=1), _tokens),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_mask_selects_in_matrix_products(name: str, compiled: bool) -> None:
+    masked, mask = PRODUCTS[name]
+    z = torch.randn(3, 5, 4)
+    kept = mask(z)
+    for composite in ["training"] if compiled else COMPOSITES:
+        settings = COMPOSITES.get(composite, rules.presets.training())
+        found = _credit(lambda z: masked(z, mask(z)), z, settings, compiled=compiled)
+        torch.testing.assert_close(found, _credit(lambda z: masked(z, kept), z, settings), **CLOSE)
+
+
+def test_a_mask_selects_in_matrix_products_what_it_was_computed_from() -> None:
+    """Binary keys of linear attention are values, whose projection learns, though one tensor holds keys and values."""
+    z, settings = torch.randn(3, 5, 4), rules.presets.training()
+    for product in (
+        lambda z, m: m.mT[:, 2:] @ z[..., :2],
+        lambda z, m: torch.einsum("btk,btd->bkd", m[..., 2:], z[..., :2]),
+        lambda z, m: m @ z.mT,
+    ):
+        kept = _entries(z)
+        found = _credit(lambda z, product=product: product(z, _entries(z)), z, settings)
+        constant = _credit(lambda z, product=product, kept=kept: product(z, kept), z, settings)
+        assert not torch.allclose(found, constant)

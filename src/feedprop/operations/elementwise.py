@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.operations.kinds import multiple
 from feedprop.operations.registry import (
     FAR,
     Arguments,
@@ -24,6 +25,7 @@ from feedprop.operations.registry import (
     summed,
 )
 from feedprop.operations.sources import selects, sources_of
+from feedprop.operations.tracking import tracked
 
 
 def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -187,7 +189,7 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
     condition, values = _branches(args, kwargs)
     comparison = marks.get(condition, marks.COMPARISON)
     if comparison is None or len(values) != 2 or not all(map(_is_step, values)):
-        return ordinary(context, function, args, kwargs)
+        return _SELECTED(context, function, args, kwargs)
     plain = function(*args, **kwargs)
     if not any(isinstance(value, Tensor) for value in values):
         comparison = comparison._replace(yes=float(values[0]), no=float(values[1]))
@@ -213,6 +215,9 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
         _answered(context, output, comparison.tensor)
     selects(output, [*comparison.sources, *sources_of(*values)])
     return output
+
+
+_SELECTED = tracked(ordinary, multiple)
 
 
 def _branches(args: Arguments, kwargs: Keywords) -> tuple[Any, list[Any]]:

@@ -16,6 +16,7 @@ from feedprop.operations.attention import scaled_dot_product_attention
 from feedprop.operations.elementwise import activation, arithmetic, compared, converted, relu, selected
 from feedprop.operations.in_place import in_place, optionally_in_place
 from feedprop.operations.kinds import added, gate, multiple, raised, smooth
+from feedprop.operations.masked_products import masked
 from feedprop.operations.registry import (
     HANDLERS,
     Handler,
@@ -85,10 +86,11 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         dropout2d dropout3d native_dropout
     """),
     (moves(ordinary, in_order=True), "atleast_1d atleast_2d atleast_3d"),
-    (moves(ordinary), "repeat_interleave pad constant_pad_nd tril triu"),
+    (moves(ordinary), "repeat_interleave pad constant_pad_nd tril triu diag_embed"),
+    (tracked(ordinary, multiple), "masked_fill"),
     (ordinary, """
-        broadcast_tensors copy_ diag diag_embed diagflat index_copy index_fill
-        index_put masked_fill masked_scatter masked_select resolve_conj resolve_neg conj
+        broadcast_tensors copy_ diag diagflat index_copy index_fill
+        index_put masked_scatter masked_select resolve_conj resolve_neg conj
         conj_physical scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter slice_inverse
         view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__
         reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
@@ -152,9 +154,8 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
     """),
     (products.added_product, "addmm addmv addbmm baddbmm addr"),
-    (products.matrix_product, """
-        matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot kron _grouped_mm
-    """),
+    (masked(products.matrix_product), "matmul __matmul__ mm bmm mv dot einsum"),
+    (products.matrix_product, "__rmatmul__ inner vdot tensordot outer ger vecdot kron _grouped_mm"),
     (products.product, "bilinear multi_dot conv_tbc"),
     (self_gated(products.elementwise_product), "mul multiply __mul__ __rmul__ __imul__"),
     (products.rounded_quotient, "floor_divide __floordiv__ __rfloordiv__ __ifloordiv__"),
