@@ -678,3 +678,24 @@ def test_a_mask_selects_in_matrix_products_what_it_was_computed_from() -> None:
         found = _credit(lambda z, product=product: product(z, _entries(z)), z, settings)
         constant = _credit(lambda z, product=product, kept=kept: product(z, kept), z, settings)
         assert not torch.allclose(found, constant)
+
+
+STEEP: dict[str, Callable[[Tensor], Tensor]] = {  # of a mask, where it is 0 or 1
+    "prediction of binary_cross_entropy": lambda m: F.binary_cross_entropy(m, torch.full((3, 4), 0.5)),
+    "target of kl_div": lambda m: F.kl_div(torch.zeros(3, 4), m, reduction="sum"),
+    "entropy": lambda m: torch.special.entr(m),
+    "xlogy": lambda m: torch.xlogy(m, m),
+    "degree": lambda m: (m.sum(1) * 0).pow(-0.5).nan_to_num(posinf=0.0),
+    "square root": lambda m: (m * 0).sqrt(),
+    "inverse square root": lambda m: (m * 0 + 1e-12).rsqrt(),
+    "reciprocal": lambda m: 1 / (m * 0 + 1e-9),
+    "quotient": lambda m: torch.ones(3, 4) / (m * 0 + 1e-9),
+}
+
+
+@WITH_COMPOSITES
+@pytest.mark.parametrize("name", STEEP)
+def test_a_mask_is_a_constant_where_functions_are_infinitely_steep(name: str, composite: str) -> None:
+    """It passed credit of 1e11 or NaN, where plain torch passes none."""
+    found = _credit(lambda z: STEEP[name]((z > 0).double()) + 0 * z.sum(), torch.randn(3, 4), COMPOSITES[composite])
+    assert found.abs().max() < 100

@@ -20,6 +20,7 @@ from feedprop.operations.registry import (
     Handler,
     Keywords,
     Limits,
+    based_on,
     moved,
     ordinary,
     summed,
@@ -93,6 +94,31 @@ def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> 
         return output
 
     return handle
+
+
+def steep(handler: Handler, position: int = 0, *, at_one: bool = False) -> Handler:
+    """Return the handler of functions that are infinitely steep where an argument is 0: there, a mask is a constant.
+
+    Args:
+        handler: of these functions.
+        position: of the argument.
+        at_one: whether they are as steep where it is 1.
+    """
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        mask = args[position] if len(args) > position else None
+        if isinstance(mask, Tensor) and marks.get(mask, marks.SELECTION) is not None:
+            values = mask.detach()
+            constant = values.abs() < 1 / FAR
+            if at_one:
+                constant = constant | ((1 - values).abs() < 1 / FAR)
+            used = torch.where(constant, values, mask)
+            if credit.is_weight(mask):
+                marks.mark_weight(used, marks.get(mask, marks.WEIGHT))
+            args = (*args[:position], used, *args[position + 1 :])
+        return handler(context, function, args, kwargs)
+
+    return based_on(handler, handle)
 
 
 elementwise = activation(None)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from feedprop.operations import elementwise, normalisation, products, recurrent
 from feedprop.operations.attention import scaled_dot_product_attention
-from feedprop.operations.elementwise import activation, arithmetic, compared, converted, relu, selected
+from feedprop.operations.elementwise import activation, arithmetic, compared, converted, relu, selected, steep
 from feedprop.operations.in_place import in_place, optionally_in_place
 from feedprop.operations.kinds import added, gate, multiple, raised, smooth
 from feedprop.operations.masked_products import masked
@@ -114,22 +114,24 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (tracked(ordinary, gate), "leaky_relu rrelu prelu maximum minimum fmax fmin"),
     (tracked(ordinary, multiple), "neg negative"),
     (with_constants("target", 1), "soft_margin_loss"),
-    (with_constants("weight", 2), "binary_cross_entropy nll_loss nll_loss2d"),
+    (with_constants("weight", 2), "nll_loss nll_loss2d"),
+    (steep(with_constants("weight", 2), at_one=True), "binary_cross_entropy"),
     (with_constants("weight", 2, soft_targets=True), "cross_entropy"),
     (with_constants("weight", 4), "multi_margin_loss"),
     (with_constants("weight pos_weight", 2, 3, 6), "binary_cross_entropy_with_logits"),
     # --- norms, losses, linear algebra, special functions: smooth arithmetic has its ordinary backward
     (ordinary, """
         norm_except_dim _weight_norm nuclear_norm frobenius_norm dist renorm pdist pairwise_distance
-        poisson_nll_loss gaussian_nll_loss kl_div ctc_loss mse_loss l1_loss smooth_l1_loss huber_loss
+        poisson_nll_loss gaussian_nll_loss ctc_loss mse_loss l1_loss smooth_l1_loss huber_loss
         hinge_embedding_loss margin_ranking_loss multilabel_margin_loss multilabel_soft_margin_loss
         triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
         inv inverse inv_ex pinv pinverse det slogdet logdet cholesky cholesky_ex cholesky_inverse qr svd svdvals eig
         eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr
         ormqr matrix_power matrix_exp matrix_sqrth tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
-        atan2 arctan2 angle hypot logaddexp logaddexp2 xlogy xlog1py float_power ldexp frexp polygamma mvlgamma
+        atan2 arctan2 angle hypot logaddexp logaddexp2 xlog1py float_power ldexp frexp polygamma mvlgamma
         multigammaln igamma gammainc igammac gammaincc zeta cross _standard_gamma
     """),
+    (steep(ordinary, 1), "kl_div xlogy"),
     # --- sums of contributions: the ordinary backward, damped
     (mixes(keeps_sign(summed)), """
         sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
@@ -159,12 +161,13 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (products.product, "bilinear multi_dot conv_tbc"),
     (self_gated(products.elementwise_product), "mul multiply __mul__ __rmul__ __imul__"),
     (products.rounded_quotient, "floor_divide __floordiv__ __rfloordiv__ __ifloordiv__"),
-    (self_gated(products.quotient, divides=True), """
+    (self_gated(steep(products.quotient, 1), divides=True), """
         div divide true_divide __truediv__ __div__ __itruediv__ __idiv__
     """),
     (mixes(products.product_of_elements), "prod"),
     (mixes(products.product_of_elements, keeps_places=True), "cumprod"),
-    (tracked(products.power, raised), "square sqrt rsqrt reciprocal pow __pow__"),
+    (tracked(products.power, raised), "square"),
+    (tracked(steep(products.power), raised), "sqrt rsqrt reciprocal pow __pow__"),
     (products.solution, """
         solve solve_triangular triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve
     """),
@@ -265,7 +268,7 @@ def _fill() -> None:
     for function, handler in normalisation.NORMALISATIONS.items():
         HANDLERS[function] = mixes(handler, keeps_places=True)
     HANDLERS.update(recurrent.RECURRENT)
-    for name in ("log", "log2", "log10"):
+    for name in ("log", "log2", "log10", "entr"):
         elementwise.LOGARITHMS.update(spellings(name))
     for name in PIECEWISE_CONSTANT.split():
         elementwise.PIECEWISE_CONSTANT.update(spellings(name))
