@@ -699,3 +699,43 @@ def test_a_mask_is_a_constant_where_functions_are_infinitely_steep(name: str, co
     """It passed credit of 1e11 or NaN, where plain torch passes none."""
     found = _credit(lambda z: STEEP[name]((z > 0).double()) + 0 * z.sum(), torch.randn(3, 4), COMPOSITES[composite])
     assert found.abs().max() < 100
+
+
+def _fixed(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return torch.no_grad()(function)
+
+
+MADE: dict[str, Callable[[Tensor], Tensor]] = {  # weights from weights and what has no gradient
+    "mask under no_grad": lambda w: w * _fixed(lambda w: (w.abs() > 0.3).double())(w),
+    "mask of detached weights": lambda w: w * (w.detach().abs() > 0.3).double(),
+    "top-k mask": lambda w: w * _fixed(lambda w: torch.zeros_like(w).scatter_(1, w.abs().topk(4, 1).indices, 1.0))(w),
+    "binary weights and their scale": lambda w: w.sign() * w.abs().mean(1, keepdim=True).detach(),
+    "straight-through": lambda w: w + ((w * 4).round() / 4 - w).detach(),
+    "standardised": lambda w: (w - _fixed(lambda w: w.mean(1, keepdim=True))(w)) / w.std(1, keepdim=True).detach(),
+    "selected": lambda w: torch.where(w.detach().abs() > 0.3, w, 0.0),
+}
+
+
+@pytest.mark.parametrize(
+    "composite", [rules.Composite(rules.Gamma()), rules.presets.conserving()], ids=["Gamma", "conserving"]
+)
+@pytest.mark.parametrize("name", MADE)
+def test_a_weight_times_a_constant_made_from_weights_is_a_weight(name: str, composite: rules.Composite) -> None:
+    """Its layer lost its rule, and half of the reward when conserving."""
+    x, weight, given, found = torch.randn(5, 6), torch.randn(3, 6), torch.randn(5, 3), []
+    for make, parameter in ((MADE[name], weight), (torch.clone, MADE[name](weight))):
+        inputs = x.clone().requires_grad_()
+        with attached(Call(lambda x, w, make=make: F.linear(x * 1, make(w)).relu(), w=parameter), composite) as model:
+            model(inputs).backward(given)
+        found.append(inputs.grad)
+    torch.testing.assert_close(*found, **CLOSE)
+
+
+def test_a_parameter_times_data_under_no_grad_is_an_activation() -> None:
+    x, found = torch.randn(5, 6), []
+    for scale in (lambda x, w: w * x.abs(), lambda x, w: w * torch.no_grad()(lambda: w.detach() * 0 + x.abs())()):
+        model = Call(lambda x, w, a, scale=scale: scale(x, w) * a.tanh(), w=torch.ones(5, 6), a=torch.ones(5, 6))
+        with attached(model, rules.presets.conserving()):
+            model(x).sum().backward()
+        found.append(feedback_of(model)["w"])
+    torch.testing.assert_close(*found, **CLOSE)

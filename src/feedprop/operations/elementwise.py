@@ -21,6 +21,7 @@ from feedprop.operations.registry import (
     Keywords,
     Limits,
     based_on,
+    fixed,
     moved,
     ordinary,
     summed,
@@ -152,12 +153,12 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 
 def compared(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Compare; if the mask becomes a number, (z > 0).float(), it is a step function of the difference."""
-    answer = function(*args, **kwargs)
     z, *others = (*args, *kwargs.values())
+    other = others[0] if len(others) == 1 else None
+    if not any(isinstance(x, Tensor) and x.requires_grad for x in (z, other)):
+        return fixed(context, function, args, kwargs)
+    answer = function(*args, **kwargs)
     if len(others) != 1 or not isinstance(z, Tensor):
-        return answer
-    other = others[0]
-    if not (z.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
         return answer
     same = not isinstance(other, Tensor) and other == 0
     difference = credit.as_weight(z, context.magnitude) if same else summed(context, torch.sub, (z, other), {})

@@ -22,6 +22,7 @@ from feedprop.operations.registry import (
     Handler,
     Limits,
     drawn,
+    fixed,
     keeps_sign,
     moved,
     neutral,
@@ -42,17 +43,20 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (neutral, """
         size dim ndim numel nelement stride storage_offset is_contiguous is_floating_point is_complex is_conj is_neg
         is_signed is_pinned is_coalesced is_inference is_set_to is_same_size element_size data_ptr const_data_ptr
-        get_device typename detach requires_grad_ register_hook retain_grad item tolist numpy storage
-        untyped_storage new new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like ones_like
-        empty_like full_like rand_like randn_like randint_like multinomial eq ne
-        not_equal equal argmax argmin argsort argwhere isnan isinf isposinf isneginf isfinite isreal isin isclose
-        allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
-        logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
-        gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
-        tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
-        __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__
-        __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
+        get_device typename requires_grad_ register_hook retain_grad item tolist numpy storage
+        untyped_storage new new_zeros new_ones new_full new_empty new_tensor new_empty_strided rand_like
+        randn_like randint_like multinomial equal argmax argmin argwhere isnan isinf isposinf isneginf isfinite
+        isreal isin isclose allclose any all nonzero nonzero_static count_nonzero signbit byte char short
+        bitwise_left_shift bitwise_right_shift gcd lcm searchsorted bucketize bincount histc histogram unique
+        unique_consecutive one_hot tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero
+        __repr__ __format__ __hash__ __contains__ __index__ __int__ __float__ __complex__ __dlpack__
+        __str__ dense_dim sparse_dim indices crow_indices col_indices
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
+    """),
+    (fixed, """
+        detach zeros_like ones_like empty_like full_like argsort bool eq ne not_equal __eq__ __ne__ logical_and
+        logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor __and__ __or__ __xor__
+        __invert__
     """),
     (drawn, "bernoulli poisson normal binomial"),
     # --- what only moves values: views, selections by position, copies
@@ -256,13 +260,14 @@ def handlers() -> dict[str, Handler]:
 
 def _fill() -> None:
     HANDLERS.update(dict.fromkeys(attributes(but=VALUES), neutral))
+    HANDLERS[Tensor.data.__get__] = fixed  # type: ignore[attr-defined]  # a descriptor
     for name, handler in handlers().items():
         for function in spellings(name):
             position = position_of_inplace(function)
             HANDLERS[function] = handler
             if position is not None:
                 HANDLERS[function] = optionally_in_place(handler, position)
-        if handler not in (neutral, drawn):
+        if handler not in (neutral, fixed, drawn):
             for function, plain in in_place_spellings(name):
                 HANDLERS[function] = in_place(handler, plain)
     for function, handler in normalisation.NORMALISATIONS.items():
