@@ -572,3 +572,170 @@ def test_a_mask_in_another_order_is_a_value() -> None:
     for function in (lambda z: z * (z.flip(0) > 0).double(), lambda z: z * (z[[2, 0, 1]] > 0).double()):
         found = _credit(function, z, rules.presets.training())
         assert not torch.allclose(found, torch.linspace(-1, 2, 12).view(3, 4) * (function(z) != 0))
+
+
+# --- means over what a mask keeps, and other sums of products with a mask ---
+
+
+def _tokens(z: Tensor) -> Tensor:
+    return (z.sum(-1) > 0).double()
+
+
+def _entries(z: Tensor) -> Tensor:
+    return (z > 0).double()
+
+
+def _routed(z: Tensor) -> Tensor:
+    shares = z.softmax(-1)
+    return (shares >= shares.topk(2, -1).values[..., 1:]).double()
+
+
+Masked = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]  # of values and their mask; the mask
+COUNTED: dict[str, Masked] = {
+    "mean": (lambda z, m: (z * m).sum(1) / m.sum(1).clamp(min=1), _entries),
+    "mean of all": (lambda z, m: (z * m).sum() / m.sum(), _entries),
+    "offset": (lambda z, m: (z * m).sum(1) / (m.sum(1) + 1e-6), _entries),
+    "reciprocal": (lambda z, m: (z * m).sum(1) * (1 / m.sum(1).clamp(min=1)), _entries),
+    "mean of tokens": (lambda z, m: (z * m[..., None]).sum(1) / m.sum(1, keepdim=True).clamp(min=1), _tokens),
+    "expanded": (
+        lambda z, m: (z * m[..., None].expand(z.shape)).sum(1) / m[..., None].expand(z.shape).sum(1).clamp(min=1e-9),
+        _tokens,
+    ),
+    "filled": (lambda z, m: z.masked_fill(m == 0, 0.0).sum(1) / m.sum(1).clamp(min=1), _entries),
+    "selected": (lambda z, m: torch.where(m > 0, z, 0.0).sum(1) / m.sum(1).clamp(min=1), _entries),
+    "mean of squares": (lambda z, m: (z.square() * m).mean() / m.mean(), _entries),
+    "load balance": (lambda z, m: (z.softmax(-1).mean((0, 1)) * m.mean((0, 1))).sum(), _routed),
+}
+WITH_COUNTED = pytest.mark.parametrize("name", COUNTED)
+
+
+@WITH_COMPOSITES
+@WITH_COUNTED
+def test_the_count_of_a_mask_selects(name: str, composite: str) -> None:
+    """In a mean over what a mask keeps, the count passed the credit of a step, larger than that of the mean."""
+    masked, mask = COUNTED[name]
+    z, settings = torch.randn(3, 5, 4), COMPOSITES[composite]
+    kept = mask(z)
+    found, expected = (_credit(f, z, settings) for f in (lambda z: masked(z, mask(z)), lambda z: masked(z, kept)))
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@WITH_COUNTED
+def test_the_count_of_a_mask_selects_compiled(name: str) -> None:
+    masked, mask = COUNTED[name]
+    z = torch.randn(3, 5, 4)
+    kept = mask(z)
+    found = _credit(lambda z: masked(z, mask(z)), z, rules.presets.training(), compiled=True)
+    torch.testing.assert_close(found, _credit(lambda z: masked(z, kept), z, rules.presets.training()), **CLOSE)
+
+
+def test_the_count_of_another_mask_is_a_value() -> None:
+    z = torch.randn(3, 8)
+    for count in (lambda z: (z[:, 4:] > 0).double().sum(1), lambda z: (z.roll(1, 0) > 0).double().sum(1)):
+        kept = count(z)
+        divided = (
+            (lambda z, count=count: z[:, :4].sum(1) / (1 + count(z))),
+            (lambda z, n=kept: z[:, :4].sum(1) / (1 + n)),
+        )
+        assert not torch.allclose(*(_credit(f, z, rules.presets.training()) for f in divided))
+
+
+PRODUCTS: dict[str, Masked] = {
+    "einsum": (lambda z, m: torch.einsum("bt,btd->bd", m, z), _tokens),
+    "einsum, mask last": (lambda z, m: torch.einsum("...td, ...t -> ...d", z, m), _tokens),
+    "einsum of entries": (lambda z, m: torch.einsum("btd,btd->bt", z, m), _entries),
+    "bmm": (lambda z, m: torch.bmm(m.unsqueeze(1), z), _tokens),
+    "matmul": (lambda z, m: m[:, None] @ z, _tokens),
+    "matmul by a column": (lambda z, m: z.transpose(1, 2) @ m[..., None], _tokens),
+    "dot": (lambda z, m: torch.dot(z.flatten(), m.flatten()), _entries),
+    "diagonal": (lambda z, m: torch.diag_embed(m) @ z, _tokens),
+    "graph of neighbours": (lambda z, m: m @ z, lambda z: (torch.cdist(z, z) < 2.5).double()),
+    "mean": (lambda z, m: torch.einsum("bt,btd->bd", m, z) / m.sum(1, keepdim=True).clamp(min=1), _tokens),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_mask_selects_in_matrix_products(name: str, compiled: bool) -> None:
+    masked, mask = PRODUCTS[name]
+    z = torch.randn(3, 5, 4)
+    kept = mask(z)
+    for composite in ["training"] if compiled else COMPOSITES:
+        settings = COMPOSITES.get(composite, rules.presets.training())
+        found = _credit(lambda z: masked(z, mask(z)), z, settings, compiled=compiled)
+        torch.testing.assert_close(found, _credit(lambda z: masked(z, kept), z, settings), **CLOSE)
+
+
+def test_a_mask_selects_in_matrix_products_what_it_was_computed_from() -> None:
+    """Binary keys of linear attention are values, whose projection learns, though one tensor holds keys and values."""
+    z, settings = torch.randn(3, 5, 4), rules.presets.training()
+    for product in (
+        lambda z, m: m.mT[:, 2:] @ z[..., :2],
+        lambda z, m: torch.einsum("btk,btd->bkd", m[..., 2:], z[..., :2]),
+        lambda z, m: m @ z.mT,
+    ):
+        kept = _entries(z)
+        found = _credit(lambda z, product=product: product(z, _entries(z)), z, settings)
+        constant = _credit(lambda z, product=product, kept=kept: product(z, kept), z, settings)
+        assert not torch.allclose(found, constant)
+
+
+STEEP: dict[str, Callable[[Tensor], Tensor]] = {  # of a mask, where it is 0 or 1
+    "prediction of binary_cross_entropy": lambda m: F.binary_cross_entropy(m, torch.full((3, 4), 0.5)),
+    "target of kl_div": lambda m: F.kl_div(torch.zeros(3, 4), m, reduction="sum"),
+    "entropy": lambda m: torch.special.entr(m),
+    "xlogy": lambda m: torch.xlogy(m, m),
+    "degree": lambda m: (m.sum(1) * 0).pow(-0.5).nan_to_num(posinf=0.0),
+    "square root": lambda m: (m * 0).sqrt(),
+    "inverse square root": lambda m: (m * 0 + 1e-12).rsqrt(),
+    "reciprocal": lambda m: 1 / (m * 0 + 1e-9),
+    "quotient": lambda m: torch.ones(3, 4) / (m * 0 + 1e-9),
+}
+
+
+@WITH_COMPOSITES
+@pytest.mark.parametrize("name", STEEP)
+def test_a_mask_is_a_constant_where_functions_are_infinitely_steep(name: str, composite: str) -> None:
+    """It passed credit of 1e11 or NaN, where plain torch passes none."""
+    found = _credit(lambda z: STEEP[name]((z > 0).double()) + 0 * z.sum(), torch.randn(3, 4), COMPOSITES[composite])
+    assert found.abs().max() < 100
+
+
+def _fixed(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return torch.no_grad()(function)
+
+
+MADE: dict[str, Callable[[Tensor], Tensor]] = {  # weights from weights and what has no gradient
+    "mask under no_grad": lambda w: w * _fixed(lambda w: (w.abs() > 0.3).double())(w),
+    "mask of detached weights": lambda w: w * (w.detach().abs() > 0.3).double(),
+    "top-k mask": lambda w: w * _fixed(lambda w: torch.zeros_like(w).scatter_(1, w.abs().topk(4, 1).indices, 1.0))(w),
+    "binary weights and their scale": lambda w: w.sign() * w.abs().mean(1, keepdim=True).detach(),
+    "straight-through": lambda w: w + ((w * 4).round() / 4 - w).detach(),
+    "standardised": lambda w: (w - _fixed(lambda w: w.mean(1, keepdim=True))(w)) / w.std(1, keepdim=True).detach(),
+    "selected": lambda w: torch.where(w.detach().abs() > 0.3, w, 0.0),
+}
+
+
+@pytest.mark.parametrize(
+    "composite", [rules.Composite(rules.Gamma()), rules.presets.conserving()], ids=["Gamma", "conserving"]
+)
+@pytest.mark.parametrize("name", MADE)
+def test_a_weight_times_a_constant_made_from_weights_is_a_weight(name: str, composite: rules.Composite) -> None:
+    """Its layer lost its rule, and half of the reward when conserving."""
+    x, weight, given, found = torch.randn(5, 6), torch.randn(3, 6), torch.randn(5, 3), []
+    for make, parameter in ((MADE[name], weight), (torch.clone, MADE[name](weight))):
+        inputs = x.clone().requires_grad_()
+        with attached(Call(lambda x, w, make=make: F.linear(x * 1, make(w)).relu(), w=parameter), composite) as model:
+            model(inputs).backward(given)
+        found.append(inputs.grad)
+    torch.testing.assert_close(*found, **CLOSE)
+
+
+def test_a_parameter_times_data_under_no_grad_is_an_activation() -> None:
+    x, found = torch.randn(5, 6), []
+    for scale in (lambda x, w: w * x.abs(), lambda x, w: w * torch.no_grad()(lambda: w.detach() * 0 + x.abs())()):
+        model = Call(lambda x, w, a, scale=scale: scale(x, w) * a.tanh(), w=torch.ones(5, 6), a=torch.ones(5, 6))
+        with attached(model, rules.presets.conserving()):
+            model(x).sum().backward()
+        found.append(feedback_of(model)["w"])
+    torch.testing.assert_close(*found, **CLOSE)

@@ -27,6 +27,7 @@ from feedprop.operations.registry import (
     Function,
     Handler,
     Keywords,
+    fixed,
     flat,
     gradient_inside,
     neutral,
@@ -113,7 +114,7 @@ class Propagation(TorchFunctionMode):
             return function(*args, **kwargs)
         if not torch.is_grad_enabled() and handler is not gradient_inside:
             _refuse_reentrant_checkpoint()
-            return function(*args, **kwargs)
+            return fixed(self, function, args, kwargs)
         if credit.transforms() != self.transforms:
             if self.unknown == "error":
                 refuse_transforms_inside(self.transforms or 0, flat((*args, *kwargs.values())))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
+from feedprop.operations.kinds import multiple
 from feedprop.operations.registry import (
     FAR,
     Arguments,
@@ -19,11 +20,14 @@ from feedprop.operations.registry import (
     Handler,
     Keywords,
     Limits,
+    based_on,
+    fixed,
     moved,
     ordinary,
     summed,
 )
 from feedprop.operations.sources import selects, sources_of
+from feedprop.operations.tracking import tracked
 
 
 def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -93,6 +97,31 @@ def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> 
     return handle
 
 
+def steep(handler: Handler, position: int = 0, *, at_one: bool = False) -> Handler:
+    """Return the handler of functions that are infinitely steep where an argument is 0: there, a mask is a constant.
+
+    Args:
+        handler: of these functions.
+        position: of the argument.
+        at_one: whether they are as steep where it is 1.
+    """
+
+    def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+        mask = args[position] if len(args) > position else None
+        if isinstance(mask, Tensor) and marks.get(mask, marks.SELECTION) is not None:
+            values = mask.detach()
+            constant = values.abs() < 1 / FAR
+            if at_one:
+                constant = constant | ((1 - values).abs() < 1 / FAR)
+            used = torch.where(constant, values, mask)
+            if credit.is_weight(mask):
+                marks.mark_weight(used, marks.get(mask, marks.WEIGHT))
+            args = (*args[:position], used, *args[position + 1 :])
+        return handler(context, function, args, kwargs)
+
+    return based_on(handler, handle)
+
+
 elementwise = activation(None)
 elementwise.__doc__ = """Pass credit by the activation rule of the composite: for an activation of your own."""
 LOGARITHMS: set[Function] = set()
@@ -124,12 +153,12 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 
 def compared(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Compare; if the mask becomes a number, (z > 0).float(), it is a step function of the difference."""
-    answer = function(*args, **kwargs)
     z, *others = (*args, *kwargs.values())
+    other = others[0] if len(others) == 1 else None
+    if not any(isinstance(x, Tensor) and x.requires_grad for x in (z, other)):
+        return fixed(context, function, args, kwargs)
+    answer = function(*args, **kwargs)
     if len(others) != 1 or not isinstance(z, Tensor):
-        return answer
-    other = others[0]
-    if not (z.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
         return answer
     same = not isinstance(other, Tensor) and other == 0
     difference = credit.as_weight(z, context.magnitude) if same else summed(context, torch.sub, (z, other), {})
@@ -187,7 +216,7 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
     condition, values = _branches(args, kwargs)
     comparison = marks.get(condition, marks.COMPARISON)
     if comparison is None or len(values) != 2 or not all(map(_is_step, values)):
-        return ordinary(context, function, args, kwargs)
+        return _SELECTED(context, function, args, kwargs)
     plain = function(*args, **kwargs)
     if not any(isinstance(value, Tensor) for value in values):
         comparison = comparison._replace(yes=float(values[0]), no=float(values[1]))
@@ -213,6 +242,9 @@ def selected(context: Context, function: Function, args: Arguments, kwargs: Keyw
         _answered(context, output, comparison.tensor)
     selects(output, [*comparison.sources, *sources_of(*values)])
     return output
+
+
+_SELECTED = tracked(ordinary, multiple)
 
 
 def _branches(args: Arguments, kwargs: Keywords) -> tuple[Any, list[Any]]:

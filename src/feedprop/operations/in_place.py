@@ -93,11 +93,12 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         result = args[0] if result is None else result  # __setitem__ returns None and has written to the copy
         target.copy_(result)
         hand_on(result, target)
-        if isinstance(result, Tensor) and result.requires_grad:
+        if isinstance(result, Tensor):
             weight = marks.get(result, marks.WEIGHT)
             if weight is not None:
                 marks.mark_weight(target, weight)
-            context.starts.carry((result,), target)
+            if result.requires_grad:
+                context.starts.carry((result,), target)
         return target
 
     def _with_layout_of(target: Tensor) -> Function:

@@ -64,7 +64,7 @@ def covers(a: Any, b: Any) -> bool:
     while is_mixed(b):
         if isinstance(b, Mix) and same(a, b.of):
             return True
-        b = _inner(b)
+        b = inner_of(b)
     return same(a, b)
 
 
@@ -72,7 +72,7 @@ def meeting(a: Any, b: Any, x: Tensor, mask: Tensor) -> Tensor | None:
     """Return where the elements of the mask were computed from those of x, by following all positions."""
     mixed = is_mixed(b)
     while is_mixed(b):
-        b = _inner(b)
+        b = inner_of(b)
     of_x, of_mask = (_positions(source, x.device) for source in (a, b))
     if of_x is None or of_mask is None or of_x.numel() != x.numel():
         return None
@@ -106,7 +106,7 @@ def is_mixed(source: Any) -> bool:
     return isinstance(source, Mix)
 
 
-def _inner(source: Any) -> Any:
+def inner_of(source: Any) -> Any:
     """Return what the outermost `Mix` of a source was computed from."""
     while isinstance(source, Move):
         source = source.parts[0]

@@ -116,6 +116,7 @@ class Operands:
     context: Context
     activations: int = 0  # they carry credit
     weights: int = 0  # parameters, and tensors computed from parameters alone
+    fixed: int = 0  # computed from parameters alone, without gradient: a mask or scale made under no_grad
     constants: list[Tensor] = field(default_factory=list)  # need no gradient: inputs, buffers, masks, indices
     owner: Any = True  # the id of the first parameter, if known
     of_parameter: bool = False  # whether the first of them is a parameter, of which the result may be a view
@@ -124,10 +125,16 @@ class Operands:
         """Count the tensors in `value`. Returns it with its parameters `weighted`."""
         if isinstance(value, Tensor):
             if not value.requires_grad:
-                self.constants.append(value)
+                owner = marks.get(value, marks.WEIGHT)
+                if owner is None:
+                    self.constants.append(value)
+                    return value
+                if not self.weights + self.fixed:
+                    self.owner = owner
+                self.fixed += 1
                 return value
             if type(value) is not Tensor and isinstance(value, Parameter):
-                if not self.weights:
+                if not self.weights + self.fixed:
                     self.owner = marks.identity(value)
                     self.of_parameter = not self.activations and not self.constants
                 self.weights += 1
@@ -136,7 +143,7 @@ class Operands:
             if owner is None:
                 self.activations += 1
             else:
-                if not self.weights:
+                if not self.weights + self.fixed:
                     self.owner = owner
                 self.weights += 1
             return value
@@ -147,7 +154,9 @@ class Operands:
     @property
     def yield_weight(self) -> bool:
         """Whether their result is a weight: computed from parameters, buffers and single numbers alone."""
-        return self.weights > 0 and self.activations == 0 and all(map(self._belongs_to_weights, self.constants))
+        if self.activations or not self.weights + self.fixed:
+            return False
+        return all(map(self._belongs_to_weights, self.constants))
 
     def _belongs_to_weights(self, constant: Tensor) -> bool:
         return constant.numel() == 1 or marks.is_weight(constant) or self.context.is_buffer(constant)
@@ -158,7 +167,7 @@ class Operands:
             if self.of_parameter and torch.compiler.is_dynamo_compiling():
                 output = _owned(output)
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
-                if isinstance(tensor, Tensor) and tensor.requires_grad:
+                if isinstance(tensor, Tensor):
                     marks.mark_weight(tensor, self.owner)
         return output
 
@@ -182,6 +191,30 @@ def operands_of(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Op
 def neutral(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Call a function that passes no credit."""
     return function(*args, **kwargs)
+
+
+def fixed(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
+    """Call a function that passes no credit; what it computes from weights alone is a weight without gradient."""
+    owner = _common_owner(context, args, kwargs)
+    output = function(*args, **kwargs)
+    if owner is not None:
+        written = args[0] if output is None and args else output  # by __setitem__
+        for tensor in written if isinstance(written, (tuple, list)) else (written,):
+            if isinstance(tensor, Tensor):
+                marks.mark_weight(tensor, owner)
+    return output
+
+
+def _common_owner(context: Context, args: Arguments, kwargs: Keywords) -> Any:
+    """Return the owner of the first weight, None if there is none or something else is among the arguments."""
+    first = None
+    for value in [*flat((*args, *kwargs.values()))]:
+        if isinstance(value, Tensor):
+            owner = marks.identity(value) if isinstance(value, Parameter) else marks.get(value, marks.WEIGHT)
+            if owner is None and not context.is_buffer(value) and (value.numel() != 1 or not value.is_floating_point()):
+                return None
+            first = owner if first is None else first
+    return first
 
 
 def drawn(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

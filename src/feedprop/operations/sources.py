@@ -17,7 +17,7 @@ from feedprop import credit
 from feedprop.credit import marks
 from feedprop.credit.readable import readable
 from feedprop.operations.kinds import GATE, MULTIPLE, PARTLY
-from feedprop.operations.places import Mix, Move, covers, is_mixed, meeting, root_of, same
+from feedprop.operations.places import Mix, Move, covers, inner_of, is_mixed, meeting, root_of, same
 from feedprop.operations.registry import Arguments, is_activation
 
 FARTHEST = 6  # number of sources that a result remembers, the nearest first
@@ -153,16 +153,28 @@ def common(a: Tensor, b: Tensor) -> list[tuple[Any, int, int]]:
     return [(x, by_a, by_b) for x, by_a in _sources(a) if by_a <= GATE for y, by_b in of_b if same(x, y)]
 
 
+def selects_as_statistic(x: Tensor, mask: Tensor) -> bool:
+    """Whether `mask` was computed from all values of x; or is a count, and x was summed from what it counts."""
+    mixed = [of for of, _ in _sources(mask) if is_mixed(of)]
+    if not mixed:
+        return False
+    found = [(of, kind) for of, kind in _sources(x) if kind < PARTLY or is_mixed(of)]
+    own = [inner_of(of) if kind == PARTLY else of for of, kind in found]
+    return any(covers(a, b) for a in own for b in mixed)
+
+
 def where_selected(x: Tensor, mask: Tensor) -> Any:
     """Return where `mask`, a comparison that became a number, was computed from the values of x that it multiplies.
 
     Returns:
         True for everywhere, False for nowhere, or a tensor of booleans.
     """
+    if selects_as_statistic(x, mask):
+        return True
     own = [of for of, kind in _sources(x) if kind < PARTLY]
     compared = [of for of, _ in _sources(mask)]
     pairs = [(a, b) for a in own for b in compared if root_of(a) is root_of(b)]
-    if any(covers(a, b) and (x.shape == mask.shape or is_mixed(b)) for a, b in pairs):
+    if x.shape == mask.shape and any(covers(a, b) for a, b in pairs):
         return True
     if credit.transformed():
         return any(covers(a, b) for a, b in pairs)

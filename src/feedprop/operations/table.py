@@ -13,14 +13,16 @@ from torch import Tensor
 
 from feedprop.operations import elementwise, normalisation, products, recurrent
 from feedprop.operations.attention import scaled_dot_product_attention
-from feedprop.operations.elementwise import activation, arithmetic, compared, converted, relu, selected
+from feedprop.operations.elementwise import activation, arithmetic, compared, converted, relu, selected, steep
 from feedprop.operations.in_place import in_place, optionally_in_place
 from feedprop.operations.kinds import added, gate, multiple, raised, smooth
+from feedprop.operations.masked_products import masked
 from feedprop.operations.registry import (
     HANDLERS,
     Handler,
     Limits,
     drawn,
+    fixed,
     keeps_sign,
     moved,
     neutral,
@@ -41,17 +43,20 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (neutral, """
         size dim ndim numel nelement stride storage_offset is_contiguous is_floating_point is_complex is_conj is_neg
         is_signed is_pinned is_coalesced is_inference is_set_to is_same_size element_size data_ptr const_data_ptr
-        get_device typename detach requires_grad_ register_hook retain_grad item tolist numpy storage
-        untyped_storage new new_zeros new_ones new_full new_empty new_tensor new_empty_strided zeros_like ones_like
-        empty_like full_like rand_like randn_like randint_like multinomial eq ne
-        not_equal equal argmax argmin argsort argwhere isnan isinf isposinf isneginf isfinite isreal isin isclose
-        allclose any all nonzero nonzero_static count_nonzero signbit bool byte char short logical_and logical_or
-        logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift
-        gcd lcm searchsorted bucketize bincount histc histogram unique unique_consecutive one_hot
-        tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero __repr__ __format__
-        __hash__ __contains__ __index__ __int__ __float__ __complex__ __and__ __or__ __xor__ __invert__
-        __dlpack__ __eq__ __ne__ __str__ dense_dim sparse_dim indices crow_indices col_indices
+        get_device typename requires_grad_ register_hook retain_grad item tolist numpy storage
+        untyped_storage new new_zeros new_ones new_full new_empty new_tensor new_empty_strided rand_like
+        randn_like randint_like multinomial equal argmax argmin argwhere isnan isinf isposinf isneginf isfinite
+        isreal isin isclose allclose any all nonzero nonzero_static count_nonzero signbit byte char short
+        bitwise_left_shift bitwise_right_shift gcd lcm searchsorted bucketize bincount histc histogram unique
+        unique_consecutive one_hot tril_indices triu_indices matrix_rank result_type __len__ __bool__ is_nonzero
+        __repr__ __format__ __hash__ __contains__ __index__ __int__ __float__ __complex__ __dlpack__
+        __str__ dense_dim sparse_dim indices crow_indices col_indices
         record_stream share_memory_ __reduce_ex__ __deepcopy__ __setstate__ is_shared nextafter
+    """),
+    (fixed, """
+        detach zeros_like ones_like empty_like full_like argsort bool eq ne not_equal __eq__ __ne__ logical_and
+        logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor __and__ __or__ __xor__
+        __invert__
     """),
     (drawn, "bernoulli poisson normal binomial"),
     # --- what only moves values: views, selections by position, copies
@@ -85,10 +90,11 @@ ROWS: tuple[tuple[Handler, str], ...] = (
         dropout2d dropout3d native_dropout
     """),
     (moves(ordinary, in_order=True), "atleast_1d atleast_2d atleast_3d"),
-    (moves(ordinary), "repeat_interleave pad constant_pad_nd tril triu"),
+    (moves(ordinary), "repeat_interleave pad constant_pad_nd tril triu diag_embed"),
+    (tracked(ordinary, multiple), "masked_fill"),
     (ordinary, """
-        broadcast_tensors copy_ diag diag_embed diagflat index_copy index_fill
-        index_put masked_fill masked_scatter masked_select resolve_conj resolve_neg conj
+        broadcast_tensors copy_ diag diagflat index_copy index_fill
+        index_put masked_scatter masked_select resolve_conj resolve_neg conj
         conj_physical scatter slice_scatter select_scatter diagonal_scatter as_strided_scatter slice_inverse
         view_as_complex view_as_real view_as_complex_copy view_as_real_copy complex real imag polar __setitem__
         reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
@@ -112,22 +118,24 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     (tracked(ordinary, gate), "leaky_relu rrelu prelu maximum minimum fmax fmin"),
     (tracked(ordinary, multiple), "neg negative"),
     (with_constants("target", 1), "soft_margin_loss"),
-    (with_constants("weight", 2), "binary_cross_entropy nll_loss nll_loss2d"),
+    (with_constants("weight", 2), "nll_loss nll_loss2d"),
+    (steep(with_constants("weight", 2), at_one=True), "binary_cross_entropy"),
     (with_constants("weight", 2, soft_targets=True), "cross_entropy"),
     (with_constants("weight", 4), "multi_margin_loss"),
     (with_constants("weight pos_weight", 2, 3, 6), "binary_cross_entropy_with_logits"),
     # --- norms, losses, linear algebra, special functions: smooth arithmetic has its ordinary backward
     (ordinary, """
         norm_except_dim _weight_norm nuclear_norm frobenius_norm dist renorm pdist pairwise_distance
-        poisson_nll_loss gaussian_nll_loss kl_div ctc_loss mse_loss l1_loss smooth_l1_loss huber_loss
+        poisson_nll_loss gaussian_nll_loss ctc_loss mse_loss l1_loss smooth_l1_loss huber_loss
         hinge_embedding_loss margin_ranking_loss multilabel_margin_loss multilabel_soft_margin_loss
         triplet_margin_loss triplet_margin_with_distance_loss cosine_embedding_loss linear_cross_entropy
         inv inverse inv_ex pinv pinverse det slogdet logdet cholesky cholesky_ex cholesky_inverse qr svd svdvals eig
         eigh eigvals eigvalsh lu lu_factor lu_factor_ex lu_unpack ldl_factor ldl_factor_ex householder_product orgqr
         ormqr matrix_power matrix_exp matrix_sqrth tensorinv cond lstsq lobpcg svd_lowrank pca_lowrank vander
-        atan2 arctan2 angle hypot logaddexp logaddexp2 xlogy xlog1py float_power ldexp frexp polygamma mvlgamma
+        atan2 arctan2 angle hypot logaddexp logaddexp2 xlog1py float_power ldexp frexp polygamma mvlgamma
         multigammaln igamma gammainc igammac gammaincc zeta cross _standard_gamma
     """),
+    (steep(ordinary, 1), "kl_div xlogy"),
     # --- sums of contributions: the ordinary backward, damped
     (mixes(keeps_sign(summed)), """
         sum mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
@@ -153,18 +161,18 @@ ROWS: tuple[tuple[Handler, str], ...] = (
     """),
     (products.added_product, "addmm addmv addbmm baddbmm addr"),
     (products.sampled_product, "sampled_addmm"),
-    (products.matrix_product, """
-        matmul __matmul__ __rmatmul__ mm bmm mv dot inner vdot einsum tensordot outer ger vecdot kron _grouped_mm
-    """),
+    (masked(products.matrix_product), "matmul __matmul__ mm bmm mv dot einsum"),
+    (products.matrix_product, "__rmatmul__ inner vdot tensordot outer ger vecdot kron _grouped_mm"),
     (products.product, "bilinear multi_dot conv_tbc"),
     (self_gated(products.elementwise_product), "mul multiply __mul__ __rmul__ __imul__"),
     (products.rounded_quotient, "floor_divide __floordiv__ __rfloordiv__ __ifloordiv__"),
-    (self_gated(products.quotient, divides=True), """
+    (self_gated(steep(products.quotient, 1), divides=True), """
         div divide true_divide __truediv__ __div__ __itruediv__ __idiv__
     """),
     (mixes(products.product_of_elements), "prod"),
     (mixes(products.product_of_elements, keeps_places=True), "cumprod"),
-    (tracked(products.power, raised), "square sqrt rsqrt reciprocal pow __pow__"),
+    (tracked(products.power, raised), "square"),
+    (tracked(steep(products.power), raised), "sqrt rsqrt reciprocal pow __pow__"),
     (products.solution, """
         solve solve_triangular triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve
     """),
@@ -253,19 +261,20 @@ def handlers() -> dict[str, Handler]:
 
 def _fill() -> None:
     HANDLERS.update(dict.fromkeys(attributes(but=VALUES), neutral))
+    HANDLERS[Tensor.data.__get__] = fixed  # type: ignore[attr-defined]  # a descriptor
     for name, handler in handlers().items():
         for function in spellings(name):
             position = position_of_inplace(function)
             HANDLERS[function] = handler
             if position is not None:
                 HANDLERS[function] = optionally_in_place(handler, position)
-        if handler not in (neutral, drawn):
+        if handler not in (neutral, fixed, drawn):
             for function, plain in in_place_spellings(name):
                 HANDLERS[function] = in_place(handler, plain)
     for function, handler in normalisation.NORMALISATIONS.items():
         HANDLERS[function] = mixes(handler, keeps_places=True)
     HANDLERS.update(recurrent.RECURRENT)
-    for name in ("log", "log2", "log10"):
+    for name in ("log", "log2", "log10", "entr"):
         elementwise.LOGARITHMS.update(spellings(name))
     for name in PIECEWISE_CONSTANT.split():
         elementwise.PIECEWISE_CONSTANT.update(spellings(name))

@@ -58,16 +58,17 @@ def mixes(handler: Handler, *, keeps_places: bool = False) -> Handler:
         if not isinstance(x, Tensor) or not x.requires_grad:
             return output
         if isinstance(output, Tensor):
-            _mix(x, output, keeps_places=keeps_places)
+            mixed(x, output, keeps_places=keeps_places)
         elif isinstance(output, (tuple, list)) and not torch.compiler.is_dynamo_compiling():
             for part in output:  # which torch.compile does not mark
-                _mix(x, part, keeps_places=keeps_places)
+                mixed(x, part, keeps_places=keeps_places)
         return output
 
     return based_on(handler, handle)
 
 
-def _mix(x: Tensor, output: Any, *, keeps_places: bool) -> None:
+def mixed(x: Tensor, output: Any, *, keeps_places: bool = False) -> None:
+    """Remember that each element of `output` was computed from several of `x`."""
     if not isinstance(output, Tensor) or not output.requires_grad:
         return
     remember(output, changed((x,), output.shape, _normalised if keeps_places and output.shape == x.shape else _mixed))
