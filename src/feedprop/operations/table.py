@@ -220,12 +220,11 @@ ACTIVATIONS: dict[str, Callable[..., Limits]] = {
 }
 # Activation functions that may be two lines through 0, as ReLU is: names -> whether they are, by further arguments.
 STRAIGHT: dict[str, Callable[..., bool]] = {
-    "clamp": lambda min=None, max=None: (min, max) in ((0, None), (None, 0)),
+    "clamp clip": lambda min=None, max=None: (min, max) in ((0, None), (None, 0)),
     "clamp_min": lambda min: bool(min == 0),
     "clamp_max": lambda max: bool(max == 0),
-    "threshold": lambda threshold, value: bool(threshold == value == 0),
+    "threshold _threshold": lambda threshold, value: bool(threshold == value == 0),
 }
-STRAIGHT |= {"clip": STRAIGHT["clamp"], "_threshold": STRAIGHT["threshold"]}
 # Arithmetic of one number: the ordinary backward in training; conserving, an activation with these limits at 0.
 ARITHMETIC: dict[str, Callable[..., Limits]] = {
     "abs absolute expm1 log1p erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh": at(0.0),
@@ -252,7 +251,7 @@ def handlers() -> dict[str, Handler]:
     found = {name: handler for handler, names in ROWS for name in names.split()}
     for names, limits in ACTIVATIONS.items():
         for name in names.split():
-            handler = activation(limits, non_negative=name in NON_NEGATIVE, straight=STRAIGHT.get(name))
+            handler = activation(limits, non_negative=name in NON_NEGATIVE, straight=STRAIGHT.get(names))
             found[name] = tracked(handler, gate)
     for names, limits in ARITHMETIC.items():
         for name in names.split():
