@@ -257,6 +257,7 @@ OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "iteration over activations": lambda y, w: torch.stack([row * w for row in abs(y)]),
     "unpacked": _unpacked,
     "list": lambda y, w: y * list(w)[1],
+    "real": lambda y, w: y * w.real,
     "zip": lambda y, w: sum(a * b * y for a, b in zip(w, reversed(w), strict=True)),
 }
 
@@ -285,6 +286,28 @@ def test_operators_of_python(name: str, part: bool) -> None:
             run = torch.compile(model, backend="aot_eager") if compiled and not part else model
             run(x).sum().backward()
         found.append(feedback_of(operated))
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+class ComplexWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.weight = nn.Linear(3, 4), nn.Parameter(torch.randn(4, 4, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return y @ self.weight.real - torch.tanh(y) @ self.weight.imag
+
+
+def test_parts_of_complex_parameters_get_their_feedback_compiled() -> None:
+    torch._dynamo.reset()
+    inner, x = randomised(ComplexWeight()), torch.randn(5, 3)
+    found = []
+    for compiled in (False, True):
+        inner.zero_grad()
+        with attached(inner) as model:
+            (torch.compile(model, backend="aot_eager") if compiled else model)(x).sum().backward()
+        found.append(feedback_of(inner))
     torch.testing.assert_close(found[1], found[0], **CLOSE)
 
 

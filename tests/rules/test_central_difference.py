@@ -25,7 +25,19 @@ FUNCTIONS = {
     "softplus": F.softplus,
     "sign": torch.sign,
     "hardtanh": F.hardtanh,
-    "leaky relu by hand": lambda z: torch.clamp(z, min=0) + 0.1 * torch.clamp(z, max=0),
+    "clamp": lambda z: torch.clamp(z, min=-0.2),
+}
+RELUS = {
+    "clamp": lambda z: z.clamp(min=0),
+    "clamp with keywords": lambda z: torch.clamp(input=z, min=0.0, max=None),
+    "clip": lambda z: z.clip(0),
+    "clamp_min": lambda z: torch.clamp_min(z, 0),
+    "clamp_min_": lambda z: z.clone().clamp_min_(0.0),
+    "clamp of -z": lambda z: -(-z).clamp(max=0),
+    "clamp_max of -z": lambda z: -torch.clamp_max(-z, 0.0),
+    "threshold": nn.Threshold(0, 0.0),
+    "threshold in place": lambda z: F.threshold(z.clone(), 0, 0, inplace=True),
+    "maximum": lambda z: torch.maximum(z, torch.zeros(())),
 }
 
 
@@ -58,6 +70,12 @@ def test_slopes_are_those_of_the_loops(name: str, width: float) -> None:
         high, low = (function(torch.tensor(value + end)).item() for end in (width, -width))
         expected.append((high - low) / (2 * width))
     torch.testing.assert_close(_slope(function, z, width), torch.tensor(expected), **CLOSE)
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_two_lines_through_0_keep_their_secant_in_every_spelling(name: str) -> None:
+    z = torch.cat([torch.randn(20), torch.tensor([0.1, -0.1])])
+    assert torch.equal(_slope(RELUS[name], z, 0.5), (z > 0).to(z.dtype))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])

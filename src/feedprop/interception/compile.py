@@ -52,7 +52,10 @@ def undo() -> None:
     if (copied := _compilers_copy()) is not None:
         copied.difference_update(added)
     for name, plain in _plain.items():
-        setattr(_compilers_tensor(), name, plain)
+        if plain is None:
+            delattr(_compilers_tensor(), name)
+        else:
+            setattr(_compilers_tensor(), name, plain)
     _plain.clear()
     for plain in _handed_on:
         _compilers_output().call_user_compiler = plain
@@ -67,11 +70,13 @@ _UNSEEN: dict[str, Callable[..., tuple[str, list[Any]]]] = {
     "nb_power_impl": lambda y, z, reverse=False: ("__rpow__" if reverse else "__pow__", [y]),  # pow(x, y)
     "unpack_var_sequence": lambda indices=None: ("unbind", []),  # for row in x
 }
-_plain: dict[str, Any] = {}
+# Attributes that torch.compile reads off a tensor so that no mode sees it -> the function that does the same.
+_READ: dict[str, Callable[..., Any]] = {"method_attr_real": torch.real, "method_attr_imag": torch.imag}
+_plain: dict[str, Any] = {}  # the compiler's methods that were replaced; None where there was none
 
 
 def show_operators() -> None:
-    """Let torch.compile pass y[i] = x, abs(x), pow(x, y) and the rows of x to the rules, once it is imported.
+    """Let torch.compile pass y[i] = x, abs(x), pow(x, y), x.real and rows of x to the rules, once it is imported.
 
     What it traced will be searched.
     """
@@ -84,6 +89,9 @@ def show_operators() -> None:
         if plain is not None:
             _plain[name] = plain
             setattr(tensor, name, _shown(plain, method_of))
+    for name, function in _READ.items():
+        _plain[name] = vars(tensor).get(name)
+        setattr(tensor, name, _read(function))
 
 
 show_operators._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile runs it while it traces
@@ -103,6 +111,17 @@ def _shown(plain: Any, method_of: Callable[..., tuple[str, list[Any]]]) -> Any:
         return result.unpack_var_sequence(tracer) if method == "unbind" else result
 
     return shown
+
+
+def _read(function: Callable[..., Any]) -> Any:
+    """Return a method of the compiler's tensors that reads an attribute by calling `function`."""
+
+    def read(tensor: Any, tracer: Any) -> Any:
+        from torch._dynamo.variables.torch import TorchInGraphFunctionVariable
+
+        return TorchInGraphFunctionVariable(function).call_function(tracer, [tensor], {})
+
+    return read
 
 
 def _compilers_tensor() -> Any:

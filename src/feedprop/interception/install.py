@@ -98,7 +98,7 @@ PRIVATE = {
     "inside of a model",
     "torch._functorch.pyfunctorch.GradInterpreter": "the same: whether they are called under torch.no_grad()",
     "torch._C._dynamo.eval_frame": "torch.compile: what runs by itself, since the graph broke, is not compiled anew",
-    "torch._dynamo.variables.torch": "torch.compile: its copy of the overridable functions",
+    "torch._dynamo.variables.torch": "torch.compile: its copy of the overridable functions; calling one in a graph",
     "torch._dynamo.variables.tensor": "torch.compile: what it does with a tensor by itself (TensorVariable)",
     "torch._dynamo.variables.torch_function": "the same: whether a mode is active in what is compiled",
     "Function._dynamo_marked_constant": "the same: a function that torch.compile runs while it traces",

@@ -41,12 +41,15 @@ def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords
     return output
 
 
-def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = False) -> Handler:
+def activation(
+    limits: Callable[..., Limits] | None, *, non_negative: bool = False, straight: Callable[..., bool] | None = None
+) -> Handler:
     """Return the handler of an elementwise activation.
 
     Args:
         limits: takes the further arguments of the function and returns its limits at 0; if None, they are computed.
         non_negative: whether outputs are never negative.
+        straight: takes them too and says whether the function is two lines through 0, whose slopes are its secants.
     """
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -72,7 +75,11 @@ def activation(limits: Callable[..., Limits] | None, *, non_negative: bool = Fal
             if function in PIECEWISE_CONSTANT:
                 selects(output, sources_of(z))
             return output
-        output = _answered(context, context.activation(phi, z, at_zero=at_zero), z, non_negative=non_negative)
+        if straight and not further and not context.activation.by_values and straight(*rest, **named):
+            output = credit.secant(phi, z, smooth=True)
+        else:
+            output = context.activation(phi, z, at_zero=at_zero)
+        output = _answered(context, output, z, non_negative=non_negative)
         if function in PIECEWISE_CONSTANT:
             selects(output, sources_of(z))
         return output

@@ -227,6 +227,13 @@ ACTIVATIONS: dict[str, Callable[..., Limits]] = {
         (value,) * 2 if threshold > 0 else (value if threshold == 0 else 0.0, 0.0)
     ),
 }
+# Activation functions that may be two lines through 0, as ReLU is: names -> whether they are, by further arguments.
+STRAIGHT: dict[str, Callable[..., bool]] = {
+    "clamp clip": lambda min=None, max=None: (min, max) in ((0, None), (None, 0)),
+    "clamp_min": lambda min: bool(min == 0),
+    "clamp_max": lambda max: bool(max == 0),
+    "threshold _threshold": lambda threshold, value: bool(threshold == value == 0),
+}
 # Arithmetic of one number: the ordinary backward in training; conserving, an activation with these limits at 0.
 ARITHMETIC: dict[str, Callable[..., Limits]] = {
     "abs absolute expm1 log1p erf sin tan sinh asinh arcsinh atan arctan asin arcsin atanh arctanh": at(0.0),
@@ -251,11 +258,14 @@ PIECEWISE_CONSTANT = "sign sgn round floor ceil trunc fix heaviside"  # latent w
 def handlers() -> dict[str, Handler]:
     """Return name -> handler, the whole table."""
     found = {name: handler for handler, names in ROWS for name in names.split()}
-    for limits_of, make, kind_of in ((ACTIVATIONS, activation, gate), (ARITHMETIC, arithmetic, smooth)):
-        for names, limits in limits_of.items():
-            for name in names.split():
-                handler = make(limits, non_negative=name in NON_NEGATIVE)
-                found[name] = tracked(handler, gate if name in SATURATING else kind_of)
+    for names, limits in ACTIVATIONS.items():
+        for name in names.split():
+            handler = activation(limits, non_negative=name in NON_NEGATIVE, straight=STRAIGHT.get(names))
+            found[name] = tracked(handler, gate)
+    for names, limits in ARITHMETIC.items():
+        for name in names.split():
+            handler = arithmetic(limits, non_negative=name in NON_NEGATIVE)
+            found[name] = tracked(handler, gate if name in SATURATING else smooth)
     return found
 
 
