@@ -23,15 +23,19 @@ def is_compiled(node: Any) -> bool:
 
 
 def walk(
-    nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Ends | None = None, last: Ends | None = None
+    nodes: Iterable[Any],
+    *,
+    ends: Iterable[Any] = (),
+    stop: Ends | None = None,
+    before: Callable[[Any], Iterable[Any]] | None = None,
 ) -> Iterator[Any]:
-    """Yield `nodes` and those behind them, each once, but no parameters that a compiled region is given.
+    """Yield `nodes` and those behind them, each once.
 
     Args:
         nodes: where to begin; None is skipped.
         ends: nodes where the walk ends; they are not yielded.
         stop: the walk ends at nodes for which this is true; they are not yielded.
-        last: the walk ends at nodes for which this is true; they are yielded.
+        before: gives the nodes that come before one, by default all.
     """
     known: set[Any] = {None, *ends}
     todo = [node for node in dict.fromkeys(nodes) if node not in known]
@@ -41,10 +45,7 @@ def walk(
         if stop is not None and stop(node):
             continue
         yield node
-        if last is not None and last(node):
-            continue
-        compiled = is_compiled(node)  # a parameter that it is given gets feedback in it
-        for before, _ in node.next_functions:
-            if before not in known and not (compiled and hasattr(before, "variable")):
-                known.add(before)
-                todo.append(before)
+        for other in [other for other, _ in node.next_functions] if before is None else before(node):
+            if other not in known:
+                known.add(other)
+                todo.append(other)

@@ -239,8 +239,12 @@ def nodes_behind(
 
 def walk(nodes: Iterable[Any], *, ends: Iterable[Any] = (), stop: Callable[[Any], bool] | None = None) -> Iterator[Any]:
     """Yield `nodes` and what is behind them, as `nodes_behind` does."""
-    yield from credit.walk(nodes, ends=ends, stop=stop, last=_gives_feedback)
+    yield from credit.walk(nodes, ends=ends, stop=stop, before=_before)
 
 
-def _gives_feedback(node: Any) -> bool:
-    return isinstance(node, credit.WEIGHT_NODES)
+def _before(node: Any) -> list[Any]:
+    """Return the nodes before one, but nothing that gets feedback in it: what weights, and regions, are given."""
+    if isinstance(node, credit.WEIGHT_NODES):
+        return []
+    before = [other for other, _ in node.next_functions]
+    return [other for other in before if not hasattr(other, "variable")] if credit.is_compiled(node) else before

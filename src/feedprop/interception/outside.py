@@ -17,7 +17,7 @@ from feedprop import credit
 from feedprop.errors import FeedpropError, first_few
 from feedprop.interception.audit import Audit, nodes_behind, refuse_strays, refuse_unseen, walk
 from feedprop.interception.passes import ATTACHED, PASSES, in_a_pass
-from feedprop.interception.regions import Traced, region_of
+from feedprop.interception.regions import Traced, is_region, region_of
 
 # Nodes that combine two operands, in layers an input and a weight -> which edge leads to the first of them
 _PRODUCTS = dict.fromkeys(
@@ -171,6 +171,8 @@ class _Search:
 
     def _used_in_region(self, node: Any, used: list[tuple[Any, int]]) -> list[Any]:
         """Return the nodes of functions of parameters that a compiled region uses without rules."""
+        if not is_region(node):
+            return []
         region, before = region_of(node), [other for other, _ in node.next_functions if other is not None]
         leaves = [other for other, _ in used if hasattr(other, "variable")]
         computed = [other for other, _ in used if not hasattr(other, "variable")]

@@ -72,6 +72,11 @@ def remember(compile_id: str, region: Region) -> None:
     _REGIONS[compile_id] = region
 
 
+def is_region(node: Any) -> bool:
+    """Whether a compiled node is a region, and not one autograd function in a graph that the backend "eager" runs."""
+    return hasattr(node._forward_cls.metadata, "compile_id_str")
+
+
 def region_of(node: Any) -> Region | None:
     """Return what is known of the region of this node, None if it was compiled while no model was attached."""
-    return _REGIONS.get(getattr(node._forward_cls.metadata, "compile_id_str", None) or "")
+    return _REGIONS.get(node._forward_cls.metadata.compile_id_str or "")

@@ -61,7 +61,7 @@ def _where(context: Context, args: Arguments, mask_first: bool) -> Any:
         return moved.reshape(shape), mask.reshape(*mask.shape, *(1,) * len(further))
 
     values, beside = context.decompose(laid_out)
-    if math.prod(map(max, values.shape, beside.shape)) > _LARGEST:
+    if math.prod([max(pair) for pair in zip(values.shape, beside.shape, strict=True)]) > _LARGEST:
         return False
     where = where_selected(values, beside)
     if isinstance(where, bool):

@@ -207,14 +207,20 @@ def fixed(context: Context, function: Function, args: Arguments, kwargs: Keyword
 
 def _common_owner(context: Context, args: Arguments, kwargs: Keywords) -> Any:
     """Return the owner of the first weight, None if there is none or something else is among the arguments."""
-    first = None
-    for value in [*flat((*args, *kwargs.values()))]:
+    others, owner = [], None
+    for value in flat((*args, *kwargs.values())):
         if isinstance(value, Tensor):
-            owner = marks.identity(value) if isinstance(value, Parameter) else marks.get(value, marks.WEIGHT)
-            if owner is None and not context.is_buffer(value) and (value.numel() != 1 or not value.is_floating_point()):
-                return None
-            first = owner if first is None else first
-    return first
+            found = marks.identity(value) if isinstance(value, Parameter) else marks.get(value, marks.WEIGHT)
+            owner = found if owner is None else owner
+            if found is None:
+                others.append(value)
+    if owner is None or any(not _is_number(x) and not context.is_buffer(x) for x in others):
+        return None
+    return owner
+
+
+def _is_number(value: Tensor) -> bool:
+    return value.numel() == 1 and value.is_floating_point()
 
 
 def drawn(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -232,7 +238,7 @@ def moved(context: Context, function: Function, args: Arguments, kwargs: Keyword
     """Pass credit by the ordinary backward of a function that only moves values, and carry marks along."""
     operands, used, named = operands_of(context, args, kwargs)
     output = operands.mark(function(*used, **named))
-    if operands.activations or operands.constants:
+    if operands.activations or operands.constants or operands.fixed:
         output = marks.carry(function, args, kwargs, output)
         if operands.activations:
             context.starts.carry(flat(args or kwargs.values()), output)
