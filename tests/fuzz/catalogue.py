@@ -159,10 +159,15 @@ STEPS = [
     *written("({a} > 0).float().mean()", "({a} > 0).logical_not().double()", kinks=(0.0,), steps=True),
     *written("(({a} > 0) & ({a} < 1)).double()", "(~({a} > 0)).double()", kinks=(0.0, 1.0), steps=True),
     *written("({a} > 0)[..., 0].double()", "({a} > 0).clone().double()", kinks=(0.0,), steps=True),
+    *written("{a} * ({a}.detach().abs() > 0.1).double()", "{a} * ({a}.data > 0)", kinks=(-0.1, 0.0, 0.1)),
+    *written("({a} * ({a} > 0)).sum() / (({a} > 0).double().sum() + 1.0)", kinks=(0.0,), steps=True),
+    *written("torch.einsum('bt,bt->b', {a}, ({a} > 0).double())", shape=2, kinks=(0.0,), steps=True),
+    *written("({a} > 0).double().mT @ {a}", shape=2, kinks=(0.0,), steps=True),
     *written("({a} - {a}.detach()).abs() + {a}", "{a} + ({a}.round() - {a}).detach()", kinks=(0.0,)),
 ]
 OPERATORS = [
     *written("{a} + {b}", "{a} - {b}", "{b} - {a}", "{a} * {b}", "{b} * {a}", "-{a}", "+{a}", "{a} + 0.5", "1 - {a}"),
+    *written("{a} * {a}.detach().abs().mean()", "{a} * torch.ones_like({a})", "{a} + ({a}.abs() - {a}).detach()"),
     *written("2 * {a}", "{a} * 1", "{a} / 2", "{a} ** 2", "{a} ** 3", "{a} + {a}", "{a} * {a}", "abs({a} * {a})"),
     *written("{a} / ({b} ** 2 + 0.5)", "1 / ({a} ** 2 + 0.5)", "{a} % 10.0 - {a}.detach() % 10.0"),
     *written("{b} / {a}", "{b} ** {a}.detach()", "{a} ** 0.5", "{a} ** -1", "{a} ** {b}", "2 / {a}", domain="positive"),
@@ -785,7 +790,7 @@ NOT_CALLED = """
     gelu_ hardsigmoid_ hardswish_ mish_ relu6_ silu_ resize resize_ solve checkpoint _grouped_mm top_one
     triangular_solve cholesky_solve lu_solve ldl_solve solve_ex tensorsolve convolution
     native_batch_norm numpy_T matrix_H
-    _sparse_addmm _sparse_softmax _sparse_log_softmax grad backward
+    sparse_sampled_addmm _sparse_addmm _sparse_softmax _sparse_log_softmax grad backward
     floor_divide floor_divide_ __rfloordiv__ __ifloordiv__
     apply_ map_ map2_ dequantize quantize_per_tensor quantize_per_channel fake_quantize_per_tensor_affine
     fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
