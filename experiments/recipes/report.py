@@ -34,9 +34,7 @@ def main() -> None:
         gradient, feedback = methods["backprop"], methods["default"]
         both = [seed for seed in gradient if feedback.get(seed) is not None]
         differences = [feedback[seed] - gradient[seed] for seed in both]
-        mean, half = f"{statistics.mean(differences):+.4f}", shown(half_width(differences))
-        difference = (mean if len(both) < 2 else f"{mean} ± {half}").replace("0.", ".")
-        print(f"| {recipe} | {_cell(gradient)} | {_cell(feedback)} | {difference} | {len(both)} |")
+        print(f"| {recipe} | {_cell(gradient)} | {_cell(feedback)} | {_difference(differences)} | {len(both)} |")
     names = ("plain", "difference-0.1", "difference-0.3", "difference-0.5", "relative-0.3")
     print(f"\n| recipe | seeds | backprop | {' | '.join(names)} |\n|---{'|---' * (len(names) + 2)}|")
     for recipe, methods in scores("validation").items():
@@ -48,6 +46,24 @@ def main() -> None:
             mean = "-" if not pairs or lost else f"{statistics.mean(a - b for a, b in pairs):+.4f}".replace("0.", ".")
             cells.append("diverged" if lost else mean)
         print(f"| {recipe} | {len(gradient)} | {shown(statistics.mean(gradient.values()))} | {' | '.join(cells)} |")
+    for methods in scores("causes").values():
+        print_causes(methods)
+
+
+def print_causes(methods: dict[str, dict[int, float | None]]) -> None:
+    """Print what changes of the default's feedback do, beside backprop and the default itself."""
+    print("\n| | accuracy | minus backprop | minus the default |\n|---|---|---|---|")
+    for name, found in methods.items():
+        cells = [shown(statistics.mean(found.values()))]
+        for other in ("backprop", "default"):
+            differences = [found[seed] - methods[other][seed] for seed in found]
+            cells.append("" if name == other else _difference(differences))
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def _difference(differences: list[float]) -> str:
+    mean = f"{statistics.mean(differences):+.4f}"
+    return (mean if len(differences) < 2 else f"{mean} ± {shown(half_width(differences))}").replace("0.", ".")
 
 
 if __name__ == "__main__":

@@ -135,6 +135,10 @@ def test_relevance_for_a_reward_and_by_a_rule() -> None:
 def test_relevance_refuses_what_it_cannot_sum() -> None:
     with pytest.raises(FeedpropError, match="at least one batch"):
         pruning.relevance(mlp(), [])
+    model = nn.Linear(6, 3)
+    for wrong in (-1, 3):
+        with pytest.raises(FeedpropError, match=f"target of relevance.. is {wrong}, but .* outputs 0 to 2"):
+            pruning.relevance(model, [(torch.randn(5, 6), torch.full((5,), wrong))])
     with pytest.raises(FeedpropError, match="give it an objective"):
         pruning.relevance(nn.Linear(4, 3), [(torch.randn(2, 5, 4), torch.tensor([0, 1]))])
 

@@ -82,6 +82,14 @@ def test_softmax_reward_of_probabilities_is_cross_entropy(
     torch.testing.assert_close(_gradient(rewards.SoftmaxReward(**settings), outputs, targets), expected, **EXACT)
 
 
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_one_number_is_a_batch_of_its_own(target: float) -> None:
+    """What a model with one output returns after .squeeze() for the last sample of an epoch."""
+    outputs, targets = torch.randn((), dtype=torch.float64), torch.tensor(target, dtype=torch.float64)
+    expected = _gradient(nn.BCEWithLogitsLoss(), outputs, targets)
+    torch.testing.assert_close(_gradient(rewards.SigmoidReward(), outputs, targets), expected, **EXACT)
+
+
 @given(
     shape=st.sampled_from(SHAPES),
     seed=st.integers(0, 2**16),

@@ -125,6 +125,12 @@ def _minus_named(outputs: Any, targets: Tensor) -> Tensor:
             f"relevance() takes outputs (batch, classes) and targets (batch,) by default, but the model returned "
             f"{found}; give it an objective, such as feedprop.rewards.SoftmaxReward()"
         )
+    wrong = targets[(targets < 0) | (targets >= outputs.shape[1])]
+    if wrong.numel():
+        raise FeedpropError(
+            f"a target of relevance() is {wrong[0].item()}, but the model has the outputs 0 to {outputs.shape[1] - 1}; "
+            f"leave out samples that have no class"
+        )
     return -outputs.gather(1, targets.unsqueeze(1)).sum()
 
 

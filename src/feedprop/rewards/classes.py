@@ -65,7 +65,7 @@ class ClassReward(Reward):
         self.ignore_index = ignore_index
 
     def _look_at(self, outputs: Tensor) -> None:
-        if self.takes_logits and credit.readable(outputs) and self._seen < probabilities.LEAST:
+        if self.takes_logits and outputs.ndim and credit.readable(outputs) and self._seen < probabilities.LEAST:
             self._seen += outputs.numel()
             name = type(self).__name__
             if said := probabilities.remark(outputs, class_dimension(outputs), taker=name):
