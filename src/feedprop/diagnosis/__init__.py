@@ -181,8 +181,8 @@ def _problems_of_answers(difference: float, blocked: int) -> Iterator[str]:
     if blocked:
         yield (
             f"A reward on an output of exactly 0 must enter before the last activation, and cannot for {blocked} of "
-            "them. Return that activation as it is (not a view of it, no relu(inplace=True)), or use a reward that "
-            "does not divide by outputs, such as SoftmaxReward."
+            "them. Return that activation as it is (not a view of it, no relu(inplace=True)), begin the layer before "
+            "it with weights other than 0, or use a reward that does not divide by outputs, such as SoftmaxReward."
         )
 
 
