@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from feedprop import attached, rules
+from feedprop import FeedpropError, attached, rules
 from support.propagation import CLOSE, Call, feedback_of, propagate, randomised
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -503,6 +503,21 @@ def test_a_written_mask_is_a_constant() -> None:
 
     for settings in COMPOSITES.values():
         assert (_credit(written, torch.randn(5, 6), settings) == 0).all()
+
+
+def test_what_a_mask_multiplied_may_be_written_to_until_the_backward_pass() -> None:
+    """A spike scaled by a threshold that adapts: the reward on the spike would need the threshold's old value."""
+    threshold = torch.rand(6)
+
+    def scaled(z: Tensor) -> Tensor:
+        output = (z > 0).double() * threshold
+        threshold.mul_(0.9)
+        return output
+
+    with attached(Call(lambda x: scaled(x * 1.0)), rules.Epsilon()) as model:
+        output = model(torch.randn(5, 6, requires_grad=True))
+        with pytest.raises(FeedpropError, match="overwrote what the backward pass of feedprop needs: write it out of"):
+            output.sum().backward()
 
 
 def test_a_mask_that_is_used_twice_is_both() -> None:

@@ -224,8 +224,15 @@ def _is_times_one(node: Any) -> bool:
     """Whether a node multiplied by the number 1."""
     if type(node).__name__ != "MulBackward0":
         return False
-    saved = [getattr(node, name, None) for name in ("_saved_self", "_saved_other")]
+    saved = [_saved(node, name) for name in ("_saved_self", "_saved_other")]
     return any(isinstance(x, Tensor) and x.ndim == 0 and not x.requires_grad and bool(x == 1) for x in saved)
+
+
+def _saved(node: Any, name: str) -> Any:
+    try:
+        return getattr(node, name, None)
+    except RuntimeError:  # it was written to, which the backward pass will refuse if it needs it
+        return None
 
 
 class _StartBackward(torch.autograd.Function):
