@@ -505,6 +505,22 @@ def test_a_written_mask_is_a_constant() -> None:
         assert (_credit(written, torch.randn(5, 6), settings) == 0).all()
 
 
+def test_a_mask_may_stand_before_the_weight() -> None:
+    """As mask * w as well as w * mask, the masked weight has the rule of the module that owns w."""
+
+    def feedback(masked: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        torch.manual_seed(0)
+        layer = nn.Linear(6, 3)
+        model = Call(lambda x, **_: F.linear(x, masked((layer.weight.abs() > 0.1).double(), layer.weight), layer.bias))
+        model.layer = layer
+        with attached(model, rules.Composite(rules.Epsilon(), by_name={"layer": rules.Gamma(0.5)})):
+            model(torch.randn(5, 6, requires_grad=True).abs() + 0.1).sum().backward()
+        return layer.weight.grad
+
+    torch.testing.assert_close(feedback(torch.mul), feedback(lambda mask, w: w * mask), **CLOSE)
+    assert not torch.allclose(feedback(torch.mul), feedback(lambda mask, w: w))
+
+
 def test_what_a_mask_multiplied_may_be_written_to_until_the_backward_pass() -> None:
     """A spike scaled by a threshold that adapts: the reward on the spike would need the threshold's old value."""
     threshold = torch.rand(6)

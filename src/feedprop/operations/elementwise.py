@@ -21,6 +21,7 @@ from feedprop.operations.registry import (
     Keywords,
     Limits,
     based_on,
+    constant_where,
     fixed,
     moved,
     ordinary,
@@ -117,13 +118,10 @@ def steep(handler: Handler, position: int = 0, *, at_one: bool = False) -> Handl
         mask = args[position] if len(args) > position else None
         if isinstance(mask, Tensor) and marks.get(mask, marks.SELECTION) is not None:
             values = mask.detach()
-            constant = values.abs() < 1 / FAR
+            is_steep = values.abs() < 1 / FAR
             if at_one:
-                constant = constant | ((1 - values).abs() < 1 / FAR)
-            used = torch.where(constant, values, mask)
-            if credit.is_weight(mask):
-                marks.mark_weight(used, marks.get(mask, marks.WEIGHT))
-            args = (*args[:position], used, *args[position + 1 :])
+                is_steep = is_steep | ((1 - values).abs() < 1 / FAR)
+            args = (*args[:position], constant_where(mask, is_steep), *args[position + 1 :])
         return handler(context, function, args, kwargs)
 
     return based_on(handler, handle)

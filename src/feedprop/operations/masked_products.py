@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from feedprop import credit
 from feedprop.credit import marks
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on
+from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, based_on, constant_where
 from feedprop.operations.sources import selects_as_statistic, where_selected
 from feedprop.operations.tracking import mixed
 
@@ -33,9 +31,7 @@ def masked(handler: Handler) -> Handler:
         where = True if selects_as_statistic(x, mask) else _where(context, args, masks[0])
         if where is False:
             return handler(context, function, args, kwargs)
-        constant = mask.detach() if where is True else torch.where(where, mask.detach(), mask)
-        if credit.is_weight(mask):
-            marks.mark_weight(constant)
+        constant = constant_where(mask, where)
         factors = (constant, x) if masks[0] else (x, constant)
         output = handler(context, function, (*args[: -len(factors)], *factors), {})
         mixed(x, output)  # as the sum of what the mask selects

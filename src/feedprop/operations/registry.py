@@ -362,6 +362,19 @@ def flat(values: Any) -> Iterator[Any]:
             yield value
 
 
+def constant_where(mask: Tensor, where: Any) -> Tensor:
+    """Return a mask that is a constant where `where` is true; of weights, it stays a weight.
+
+    Args:
+        mask: a comparison that became a number.
+        where: booleans shaped like it, or True for everywhere.
+    """
+    constant = mask.detach() if where is True else torch.where(where, mask.detach(), mask)
+    if credit.is_weight(mask):
+        marks.mark_weight(constant, marks.get(mask, marks.WEIGHT))
+    return constant
+
+
 def as_constant(context: Context, value: Tensor) -> Tensor:
     """Return a factor or divisor as a constant, to which no credit passes."""
     if value.requires_grad:

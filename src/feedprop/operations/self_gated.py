@@ -11,13 +11,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from feedprop import credit
 from feedprop.credit import marks
 from feedprop.operations.kinds import GATE, MULTIPLE, SUM, divided, multiplied
-from feedprop.operations.registry import Arguments, Context, Function, Handler, Keywords, as_constant, is_activation
+from feedprop.operations.registry import (
+    Arguments,
+    Context,
+    Function,
+    Handler,
+    Keywords,
+    as_constant,
+    constant_where,
+    is_activation,
+)
 from feedprop.operations.sources import common, remember, sources_of, where_selected
 from feedprop.operations.tracking import tracked
 
@@ -60,11 +67,7 @@ def self_gated(handler: Handler, *, divides: bool = False) -> Handler:
         where = where_selected(x, mask)
         if where is False:
             return plain(context, function, args, kwargs)
-        constant = mask.detach()
-        if where is not True:
-            constant = torch.where(where, constant, mask)
-        if credit.is_weight(mask):
-            marks.mark_weight(constant)  # a mask of weights, made from weights
+        constant = constant_where(mask, where)
         output = plain(context, function, (constant, x) if masks[0] else (x, constant), kwargs)
         remember(output, sources_of(x))
         return output
