@@ -64,10 +64,13 @@ def check(model: nn.Module, inputs: Any, targets: Tensor | None = None) -> Check
     blocked = silent if targets is None and not reachable else 0
     difference = _difference(plain.values, found.values)
     parameters = tuple(_parameters(trial, gradients, errors))
-    if blocked and (begins_at_zero := _learning_from_zero(parameters)):
-        filled = trial.run(_unchanged, prepare=_fill(begins_at_zero))
-        blocked = sum(int((output == 0).sum()) for output in filled.outputs)
-    waiting = _waiting(trial, parameters)
+    zero = {p.name for p in parameters if p.zeros == 1.0 and p.feedback}
+    later = None
+    if zero and (blocked or any(p.feedback == 0 for p in parameters)):  # what other values in their place would give
+        later = trial.run(_unchanged, prepare=_fill(zero))
+    if blocked and later is not None:
+        blocked = sum(int((output == 0).sum()) for output in later.outputs)
+    waiting = _waiting(parameters, zero, later)
     problems = (
         *_problems_of_answers(difference, blocked),
         *_problems_of_parameters(trial, plain, [p for p in parameters if p.name not in waiting]),
@@ -143,10 +146,6 @@ def _parameters(
         yield ParameterCheck(name, chosen.get(name.rpartition(".")[0], "none"), zeros, norm, errors.get(name))
 
 
-def _learning_from_zero(parameters: Sequence[ParameterCheck]) -> set[str]:
-    return {p.name for p in parameters if p.zeros == 1.0 and p.feedback}
-
-
 def _fill(names: set[str]) -> Callable[[nn.Module], None]:
     """Return a function that gives these parameters of a model other values."""
 
@@ -160,17 +159,18 @@ def _fill(names: set[str]) -> Callable[[nn.Module], None]:
     return fill
 
 
-def _waiting(trial: Trial, parameters: Sequence[ParameterCheck]) -> set[str]:
+def _waiting(parameters: Sequence[ParameterCheck], zero: set[str], later: Run | None) -> set[str]:
     """Return what is 0 until the first step alone: layers whose parameters begin at 0, and parameters before them.
 
-    A floor lets parameters of 0 learn. That others then get feedback is tried with other values in their place.
+    Args:
+        parameters: all that were checked.
+        zero: names of those that begin at 0 and learn, since a floor lets them.
+        later: a run with other values in their place, by which others may get feedback.
     """
-    zero = _learning_from_zero(parameters)
-    blocked = {p.name for p in parameters if p.feedback == 0}
     if not zero:
         return set()
-    later = trial.run(_unchanged, prepare=_fill(zero)).filled_gradients() if blocked else {}
-    reached = {name for name in blocked if bool(later[name].any())}
+    gradients = {} if later is None else later.filled_gradients()
+    reached = {p.name for p in parameters if p.feedback == 0 and bool(gradients[p.name].any())}
     others = {p.name for p in parameters if p.zeros < 1.0 or p.name not in zero | reached}
     return reached | {name.rpartition(".")[0] for name in zero} - {name.rpartition(".")[0] for name in others}
 

@@ -296,23 +296,19 @@ def recover(path: Path) -> None:
     if locks.held(path / LOCK) or locks.held(old / LOCK):
         return  # by a run that is about to do so itself
     place = path if os.path.lexists(path) else old
-    if not place.is_dir():
-        if new.is_dir() and not locks.held(new / LOCK):
-            _remove(new, rescue_to=None)
-        return
-    left = [entry.name for entry in place.iterdir() if _begun(entry.name) or _is_lock(entry.name)]
-    if not (left or old.is_dir() or new.is_dir()):
-        return
-    try:
-        locks.take(place / LOCK)
-    except (FeedpropError, OSError):
-        return  # another process does so now, or nothing here can be changed
-    if place == old:
-        old.rename(path)
-    elif old.is_dir():
-        _remove(old, rescue_to=path)
-    for name in left:
-        if _begun(name):
+    if place.is_dir():
+        left = [entry.name for entry in place.iterdir() if _begun(entry.name) or _is_lock(entry.name)]
+        if not (left or old.is_dir() or new.is_dir()):
+            return
+        try:
+            locks.take(place / LOCK)
+        except (FeedpropError, OSError):
+            return  # another process does so now, or nothing here can be changed
+        if place == old:
+            old.rename(path)
+        elif old.is_dir():
+            _remove(old, rescue_to=path)
+        for name in filter(_begun, left):
             (path / name).unlink(missing_ok=True)
     if new.is_dir() and not locks.held(new / LOCK):
         _remove(new, rescue_to=None)
