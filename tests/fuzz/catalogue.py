@@ -168,6 +168,7 @@ STEPS = [
 OPERATORS = [
     *written("{a} + {b}", "{a} - {b}", "{b} - {a}", "{a} * {b}", "{b} * {a}", "-{a}", "+{a}", "{a} + 0.5", "1 - {a}"),
     *written("{a} * {a}.detach().abs().mean()", "{a} * torch.ones_like({a})", "{a} + ({a}.abs() - {a}).detach()"),
+    *written("{a} * torch.ones({=tuple(s)}).cumsum(-1)", "{a} * torch.arange({=s[-1]} + 1.0)[1:]"),
     *written("2 * {a}", "{a} * 1", "{a} / 2", "{a} ** 2", "{a} ** 3", "{a} + {a}", "{a} * {a}", "abs({a} * {a})"),
     *written("{a} / ({b} ** 2 + 0.5)", "1 / ({a} ** 2 + 0.5)", "{a} % 10.0 - {a}.detach() % 10.0"),
     *written("{b} / {a}", "{b} ** {a}.detach()", "{a} ** 0.5", "{a} ** -1", "{a} ** {b}", "2 / {a}", domain="positive"),

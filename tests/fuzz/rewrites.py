@@ -1,7 +1,8 @@
 """The same program, written otherwise: whatever the composite, its feedback must be the same.
 
 - `moved`: every result is handed on as a clone, a view or a slice of itself;
-- `out_of_place`: what is written in place is computed anew instead.
+- `out_of_place`: what is written in place is computed anew instead;
+- `derived`: buffers are replaced by what is computed from them, or made with the same numbers.
 """
 
 from __future__ import annotations
@@ -35,6 +36,26 @@ def moved(program: Program) -> Program | None:
         lines.append(line)
         if isinstance(value, Tensor) and value.is_floating_point() and (value.ndim or "cat" not in way):
             lines.append(f"{name} = {way.replace('{v}', name)}")
+    return replace(program, lines=tuple(lines))
+
+
+CONSTANTS = (
+    "{k}.clone()",
+    "({k} + 0)",
+    "torch.stack([{k}]).squeeze(0)",
+    "torch.tensor({k}.tolist())",
+    "torch.cat([{k}.flatten()]).view({k}.shape)",
+    "{k}.new_zeros({k}.shape).add_({k})",
+)
+
+
+def derived(program: Program) -> Program | None:
+    """Return the program with every buffer replaced by a copy; None if it has none, or may write to one."""
+    written = any(WRITES.search(line) or "_stats=" in line or "training=" in line for line in program.lines)
+    if written or not any("self.k" in line for line in program.lines):
+        return None
+    way = CONSTANTS[len(program.source) % len(CONSTANTS)]
+    lines = [re.sub(r"self\.k\d+", lambda found: way.replace("{k}", found[0]), line) for line in program.lines]
     return replace(program, lines=tuple(lines))
 
 
@@ -105,7 +126,7 @@ def _held(values: Any) -> Iterator[Tensor]:
 def rewritings(program: Program) -> Iterator[tuple[str, Program]]:
     """Yield the program in other words, each with the name of what was done."""
     with plain_torch():
-        for rewrite in (moved, out_of_place):
+        for rewrite in (moved, out_of_place, derived):
             try:
                 other = rewrite(program)
             except RuntimeError:  # a name without an out-of-place spelling

@@ -4,6 +4,7 @@ A mark holds for the values that the tensor had when it was set. It stores the v
 write ends it, also a write through a view. torch.compile hides versions; there the in-place handlers call `forget`.
 
     WEIGHT        computed from parameters alone: gets feedback, never a share of the reward
+    CONSTANT      whether it is known to depend on the model's inputs (False) or not to (True); it has no gradient
     UNDAMPED      the tensor before the damping of LRP-epsilon
     COMPARISON    the comparison that computed a mask
     SOURCES       the tensors of which an elementwise result is a function
@@ -24,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-WEIGHT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS, VALUES = KINDS = (
+WEIGHT, CONSTANT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS, VALUES = KINDS = (
     "_feedprop_weight",
+    "_feedprop_constant",
     "_feedprop_undamped",
     "_feedprop_comparison",
     "_feedprop_sources",

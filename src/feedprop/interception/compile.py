@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch._guards import CompileContext
 from torch.overrides import get_ignored_functions, get_overridable_functions
 
 import feedprop.operations.table  # noqa: F401  fills the table
+from feedprop import credit
 from feedprop.errors import FeedpropError
-from feedprop.interception.mode import Propagation
+from feedprop.interception.mode import Propagation, running
 from feedprop.interception.outside import inputs_used_plainly
 from feedprop.interception.regions import TRACED, Region, remember
 from feedprop.operations.registry import HANDLERS, neutral
@@ -144,13 +145,34 @@ def _searched(plain: Any) -> Any:
 
     @functools.wraps(plain)
     def searched(output: Any, module: torch.fx.GraphModule, *args: Any) -> Any:
-        _search(output.torch_function_mode_stack, module.graph)
-        return plain(output, module, *args)
+        in_a_pass = any(isinstance(mode, Propagation) for mode in output.torch_function_mode_stack)
+        _search(module.graph, in_a_pass=in_a_pass)
+        compiled = plain(output, module, *args)
+        return _under_rules_already(compiled) if in_a_pass else compiled
 
     return searched
 
 
-def _search(modes: Sequence[Any], graph: torch.fx.Graph) -> None:
+def _under_rules_already(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what was compiled in a pass, so that it runs as it is: the backend "eager" calls torch functions."""
+
+    @functools.wraps(compiled)
+    def run(*args: Any) -> Any:
+        passes, begin = running(), credit.sequence_number()
+        for mode in passes:
+            mode.suspended = True
+        try:
+            return compiled(*args)
+        finally:
+            end = credit.sequence_number()
+            for mode in passes:
+                mode.suspended = False
+                mode.spans.add(begin, end)
+
+    return run
+
+
+def _search(graph: torch.fx.Graph, *, in_a_pass: bool) -> None:
     """Look for parameters that are used without rules in what torch.compile traced, and remember these."""
     TRACED.look()
     while TRACED.begun:
@@ -158,7 +180,6 @@ def _search(modes: Sequence[Any], graph: torch.fx.Graph) -> None:
     given = [node.meta.get("example_value") for node in graph.nodes if node.op == "placeholder"]
     inputs = [value for value in given if isinstance(value, torch.Tensor) and value.requires_grad]
     returned = [node.meta.get("example_value") for node in graph.output_node().all_input_nodes]
-    in_a_pass = any(isinstance(mode, Propagation) for mode in modes)
     plain = () if in_a_pass else inputs_used_plainly(inputs, returned, TRACED)
     passes = in_a_pass or TRACED.all.count() > 0
     remember(str(CompileContext.current_compile_id()), Region(plain, len(inputs), passes))

@@ -189,7 +189,12 @@ class Forward:
         self.tracing = True
         begin_pass()
         propagation = Propagation(
-            self.model, self.composite, unknown=self.unknown, scopes=self.scopes, owners=self.owners
+            self.model,
+            self.composite,
+            unknown=self.unknown,
+            scopes=self.scopes,
+            owners=self.owners,
+            inputs=(*args, *kwargs.values()),
         )
         swapped = swap_in(self.model, propagation.magnitude)
         try:
@@ -207,7 +212,13 @@ class Forward:
             self.owned = _owned(self.model, self.hooked)
             self._know_owners()
         propagation = Propagation(
-            self.model, self.composite, unknown=self.unknown, owners=self.owners, hooked=self.hooked, renew=self.renew
+            self.model,
+            self.composite,
+            unknown=self.unknown,
+            owners=self.owners,
+            hooked=self.hooked,
+            renew=self.renew,
+            inputs=(*args, *kwargs.values()),
         )
         show_operators()  # to a part that is compiled
         self.scopes = propagation.scopes  # for parts that were compiled

@@ -21,6 +21,7 @@ from feedprop.interception.audit import Spans, required
 from feedprop.interception.func import refuse_transforms_inside
 from feedprop.interception.location import remedy, running_module, spelling
 from feedprop.interception.scopes import Owner, Scopes
+from feedprop.operations import constants
 from feedprop.operations.registry import (
     HANDLERS,
     Arguments,
@@ -51,6 +52,7 @@ class Propagation(TorchFunctionMode):
         owners: dict[int, list[Owner]] | None = None,
         hooked: nn.Module | None = None,
         renew: Callable[[], dict[int, list[Owner]]] | None = None,
+        inputs: tuple[Any, ...] = (),
     ) -> None:
         super().__init__()
         self.model, self.unknown = model, unknown
@@ -67,6 +69,9 @@ class Propagation(TorchFunctionMode):
         self.spans = Spans()
         self.transforms = credit.transforms()  # of torch.func, around the model
         self.leaves: list[Tensor] = []  # that the model made to take gradients from
+        self.inputs = inputs  # of the model
+        # before the model writes to its attributes, since torch.compile could not go through them afterwards
+        self.traced_buffers = list(model.buffers()) if self.traced else []
         self._buffers: set[int] | None = None
 
     def active_rule(self) -> Rule:  # a method, since Dynamo does not find properties of a mode that is already active
@@ -89,10 +94,17 @@ class Propagation(TorchFunctionMode):
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
         if torch.compiler.is_dynamo_compiling():  # where asking for an id ties the code to it
-            return self.traced and any(buffer is value for buffer in list(self.model.buffers()))
+            return self.traced and any(buffer is value for buffer in self.traced_buffers)
         if self._buffers is None:
             self._buffers = {id(buffer) for buffer in self.model.buffers()}
         return id(value) in self._buffers
+
+    def is_constant(self, value: Tensor) -> bool:
+        """Whether a tensor without gradient does not depend on the inputs of the model."""
+        known: bool | None = marks.get(value, marks.CONSTANT)
+        if known is not None:
+            return known
+        return not any(value is given for given in self.inputs) and self.is_buffer(value)
 
     def decompose(self, function: Function, *args: Any, **kwargs: Any) -> Any:
         """Call a function that is written in torch functions, each of which goes to its own handler."""
@@ -111,10 +123,12 @@ class Propagation(TorchFunctionMode):
         if handler is neutral or self.suspended:
             if function in _LEAF_MAKERS and not compiling and not args[0].requires_grad:
                 self.leaves.append(args[0])
-            return function(*args, **kwargs)
+            output = function(*args, **kwargs)
+            return output if self.suspended else constants.noted(self, function, args, kwargs, output)
         if not torch.is_grad_enabled() and handler is not gradient_inside:
             _refuse_reentrant_checkpoint()
-            return fixed(self, function, args, kwargs)
+            output = fixed(self, function, args, kwargs)
+            return constants.noted(self, function, args, kwargs, output)
         if credit.transforms() != self.transforms:
             if self.unknown == "error":
                 refuse_transforms_inside(self.transforms or 0, flat((*args, *kwargs.values())))
@@ -130,8 +144,10 @@ class Propagation(TorchFunctionMode):
 
     def _handle(self, handler: Handler | None, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         if handler is not None:
-            return handler(self, function, args, kwargs)
-        return self._without_handler(function, args, kwargs)
+            output = handler(self, function, args, kwargs)
+        else:
+            output = self._without_handler(function, args, kwargs)
+        return constants.noted(self, function, args, kwargs, output)
 
     def _without_handler(self, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         parts = _PARTS.get(function)

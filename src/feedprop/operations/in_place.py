@@ -10,6 +10,7 @@ from torch import Tensor
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
+from feedprop.operations.constants import staying
 from feedprop.operations.elementwise import converted, relu
 from feedprop.operations.products import added_product
 from feedprop.operations.registry import (
@@ -40,10 +41,14 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         if _counts(context, target, args[1:], kwargs):
             args, kwargs = (target, *without_gradient(args[1:])), without_gradient(kwargs)
         weight = marks.get(target, marks.WEIGHT)
+        constants = staying(context, target, args[1:], kwargs)
         if credit.traced():  # they make copies anyway
             copy = copied(target, args[1:])
             marks.forget(target)
-            return _written(context, target, (copy, *args[1:]), kwargs)
+            output = _written(context, target, (copy, *args[1:]), kwargs)
+            for constant in constants:
+                marks.mark(constant, marks.CONSTANT, True)
+            return output
         sources = before_write(handler, out_of_place, args, kwargs)
         try:
             output = _handled(context, function, target, args, kwargs, weight)
@@ -56,6 +61,8 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             ) from error
         if sources:
             remember(target, sources)  # the values of before among them
+        for constant in constants:
+            marks.mark(constant, marks.CONSTANT, True)
         return output
 
     def _handled(

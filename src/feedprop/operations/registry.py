@@ -77,6 +77,9 @@ class Context(Protocol):
     def is_buffer(self, value: Tensor) -> bool:
         """Whether a tensor is a buffer of the model."""
 
+    def is_constant(self, value: Tensor) -> bool:
+        """Whether a tensor without gradient does not depend on the inputs of the model (see `constants`)."""
+
     def decompose(self, function: Function, *args: Any, **kwargs: Any) -> Any:
         """Call a function that is written in torch functions, each of which goes to its own handler."""
 
@@ -153,13 +156,10 @@ class Operands:
 
     @property
     def yield_weight(self) -> bool:
-        """Whether their result is a weight: computed from parameters, buffers and single numbers alone."""
+        """Whether their result is a weight: computed from parameters, constants and single numbers alone."""
         if self.activations or not self.weights + self.fixed:
             return False
-        return all(map(self._belongs_to_weights, self.constants))
-
-    def _belongs_to_weights(self, constant: Tensor) -> bool:
-        return constant.numel() == 1 or marks.is_weight(constant) or self.context.is_buffer(constant)
+        return all(belongs_to_weights(self.context, constant) for constant in self.constants)
 
     def mark(self, output: Any) -> Any:
         """Mark the result as a weight if it is one. Returns the result."""
@@ -167,9 +167,16 @@ class Operands:
             if self.of_parameter and torch.compiler.is_dynamo_compiling():
                 output = _owned(output)
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
-                if isinstance(tensor, Tensor):
-                    marks.mark_weight(tensor, self.owner)
+                if isinstance(tensor, Tensor) and not any(tensor is constant for constant in self.constants):
+                    marks.mark_weight(tensor, self.owner)  # but no buffer that `buffer.to(weight)` gave as it is
         return output
+
+
+def belongs_to_weights(context: Context, value: Tensor) -> bool:
+    """Whether a tensor does not depend on the inputs, or is a single number: with weights, it makes weights."""
+    if credit.is_weight(value):
+        return True
+    return not value.requires_grad and (value.numel() == 1 or context.is_constant(value))
 
 
 def _owned(output: Any) -> Any:
@@ -200,7 +207,7 @@ def fixed(context: Context, function: Function, args: Arguments, kwargs: Keyword
     if owner is not None:
         written = args[0] if output is None and args else output  # by __setitem__
         for tensor in written if isinstance(written, (tuple, list)) else (written,):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not context.is_buffer(tensor):
                 marks.mark_weight(tensor, owner)
     return output
 
@@ -214,7 +221,7 @@ def _common_owner(context: Context, args: Arguments, kwargs: Keywords) -> Any:
             owner = found if owner is None else owner
             if found is None:
                 others.append(value)
-    if owner is None or any(not _is_number(x) and not context.is_buffer(x) for x in others):
+    if owner is None or any(not _is_number(x) and not context.is_constant(x) for x in others):
         return None
     return owner
 

@@ -1,0 +1,167 @@
+"""A weight times a constant of the model is a weight: a buffer, what is made of buffers, what the model makes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from feedprop import attached, rules
+from support.propagation import CLOSE, feedback_of
+
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.filterwarnings("ignore:::torch")]
+
+SIZE = 4
+COMPOSITES = {
+    "Gamma": rules.Composite(rules.Gamma()),
+    "conserving": rules.presets.conserving(),
+    "damped": rules.presets.training(epsilon=0.1),
+}
+
+
+def _written(mask: Tensor) -> Tensor:
+    mask[0, 1:] = 0
+    mask[1, 2:].zero_()
+    mask[2, 3:] *= 0
+    return mask
+
+
+def _grid(*, at: int) -> Tensor:
+    return torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")[at]
+
+
+@torch.no_grad()
+def _without_gradients(mask: Tensor) -> Tensor:
+    return (mask[:SIZE, :SIZE] > 0).double()
+
+
+MASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # the lower triangle of a weight, by a buffer that is larger
+    "a part of a buffer": lambda w, mask: w * mask[:SIZE, :SIZE],
+    "compared": lambda w, mask: w * (mask[:SIZE, :SIZE] > 0).to(w.dtype),
+    "converted": lambda w, mask: w * mask.bool()[:SIZE, :SIZE],
+    "filled": lambda w, mask: w.masked_fill(mask[:SIZE, :SIZE] == 0, 0.0),
+    "selected": lambda w, mask: torch.where(mask[:SIZE, :SIZE] > 0, w, 0.0),
+    "without gradients": lambda w, mask: w * _without_gradients(mask),
+    "joined parts": lambda w, mask: w * torch.cat(mask[:SIZE, :SIZE].chunk(2)),
+    "made by ones": lambda w, mask: w * torch.ones(SIZE, SIZE).tril(),
+    "made by new_ones": lambda w, mask: w * w.new_ones(SIZE, SIZE).tril(),
+    "made by ones_like": lambda w, mask: w * torch.ones_like(mask)[:SIZE, :SIZE].tril(),
+    "made by arange": lambda w, mask: w * (torch.arange(SIZE)[:, None] >= torch.arange(SIZE)),
+    "made by meshgrid": lambda w, mask: w * (_grid(at=0) >= _grid(at=1)),
+    "made by tensor": lambda w, mask: w * torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+    "written": lambda w, mask: w * _written(torch.ones(SIZE, SIZE)),
+    "written in place": lambda w, mask: w * torch.empty(SIZE, SIZE).fill_(1.0).tril_(),
+}
+
+
+class _Layer(nn.Module):
+    def __init__(self, make: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.w, self.make = nn.Parameter(torch.linspace(-2, 1.5, SIZE**2).view(SIZE, SIZE)), make
+        self.register_buffer("mask", torch.ones(2 * SIZE, 2 * SIZE).tril())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x * 1, self.make(self.w, self.mask)).relu()
+
+
+@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_a_weight_times_a_constant_is_a_weight(composite: str, backend: str | None) -> None:
+    """Its layer lost its rule without a word, and half of the reward when conserving."""
+    given, results = torch.linspace(-1, 2, 3 * SIZE).view(3, SIZE), {}
+    for name, make in {"tril": lambda w, mask: w.tril(), **MASKED}.items():
+        inputs = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE).requires_grad_()
+        torch._dynamo.reset()
+        with attached(_Layer(make), COMPOSITES[composite]) as model:
+            run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
+            run(inputs).backward(given)
+        results[name] = inputs.grad, feedback_of(model)["w"]
+    expected = results.pop("tril")
+    for name, found in results.items():
+        torch.testing.assert_close(found, expected, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
+
+
+def test_what_was_made_from_inputs_is_no_constant() -> None:
+    """A mask of the input's, however it was made: the weight in a product with it takes a share."""
+    makes: dict[str, Callable[[Tensor], Tensor]] = {
+        "itself": lambda x: x,
+        "a part": lambda x: torch.cat([x[:1], x[1:]]),
+        "compared": lambda x: (x > -9).double() * x,
+        "written": lambda x: torch.zeros(3, SIZE).copy_(x),
+        "written by index": lambda x: _filled(torch.zeros(3, SIZE), x),
+        "without gradients": torch.no_grad()(lambda x: x + torch.zeros(3, SIZE)),
+        "by a scalar": lambda x: torch.ones(3, SIZE) * x,
+    }
+
+    class Gate(nn.Module):
+        def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.make, self.w, self.a = make, nn.Parameter(torch.ones(3, SIZE)), nn.Parameter(torch.ones(3, SIZE))
+
+        def forward(self, x: Tensor) -> Tensor:
+            scaled = self.w * self.make(x)  # an activation: conserving, it shares the reward with the other factor
+            return scaled * F.linear(x, torch.eye(SIZE) * self.a[0])
+
+    x, results = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE), {}
+    for name, make in makes.items():
+        for backend in (None, "eager", "aot_eager"):
+            torch._dynamo.reset()
+            with attached(Gate(make), COMPOSITES["conserving"]) as model:
+                run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
+                run(x).sum().backward()
+            results[name, backend] = feedback_of(model)["w"]
+    expected = -0.5 * x * x
+    for found in results.values():
+        torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_inputs_and_buffers_are_left_as_they_are() -> None:
+    class Returns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(SIZE))
+            self.register_buffer("scale", torch.ones(SIZE))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                scale = self.scale.double().contiguous()
+            return self.w * scale.to(self.w) * x.double().contiguous().to(self.w).requires_grad_(False)
+
+    x, model = torch.ones(3, SIZE), Returns()
+    with attached(model):
+        model(x).sum().backward()
+        assert vars(x) == vars(model.scale) == {}
+
+
+def _filled(target: Tensor, values: Tensor) -> Tensor:
+    target[:] = values
+    return target
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("composite", ["Gamma", "damped"])
+def test_after_a_break_in_a_compiled_graph_rules_apply_once(composite: str, backend: str) -> None:
+    """The backend "eager" calls torch functions, to which the rules were applied once more."""
+
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(SIZE, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    model, results = Broken(), []
+    x, given = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE), torch.linspace(-1, 2, 9).view(3, 3)
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        model.zero_grad()
+        inputs = x.clone().requires_grad_()
+        with attached(model, COMPOSITES[composite]):
+            run = torch.compile(model, backend=backend) if compiled else model
+            run(inputs).backward(given)
+        results.append((inputs.grad, feedback_of(model)["layer.weight"]))
+    torch.testing.assert_close(*results, **CLOSE)
