@@ -82,6 +82,63 @@ def test_a_weight_times_a_constant_is_a_weight(composite: str, backend: str | No
         torch.testing.assert_close(found, expected, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
 
 
+def _set(target: Tensor, place: int | slice, values: Tensor) -> Tensor:
+    target[place] = values
+    return target
+
+
+def _after(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:
+    write(target)
+    return target
+
+
+Pair = tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]
+WRITES: dict[str, Pair] = {  # weights written into constants (a clone of k) or weights, and the same out of place
+    "add_": (lambda w, k: k.clone().add_(w), lambda w, k: k + w),
+    "sub_": (lambda w, k: k.clone().sub_(w), lambda w, k: k - w),
+    "mul_": (lambda w, k: k.clone().mul_(w), lambda w, k: k * w),
+    "copy_": (lambda w, k: k.clone().copy_(w), lambda w, k: w.clone()),
+    "all": (lambda w, k: _set(k.clone(), slice(None), w), lambda w, k: w.clone()),
+    "a row": (lambda w, k: _set(k.clone(), 0, w[0]), lambda w, k: torch.cat([w[:1], k[1:]])),
+    "a view": (lambda w, k: _after(k.clone(), lambda c: c.view(-1).add_(w.view(-1))), lambda w, k: k + w),
+    "add_ to a row": (lambda w, k: _after(k.clone(), lambda c: c[0].add_(w[0])), lambda w, k: _stacked(k + w, k)),
+    "mul_ of a row": (lambda w, k: _after(k.clone(), lambda c: c[0].mul_(w[0])), lambda w, k: _stacked(k * w, k)),
+    "copy_ to a row": (lambda w, k: _after(k.clone(), lambda c: c[0].copy_(w[0])), lambda w, k: _stacked(w, k)),
+    "a weight's row": (lambda w, k: _after(w * 2, lambda c: c[0].add_(k[0])), lambda w, k: _stacked(w * 2 + k, w * 2)),
+    "a row by weights": (lambda w, k: _after(w * 2, lambda c: c[0].add_(w[0])), lambda w, k: _stacked(w * 3, w * 2)),
+    "a view of a weight": (lambda w, k: _after(w * 2, lambda c: c.view(-1).add_(k.view(-1))), lambda w, k: w * 2 + k),
+    "scatter_": (
+        lambda w, k: torch.zeros(SIZE, SIZE).scatter_(1, torch.arange(SIZE)[:, None], w[:, :1]),
+        lambda w, k: torch.diag(w[:, 0]),
+    ),
+    "index_put_": (
+        lambda w, k: torch.zeros(SIZE, SIZE).index_put_((torch.arange(SIZE), torch.arange(SIZE)), w[:, 0]),
+        lambda w, k: torch.diag(w[:, 0]),
+    ),
+}
+
+
+def _stacked(first: Tensor, others: Tensor) -> Tensor:
+    return torch.cat([first[:1], others[1:]])
+
+
+@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_a_weight_written_into_a_constant_is_a_weight(composite: str, backend: str | None) -> None:
+    """A weight put together in place (symmetric, banded, circulant) lost its rule; compiled, even its gradient."""
+    for name, pair in WRITES.items():
+        results = []
+        for make, compiled in zip(pair, (backend, None), strict=True):
+            inputs = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE).requires_grad_()
+            torch._dynamo.reset()
+            model = _Layer(lambda w, mask, make=make: make(w, 0.5 + mask[:SIZE, :SIZE] * 1.5))
+            with attached(model, COMPOSITES[composite]):
+                run = torch.compile(model, backend=compiled, fullgraph=True) if compiled else model
+                run(inputs).backward(torch.linspace(-1, 2, 3 * SIZE).view(3, SIZE))
+            results.append((inputs.grad, feedback_of(model)["w"]))
+        torch.testing.assert_close(*results, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
+
+
 def test_what_was_made_from_inputs_is_no_constant() -> None:
     """A mask of the input's, however it was made: the weight in a product with it takes a share."""
     makes: dict[str, Callable[[Tensor], Tensor]] = {

@@ -5,6 +5,7 @@ write ends it, also a write through a view. torch.compile hides versions; there 
 
     WEIGHT        computed from parameters alone: gets feedback, never a share of the reward
     CONSTANT      whether it is known to depend on the model's inputs (False) or not to (True); it has no gradient
+    WHOLE         the weight or constant of which the tensor is a part; under torch.compile, which has no `_base`
     UNDAMPED      the tensor before the damping of LRP-epsilon
     COMPARISON    the comparison that computed a mask
     SOURCES       the tensors of which an elementwise result is a function
@@ -25,9 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-WEIGHT, CONSTANT, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS, VALUES = KINDS = (
+WEIGHT, CONSTANT, WHOLE, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE, START, READERS, VALUES = KINDS = (
     "_feedprop_weight",
     "_feedprop_constant",
+    "_feedprop_whole",
     "_feedprop_undamped",
     "_feedprop_comparison",
     "_feedprop_sources",

@@ -93,6 +93,8 @@ def show_operators() -> None:
     for name, function in _READ.items():
         _plain[name] = vars(tensor).get(name)
         setattr(tensor, name, _read(function))
+    _plain["method_attr_requires_grad"] = tensor.method_attr_requires_grad
+    tensor.method_attr_requires_grad = _up_to_date(tensor.method_attr_requires_grad)
 
 
 show_operators._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile runs it while it traces
@@ -123,6 +125,20 @@ def _read(function: Callable[..., Any]) -> Any:
         return TorchInGraphFunctionVariable(function).call_function(tracer, [tensor], {})
 
     return read
+
+
+def _up_to_date(plain: Any) -> Any:
+    """Return a method of the compiler's tensors that answers `requires_grad` as eager torch does after a write to a
+    view."""
+
+    @functools.wraps(plain)
+    def requires_grad(tensor: Any, tracer: Any) -> Any:
+        value = tensor.as_proxy().node.meta.get("example_value")
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            tensor.requires_grad = True
+        return plain(tensor, tracer)
+
+    return requires_grad
 
 
 def _compilers_tensor() -> Any:

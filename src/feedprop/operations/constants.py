@@ -6,6 +6,7 @@ and from parameters without gradient.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -58,20 +59,47 @@ def noted(context: Context, function: Function, args: Arguments, kwargs: Keyword
     return output
 
 
-def staying(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> list[Tensor]:
-    """Return what is a constant and stays one when a call in place writes to `target`: it, and what it is a view of.
+class Kinds:
+    """Which tensors are weights or constants of those that a call in place writes to: its target, and the whole of it.
 
     Args:
         context: of the running pass.
-        target: that will be written to.
-        args: further arguments of the call.
-        kwargs: of the call.
+        target: that will be written to; perhaps a view.
+        others: further arguments of the call.
     """
-    whole = [target] if torch.compiler.is_dynamo_compiling() or target._base is None else [target, target._base]
-    found = [x for x in whole if not x.requires_grad and marks.get(x, marks.CONSTANT)]
-    if found and all(belongs_to_weights(context, x) for x in flat((*args, *kwargs.values())) if isinstance(x, Tensor)):
-        return found
-    return []
+
+    def __init__(self, context: Context, target: Tensor, others: Iterable[Any]) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            whole = [target, *(marks.get(target, marks.WHOLE) or ())]
+        else:
+            whole = [target] if target._base is None else [target, target._base]
+        self.before = [(x, marks.get(x, marks.WEIGHT), marks.get(x, marks.CONSTANT)) for x in whole]
+        known = any(owner is not None or constant for _, owner, constant in self.before)
+        self.belong = known and all(belongs_to_weights(context, x) for x in flat(others) if isinstance(x, Tensor))
+
+    def restore(self) -> None:
+        """Mark the tensors again: for the operation itself, the old values are what they were."""
+        for tensor, owner, constant in self.before:
+            if owner is not None:
+                marks.mark_weight(tensor, owner)
+            if constant:
+                marks.mark(tensor, marks.CONSTANT, True)
+
+    def hand_on(self) -> None:
+        """Mark what is still a weight or a constant after the write, or has become a weight."""
+        target = self.before[0][0]
+        written = marks.get(target, marks.WEIGHT)
+        for tensor, owner, constant in self.before:
+            if torch.compiler.is_dynamo_compiling() and tensor is not target:
+                marks.forget(tensor)
+            if written is not None:
+                if tensor is not target and (owner is not None or constant):
+                    marks.mark_weight(tensor, written if owner is None else owner)
+            elif self.belong and not target.requires_grad:
+                if owner is not None:
+                    marks.mark_weight(tensor, owner)
+                elif constant:
+                    marks.mark(tensor, marks.CONSTANT, True)
 
 
 def _is_constant(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from feedprop import credit
 from feedprop.credit import marks
 from feedprop.errors import FeedpropError
-from feedprop.operations.constants import staying
+from feedprop.operations.constants import Kinds
 from feedprop.operations.elementwise import converted, relu
 from feedprop.operations.products import added_product
 from feedprop.operations.registry import (
@@ -26,7 +26,7 @@ from feedprop.operations.registry import (
     summed,
     without_gradient,
 )
-from feedprop.operations.sources import copied, hand_on, laid_out_alike, remember
+from feedprop.operations.sources import carrying_kinds, copied, hand_on, laid_out_alike, remember
 from feedprop.operations.tracking import before_write
 
 
@@ -40,18 +40,16 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         target = args[0]
         if _counts(context, target, args[1:], kwargs):
             args, kwargs = (target, *without_gradient(args[1:])), without_gradient(kwargs)
-        weight = marks.get(target, marks.WEIGHT)
-        constants = staying(context, target, args[1:], kwargs)
+        kinds = Kinds(context, target, (*args[1:], *kwargs.values()))
         if credit.traced():  # they make copies anyway
             copy = copied(target, args[1:])
             marks.forget(target)
             output = _written(context, target, (copy, *args[1:]), kwargs)
-            for constant in constants:
-                marks.mark(constant, marks.CONSTANT, True)
+            kinds.hand_on()
             return output
         sources = before_write(handler, out_of_place, args, kwargs)
         try:
-            output = _handled(context, function, target, args, kwargs, weight)
+            output = _handled(context, function, target, args, kwargs, kinds)
         except RuntimeError as error:
             if "returns multiple views" not in str(error):
                 raise
@@ -61,25 +59,24 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             ) from error
         if sources:
             remember(target, sources)  # the values of before among them
-        for constant in constants:
-            marks.mark(constant, marks.CONSTANT, True)
+        kinds.hand_on()
         return output
 
     def _handled(
-        context: Context, function: Function, target: Tensor, args: Arguments, kwargs: Keywords, weight: Any
+        context: Context, function: Function, target: Tensor, args: Arguments, kwargs: Keywords, kinds: Kinds
     ) -> Any:
         if base is relu and target.requires_grad:
             return _relu_in_place(context, target)
         before = copied(target, args[1:]) if base not in (ordinary, moved, summed) else None
         sources = context.starts.behind(flat((*args, target._base)))
         credit.prepare_write(target)
-        if weight is not None:  # the old values are still a weight for this operation
-            marks.mark_weight(target, weight)
+        kinds.restore()
         if before is not None:
             return _written(context, target, (before, *args[1:]), kwargs)
         if base in (ordinary, moved):
             operands, args, kwargs = operands_of(context, args, kwargs)
-            output = operands.mark(function(*args, **kwargs))
+            output = function(*args, **kwargs)
+            operands.mark(target if output is None else output)  # None: of __setitem__
             if "dropout" in function.__name__:  # noise: out of place, no reward on an output of 0 passes it
                 credit.computed(output)
             else:
@@ -91,7 +88,8 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             if operands.yield_weight:
                 return operands.mark(output)
             return credit.damped_in_place(output, context.active_rule().damping)
-        return _written(context, target, (laid_out_alike(target), *args[1:]), kwargs)
+        copy = carrying_kinds(target, laid_out_alike(target))
+        return _written(context, target, (copy, *args[1:]), kwargs)
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, _with_layout_of(target) if base is added_product else out_of_place, args, kwargs)

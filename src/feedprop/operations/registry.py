@@ -123,6 +123,7 @@ class Operands:
     constants: list[Tensor] = field(default_factory=list)  # need no gradient: inputs, buffers, masks, indices
     owner: Any = True  # the id of the first parameter, if known
     of_parameter: bool = False  # whether the first of them is a parameter, of which the result may be a view
+    yield_weight: bool = False  # whether the result is one: of parameters, constants and single numbers alone
 
     def use(self, value: Any) -> Any:
         """Count the tensors in `value`. Returns it with its parameters `weighted`."""
@@ -154,12 +155,13 @@ class Operands:
             return type(value)([self.use(item) for item in value])
         return value
 
-    @property
-    def yield_weight(self) -> bool:
-        """Whether their result is a weight: computed from parameters, constants and single numbers alone."""
-        if self.activations or not self.weights + self.fixed:
-            return False
-        return all(belongs_to_weights(self.context, constant) for constant in self.constants)
+    def decide(self) -> None:
+        """Decide before the call whether its result is a weight; the call may write to what it is given."""
+        self.yield_weight = (
+            not self.activations
+            and self.weights + self.fixed > 0
+            and all(belongs_to_weights(self.context, constant) for constant in self.constants)
+        )
 
     def mark(self, output: Any) -> Any:
         """Mark the result as a weight if it is one. Returns the result."""
@@ -167,7 +169,7 @@ class Operands:
             if self.of_parameter and torch.compiler.is_dynamo_compiling():
                 output = _owned(output)
             for tensor in output if isinstance(output, (tuple, list)) else (output,):
-                if isinstance(tensor, Tensor) and not any(tensor is constant for constant in self.constants):
+                if isinstance(tensor, Tensor) and (tensor.requires_grad or not self.context.is_buffer(tensor)):
                     marks.mark_weight(tensor, self.owner)  # but no buffer that `buffer.to(weight)` gave as it is
         return output
 
@@ -192,6 +194,7 @@ def operands_of(context: Context, args: Arguments, kwargs: Keywords) -> tuple[Op
     args = tuple([operands.use(value) for value in args])
     if kwargs:
         kwargs = {name: operands.use(value) for name, value in kwargs.items()}
+    operands.decide()
     return operands, args, kwargs
 
 
@@ -238,7 +241,11 @@ def drawn(context: Context, function: Function, args: Arguments, kwargs: Keyword
 def ordinary(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
     """Pass credit by the ordinary backward: for what selects, is linear in each input, or is smooth arithmetic."""
     operands, args, kwargs = operands_of(context, args, kwargs)
-    return operands.mark(function(*args, **kwargs))
+    output = function(*args, **kwargs)
+    if output is None and args:  # of __setitem__
+        operands.mark(args[0])
+        return None
+    return operands.mark(output)
 
 
 def moved(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
@@ -249,7 +256,24 @@ def moved(context: Context, function: Function, args: Arguments, kwargs: Keyword
         output = marks.carry(function, args, kwargs, output)
         if operands.activations:
             context.starts.carry(flat(args or kwargs.values()), output)
+    if torch.compiler.is_dynamo_compiling() and isinstance(output, Tensor) and not operands.activations:
+        _remember_whole(function, args, output)
     return output
+
+
+_NAMES_OF_VIEWS = """
+    __getitem__ view view_as reshape flatten ravel unflatten select narrow squeeze unsqueeze permute transpose t T mT
+    swapaxes swapdims movedim moveaxis diagonal expand expand_as as_strided
+"""
+_VIEWS = frozenset(_NAMES_OF_VIEWS.split())
+
+
+def _remember_whole(function: Function, args: Arguments, view: Tensor) -> None:
+    """Remember, under torch.compile, of which weight or constant `view` is a part that may be written to."""
+    whole = args[0] if args else None
+    copies = any(isinstance(value, Tensor) for value in flat(args[1:]))  # x[indices]
+    if isinstance(whole, Tensor) and function.__name__ in _VIEWS and not copies:
+        marks.mark(view, marks.WHOLE, marks.get(whole, marks.WHOLE) or (whole,))
 
 
 def gradient_inside(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

@@ -39,10 +39,7 @@ def selects(output: Tensor, sources: list[Source]) -> None:
 
 def copied(target: Tensor, others: Arguments) -> Tensor:
     """Return a copy of `target`, which is about to be overwritten, for a product with `others`."""
-    copy = laid_out_alike(target)
-    weight = marks.get(target, marks.WEIGHT)
-    if weight is not None:
-        return marks.mark_weight(copy, weight)
+    copy = carrying_kinds(target, laid_out_alike(target))
     if not is_activation(target):
         return copy
     hand_on(target, copy)
@@ -52,6 +49,15 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
     for other in others:  # traced, a tensor stands for its values: the copy replaces what will be overwritten
         if is_activation(other) and other is not target:
             remember(other, [(_replaced(x, target, copy), kind) for x, kind in _sources(other)][1:])
+    return copy
+
+
+def carrying_kinds(target: Tensor, copy: Tensor) -> Tensor:
+    """Mark a copy of `target` as a weight or constant if that is one. Returns the copy."""
+    for kind in (marks.WEIGHT, marks.CONSTANT):
+        known = marks.get(target, kind)
+        if known is not None:
+            marks.mark(copy, kind, known)
     return copy
 
 
