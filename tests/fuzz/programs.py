@@ -112,6 +112,9 @@ class Program:
         return f"{PRELUDE}\n{self.source}\ntorch.manual_seed({SEED})\nmodel, x = Model(), values(0, 3, 4){leaf}\n"
 
 
+SHAPES = re.compile(r"_like\(\{a\}\)|\{a\}\.new_\w+\(")  # of {a}, these take the shape alone
+
+
 @dataclass
 class _Value:
     reference: str
@@ -312,7 +315,7 @@ class Builder:
         memory = _memory(self.value(main))
         if "_(" in template.source and _overlaps(self.value(main)):
             raise UnfitError  # nor does torch say what a write into an expanded tensor gives
-        sources = [from_input and "{a}" in template.source]
+        sources = [from_input and "{a}" in SHAPES.sub("", template.source)]
 
         def fill(match: re.Match[str]) -> str:
             kind, _, detail = match[1].partition(":")

@@ -27,6 +27,11 @@ def _written(mask: Tensor) -> Tensor:
     return mask
 
 
+def _set(target: Tensor, place: int | slice, values: Tensor) -> Tensor:
+    target[place] = values
+    return target
+
+
 def _grid(*, at: int) -> Tensor:
     return torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")[at]
 
@@ -43,6 +48,10 @@ MASKED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # the lower triangle 
     "filled": lambda w, mask: w.masked_fill(mask[:SIZE, :SIZE] == 0, 0.0),
     "selected": lambda w, mask: torch.where(mask[:SIZE, :SIZE] > 0, w, 0.0),
     "without gradients": lambda w, mask: w * _without_gradients(mask),
+    "written without gradients": lambda w, mask: w * torch.no_grad()(lambda: _written(torch.ones(SIZE, SIZE)))(),
+    "written into zeros without gradients": lambda w, mask: (
+        w * torch.no_grad()(lambda: _set(torch.zeros(SIZE, SIZE), slice(None), mask[:SIZE, :SIZE]))()
+    ),
     "joined parts": lambda w, mask: w * torch.cat(mask[:SIZE, :SIZE].chunk(2)),
     "made by ones": lambda w, mask: w * torch.ones(SIZE, SIZE).tril(),
     "made by new_ones": lambda w, mask: w * w.new_ones(SIZE, SIZE).tril(),
@@ -80,11 +89,6 @@ def test_a_weight_times_a_constant_is_a_weight(composite: str, backend: str | No
     expected = results.pop("tril")
     for name, found in results.items():
         torch.testing.assert_close(found, expected, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
-
-
-def _set(target: Tensor, place: int | slice, values: Tensor) -> Tensor:
-    target[place] = values
-    return target
 
 
 def _after(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:

@@ -770,3 +770,28 @@ def test_a_parameter_times_data_under_no_grad_is_an_activation() -> None:
             model(x).sum().backward()
         found.append(feedback_of(model)["w"])
     torch.testing.assert_close(*found, **CLOSE)
+
+
+def test_a_normalised_mask_with_a_scale_that_learns_is_a_value() -> None:
+    """Where it multiplied what the mask was computed from, it was a constant: scale and offset had no feedback."""
+    composite = rules.Composite(activation=rules.CentralDifference(1e-6))
+    for norm, shape in ((nn.LayerNorm(4), (3, 4)), (nn.BatchNorm1d(4), (3, 4)), (nn.GroupNorm(2, 4), (3, 4, 2))):
+        layer, x = randomised(norm), torch.randn(shape)
+
+        class Model(nn.Module):
+            def __init__(self, layer: nn.Module) -> None:
+                super().__init__()
+                self.layer = layer
+
+            def forward(self, x: Tensor) -> Tensor:
+                h = torch.tanh(x)
+                return self.layer(torch.sign(h)) * h
+
+        model, given = Model(layer), torch.linspace(-1, 2, x.numel()).view(shape)
+        model(x).backward(given)
+        plain = {name: p.grad.clone() * p.detach().abs() for name, p in layer.named_parameters()}
+        model.zero_grad()
+        with attached(model, composite):
+            model(x.clone().requires_grad_()).backward(given)
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(parameter.grad, plain[name], **CLOSE)

@@ -127,8 +127,12 @@ class Propagation(TorchFunctionMode):
             return output if self.suspended else constants.noted(self, function, args, kwargs, output)
         if not torch.is_grad_enabled() and handler is not gradient_inside:
             _refuse_reentrant_checkpoint()
-            output = fixed(self, function, args, kwargs)
-            return constants.noted(self, function, args, kwargs, output)
+            if args and getattr(handler, "writes", False):
+                kinds = constants.Kinds(self, args[0], (*args[1:], *kwargs.values()))
+                output = fixed(self, function, args, kwargs)
+                kinds.hand_on()
+                return output
+            return constants.noted(self, function, args, kwargs, fixed(self, function, args, kwargs))
         if credit.transforms() != self.transforms:
             if self.unknown == "error":
                 refuse_transforms_inside(self.transforms or 0, flat((*args, *kwargs.values())))

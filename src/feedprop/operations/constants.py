@@ -47,7 +47,7 @@ def noted(context: Context, function: Function, args: Arguments, kwargs: Keyword
     parts = output if several else (output,)
     if not parts or not all(isinstance(part, Tensor) and not part.requires_grad for part in parts):
         return output
-    if credit.is_weight(parts[0]) or any(part is args[0] for part in parts[: len(args)]):
+    if credit.is_weight(parts[0]) or (args and parts[0] is args[0]):
         return output  # or what was given: an input or buffer, after the pass no concern of ours
     found = _is_constant(context, function, args[1:] if function in SHAPED else args, kwargs)
     if several and torch.compiler.is_dynamo_compiling():

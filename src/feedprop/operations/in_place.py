@@ -117,6 +117,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
 
         return compute
 
+    handle.writes = True  # type: ignore[attr-defined]
     return handle
 
 

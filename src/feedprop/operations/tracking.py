@@ -57,22 +57,24 @@ def mixes(handler: Handler, *, keeps_places: bool = False) -> Handler:
         x = args[0] if args else kwargs.get("input")
         if not isinstance(x, Tensor) or not x.requires_grad:
             return output
+        others = (*args[1:], *kwargs.values())  # a scale or offset that learns
+        alone = not any(isinstance(value, Tensor) and value.requires_grad and value is not x for value in others)
         if isinstance(output, Tensor):
-            mixed(x, output, keeps_places=keeps_places)
+            mixed(x, output, keeps_places=keeps_places, alone=alone)
         elif isinstance(output, (tuple, list)) and not torch.compiler.is_dynamo_compiling():
             for part in output:  # which torch.compile does not mark
-                mixed(x, part, keeps_places=keeps_places)
+                mixed(x, part, keeps_places=keeps_places, alone=alone)
         return output
 
     return based_on(handler, handle)
 
 
-def mixed(x: Tensor, output: Any, *, keeps_places: bool = False) -> None:
-    """Remember that each element of `output` was computed from several of `x`."""
+def mixed(x: Tensor, output: Any, *, keeps_places: bool = False, alone: bool = True) -> None:
+    """Remember that each element of `output` was computed from several of `x`, and whether from these alone."""
     if not isinstance(output, Tensor) or not output.requires_grad:
         return
     remember(output, changed((x,), output.shape, _normalised if keeps_places and output.shape == x.shape else _mixed))
-    if marks.get(x, marks.SELECTION) is not None:
+    if alone and marks.get(x, marks.SELECTION) is not None:
         marks.mark(output, marks.SELECTION, True)
 
 
