@@ -46,8 +46,8 @@ def main() -> None:
             mean = "-" if not pairs or lost else f"{statistics.mean(a - b for a, b in pairs):+.4f}".replace("0.", ".")
             cells.append("diverged" if lost else mean)
         print(f"| {recipe} | {len(gradient)} | {shown(statistics.mean(gradient.values()))} | {' | '.join(cells)} |")
-    for methods in scores("causes").values():
-        print_causes(methods)
+    print_causes(scores("causes")["torchvision-resnet"])
+    print_lengths(scores("causes"))
 
 
 def print_causes(methods: dict[str, dict[int, float | None]]) -> None:
@@ -59,6 +59,19 @@ def print_causes(methods: dict[str, dict[int, float | None]]) -> None:
             differences = [found[seed] - methods[other][seed] for seed in found]
             cells.append("" if name == other else _difference(differences))
         print(f"| {name} | {' | '.join(cells)} |")
+
+
+def print_lengths(found: Scores) -> None:
+    """Print for each recipe what methods with longer steps than the default score, minus backprop."""
+    names = ("default", "difference-0.5", "difference-1.0", "levelled")
+    print(f"\n| recipe | backprop | {' | '.join(names)} |\n|---{'|---' * (len(names) + 1)}|")
+    for recipe, methods in found.items():
+        gradient = methods["backprop"]
+        cells = [shown(statistics.mean(gradient.values()))]
+        for name in names:
+            differences = [score - gradient[seed] for seed, score in methods.get(name, {}).items()]
+            cells.append(f"{_difference(differences)} ({len(differences)})" if differences else "-")
+        print(f"| {recipe} | {' | '.join(cells)} |")
 
 
 def _difference(differences: list[float]) -> str:
