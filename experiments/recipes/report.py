@@ -46,8 +46,9 @@ def main() -> None:
             mean = "-" if not pairs or lost else f"{statistics.mean(a - b for a, b in pairs):+.4f}".replace("0.", ".")
             cells.append("diverged" if lost else mean)
         print(f"| {recipe} | {len(gradient)} | {shown(statistics.mean(gradient.values()))} | {' | '.join(cells)} |")
-    print_causes(scores("causes")["torchvision-resnet"])
-    print_lengths(scores("causes"))
+    causes = scores("causes")
+    print_causes(causes["torchvision-resnet"])
+    print_lengths(causes)
 
 
 def print_causes(methods: dict[str, dict[int, float | None]]) -> None:

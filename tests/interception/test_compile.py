@@ -465,3 +465,33 @@ def test_a_layer_that_was_replaced_has_its_own_rule_when_compiled(later: bool) -
             run(x).sum().backward()
             found.append(feedback_of(model))
         torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    "composite", [rules.Composite(rules.Gamma()), rules.presets.training(epsilon=0.1)], ids=["Gamma", "damped"]
+)
+def test_after_a_break_in_a_compiled_graph_rules_apply_once(composite: rules.Composite, backend: str) -> None:
+    """The backend "eager" calls torch functions, to which the rules were applied once more."""
+
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    model, results = Broken(), []
+    x, given = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-1, 2, 9).view(3, 3)
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        model.zero_grad()
+        inputs = x.clone().requires_grad_()
+        with attached(model, composite):
+            run = torch.compile(model, backend=backend) if compiled else model
+            run(inputs).backward(given)
+        results.append((inputs.grad, feedback_of(model)["layer.weight"]))
+    torch.testing.assert_close(*results, **CLOSE)

@@ -150,7 +150,7 @@ def test_what_was_made_from_inputs_is_no_constant() -> None:
         "a part": lambda x: torch.cat([x[:1], x[1:]]),
         "compared": lambda x: (x > -9).double() * x,
         "written": lambda x: torch.zeros(3, SIZE).copy_(x),
-        "written by index": lambda x: _filled(torch.zeros(3, SIZE), x),
+        "written by index": lambda x: _set(torch.zeros(3, SIZE), slice(None), x),
         "without gradients": torch.no_grad()(lambda x: x + torch.zeros(3, SIZE)),
         "by a scalar": lambda x: torch.ones(3, SIZE) * x,
     }
@@ -193,36 +193,3 @@ def test_inputs_and_buffers_are_left_as_they_are() -> None:
     with attached(model):
         model(x).sum().backward()
         assert vars(x) == vars(model.scale) == {}
-
-
-def _filled(target: Tensor, values: Tensor) -> Tensor:
-    target[:] = values
-    return target
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("composite", ["Gamma", "damped"])
-def test_after_a_break_in_a_compiled_graph_rules_apply_once(composite: str, backend: str) -> None:
-    """The backend "eager" calls torch functions, to which the rules were applied once more."""
-
-    class Broken(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(SIZE, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            torch._dynamo.graph_break()
-            return self.layer(x)
-
-    torch.manual_seed(0)
-    model, results = Broken(), []
-    x, given = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE), torch.linspace(-1, 2, 9).view(3, 3)
-    for compiled in (False, True):
-        torch._dynamo.reset()
-        model.zero_grad()
-        inputs = x.clone().requires_grad_()
-        with attached(model, COMPOSITES[composite]):
-            run = torch.compile(model, backend=backend) if compiled else model
-            run(inputs).backward(given)
-        results.append((inputs.grad, feedback_of(model)["layer.weight"]))
-    torch.testing.assert_close(*results, **CLOSE)

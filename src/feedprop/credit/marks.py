@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +86,14 @@ def get(tensor: Any, kind: str) -> Any:
         return None
     value, at = found
     return value if at == version(tensor) else None
+
+
+def copy(source: Tensor, target: Tensor, kinds: Iterable[str]) -> None:
+    """Remember about `target`, which now holds the values of `source`, what is known of these."""
+    for kind in kinds:
+        value = get(source, kind)
+        if value is not None:
+            mark(target, kind, value)
 
 
 def forget(tensor: Tensor) -> None:
@@ -223,9 +231,7 @@ def markable(output: Any) -> Any:
     views = []
     for part in output:
         view = part.view_as(part)
-        for kind in KINDS:
-            if (value := get(part, kind)) is not None:
-                mark(view, kind, value)
+        copy(part, view, KINDS)
         views.append(view)
     return tuple(views)
 

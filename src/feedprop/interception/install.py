@@ -43,8 +43,9 @@ CHANGES = (
         "torch.overrides.get_overridable_functions(), and the compiler's copy; methods of its TensorVariable; "
         "its OutputGraph.call_user_compiler",
         "torch.compile hands only listed functions to a mode: F.tanh, F.sigmoid and others are missing; it handles "
-        "y[i] = x, abs(x), pow(x, y) and iteration over a tensor by itself; and what it compiled cannot be searched "
-        "for parameters that would get plain gradients, what it traced can",
+        "y[i] = x, abs(x), pow(x, y) and iteration over a tensor by itself; its answer to requires_grad is out of date "
+        "after a write to a view; what it compiled cannot be searched for parameters that would get plain gradients, "
+        'what it traced can; and what the backend "eager" runs in a pass would meet the rules twice',
         compile.make,
         compile.undo,
     ),

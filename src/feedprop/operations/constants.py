@@ -79,11 +79,8 @@ class Kinds:
 
     def restore(self) -> None:
         """Mark the tensors again: for the operation itself, the old values are what they were."""
-        for tensor, owner, constant in self.before:
-            if owner is not None:
-                marks.mark_weight(tensor, owner)
-            if constant:
-                marks.mark(tensor, marks.CONSTANT, True)
+        for before in self.before:
+            _mark(*before)
 
     def hand_on(self) -> None:
         """Mark what is still a weight or a constant after the write, or has become a weight."""
@@ -96,18 +93,19 @@ class Kinds:
                 if tensor is not target and (owner is not None or constant):
                     marks.mark_weight(tensor, written if owner is None else owner)
             elif self.belong and not target.requires_grad:
-                if owner is not None:
-                    marks.mark_weight(tensor, owner)
-                elif constant:
-                    marks.mark(tensor, marks.CONSTANT, True)
+                _mark(tensor, owner, constant)
+
+
+def _mark(tensor: Tensor, owner: Any, constant: Any) -> None:
+    if owner is not None:
+        marks.mark_weight(tensor, owner)
+    elif constant:
+        marks.mark(tensor, marks.CONSTANT, True)
 
 
 def _is_constant(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> bool:
-    some = function in MAKERS or function in SHAPED
-    for value in flat((*args, *kwargs.values())):
-        if isinstance(value, Tensor):
-            constant = credit.is_weight(value) or (not value.requires_grad and context.is_constant(value))
-            if not constant and (value.requires_grad or value.numel() != 1):
-                return False
-            some = some or constant
-    return some
+    tensors = [value for value in flat((*args, *kwargs.values())) if isinstance(value, Tensor)]
+    if not all(belongs_to_weights(context, x) for x in tensors):
+        return False
+    makes = function in MAKERS or function in SHAPED
+    return makes or any(credit.is_weight(x) or context.is_constant(x) for x in tensors)

@@ -25,8 +25,9 @@ from feedprop.operations.registry import (
     ordinary,
     summed,
     without_gradient,
+    written,
 )
-from feedprop.operations.sources import carrying_kinds, copied, hand_on, laid_out_alike, remember
+from feedprop.operations.sources import copied, hand_on, remember, same_kind
 from feedprop.operations.tracking import before_write
 
 
@@ -76,7 +77,7 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
         if base in (ordinary, moved):
             operands, args, kwargs = operands_of(context, args, kwargs)
             output = function(*args, **kwargs)
-            operands.mark(target if output is None else output)  # None: of __setitem__
+            operands.mark(written(output, args))
             if "dropout" in function.__name__:  # noise: out of place, no reward on an output of 0 passes it
                 credit.computed(output)
             else:
@@ -88,14 +89,13 @@ def in_place(handler: Handler, out_of_place: Function) -> Handler:
             if operands.yield_weight:
                 return operands.mark(output)
             return credit.damped_in_place(output, context.active_rule().damping)
-        copy = carrying_kinds(target, laid_out_alike(target))
-        return _written(context, target, (copy, *args[1:]), kwargs)
+        return _written(context, target, (same_kind(target), *args[1:]), kwargs)
 
     def _written(context: Context, target: Tensor, args: Arguments, kwargs: Keywords) -> Tensor:
         result = handler(context, _with_layout_of(target) if base is added_product else out_of_place, args, kwargs)
         if marks.get(result, marks.COMPARISON) is not None and target.is_floating_point():  # z.gt_(0)
             result = converted(context, Tensor.to, (result, target.dtype), {})
-        result = args[0] if result is None else result  # __setitem__ returns None and has written to the copy
+        result = written(result, args)
         target.copy_(result)
         hand_on(result, target)
         if isinstance(result, Tensor):

@@ -168,10 +168,20 @@ class Operands:
         if self.yield_weight:
             if self.of_parameter and torch.compiler.is_dynamo_compiling():
                 output = _owned(output)
-            for tensor in output if isinstance(output, (tuple, list)) else (output,):
-                if isinstance(tensor, Tensor) and (tensor.requires_grad or not self.context.is_buffer(tensor)):
-                    marks.mark_weight(tensor, self.owner)  # but no buffer that `buffer.to(weight)` gave as it is
+            _mark_weights(self.context, output, self.owner)
         return output
+
+
+def _mark_weights(context: Context, output: Any, owner: Any) -> None:
+    """Mark the tensors of a result as weights, but no buffer that `buffer.to(weight)` gave as it is."""
+    for tensor in output if isinstance(output, (tuple, list)) else (output,):
+        if isinstance(tensor, Tensor) and (tensor.requires_grad or not context.is_buffer(tensor)):
+            marks.mark_weight(tensor, owner)
+
+
+def written(output: Any, args: Arguments) -> Any:
+    """Return what a call gave or, if it was `__setitem__`, which gives None, what it wrote to."""
+    return args[0] if output is None and args else output
 
 
 def belongs_to_weights(context: Context, value: Tensor) -> bool:
@@ -208,10 +218,7 @@ def fixed(context: Context, function: Function, args: Arguments, kwargs: Keyword
     owner = _common_owner(context, args, kwargs)
     output = function(*args, **kwargs)
     if owner is not None:
-        written = args[0] if output is None and args else output  # by __setitem__
-        for tensor in written if isinstance(written, (tuple, list)) else (written,):
-            if isinstance(tensor, Tensor) and not context.is_buffer(tensor):
-                marks.mark_weight(tensor, owner)
+        _mark_weights(context, written(output, args), owner)
     return output
 
 
@@ -242,10 +249,8 @@ def ordinary(context: Context, function: Function, args: Arguments, kwargs: Keyw
     """Pass credit by the ordinary backward: for what selects, is linear in each input, or is smooth arithmetic."""
     operands, args, kwargs = operands_of(context, args, kwargs)
     output = function(*args, **kwargs)
-    if output is None and args:  # of __setitem__
-        operands.mark(args[0])
-        return None
-    return operands.mark(output)
+    marked = operands.mark(written(output, args))
+    return None if output is None else marked
 
 
 def moved(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:

@@ -39,7 +39,7 @@ def selects(output: Tensor, sources: list[Source]) -> None:
 
 def copied(target: Tensor, others: Arguments) -> Tensor:
     """Return a copy of `target`, which is about to be overwritten, for a product with `others`."""
-    copy = carrying_kinds(target, laid_out_alike(target))
+    copy = same_kind(target)
     if not is_activation(target):
         return copy
     hand_on(target, copy)
@@ -52,12 +52,10 @@ def copied(target: Tensor, others: Arguments) -> Tensor:
     return copy
 
 
-def carrying_kinds(target: Tensor, copy: Tensor) -> Tensor:
-    """Mark a copy of `target` as a weight or constant if that is one. Returns the copy."""
-    for kind in (marks.WEIGHT, marks.CONSTANT):
-        known = marks.get(target, kind)
-        if known is not None:
-            marks.mark(copy, kind, known)
+def same_kind(target: Tensor) -> Tensor:
+    """Return a copy of `target`, laid out alike, that is a weight or constant if that is one."""
+    copy = laid_out_alike(target)
+    marks.copy(target, copy, (marks.WEIGHT, marks.CONSTANT))
     return copy
 
 
@@ -70,10 +68,7 @@ def laid_out_alike(x: Tensor) -> Tensor:
 
 def hand_on(result: Tensor, target: Tensor) -> None:
     """Copy the sources of `result` to `target`, which now holds its values."""
-    for kind in (marks.SOURCES, marks.SELECTION):
-        value = marks.get(result, kind)
-        if value is not None:
-            marks.mark(target, kind, value)
+    marks.copy(result, target, (marks.SOURCES, marks.SELECTION))
 
 
 def remember(output: Tensor, sources: Sources) -> None:

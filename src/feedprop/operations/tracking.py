@@ -57,25 +57,26 @@ def mixes(handler: Handler, *, keeps_places: bool = False) -> Handler:
         x = args[0] if args else kwargs.get("input")
         if not isinstance(x, Tensor) or not x.requires_grad:
             return output
-        others = (*args[1:], *kwargs.values())  # a scale or offset that learns
-        alone = not any(isinstance(value, Tensor) and value.requires_grad and value is not x for value in others)
+        beside = (*args[1:], *kwargs.values())
         if isinstance(output, Tensor):
-            mixed(x, output, keeps_places=keeps_places, alone=alone)
+            mixed(x, output, keeps_places=keeps_places, beside=beside)
         elif isinstance(output, (tuple, list)) and not torch.compiler.is_dynamo_compiling():
             for part in output:  # which torch.compile does not mark
-                mixed(x, part, keeps_places=keeps_places, alone=alone)
+                mixed(x, part, keeps_places=keeps_places, beside=beside)
         return output
 
     return based_on(handler, handle)
 
 
-def mixed(x: Tensor, output: Any, *, keeps_places: bool = False, alone: bool = True) -> None:
-    """Remember that each element of `output` was computed from several of `x`, and whether from these alone."""
+def mixed(x: Tensor, output: Any, *, keeps_places: bool = False, beside: Arguments = ()) -> None:
+    """Remember that each element of `output` was computed from several of `x`; `beside` are the other arguments."""
     if not isinstance(output, Tensor) or not output.requires_grad:
         return
     remember(output, changed((x,), output.shape, _normalised if keeps_places and output.shape == x.shape else _mixed))
-    if alone and marks.get(x, marks.SELECTION) is not None:
-        marks.mark(output, marks.SELECTION, True)
+    if marks.get(x, marks.SELECTION) is not None:
+        learns = any(isinstance(value, Tensor) and value.requires_grad and value is not x for value in beside)
+        if not learns:  # a scale or offset makes it a value
+            marks.mark(output, marks.SELECTION, True)
 
 
 def moves(handler: Handler, name: str = "", *, in_order: bool = False) -> Handler:
