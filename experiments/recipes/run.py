@@ -38,7 +38,7 @@ METHODS: dict[str, rules.Composite | None] = {
             "difference": rules.CentralDifference(),
             "relative": RelativeDifference(),
         }.items()
-        for floor in (0.0, 0.02, 0.1, 0.3, 0.5, 1.0)
+        for floor in (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 1.0)
     },
 }
 
