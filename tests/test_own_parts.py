@@ -5,6 +5,7 @@ The parts of docs/how-to-write-your-own-parts.md train in `tests/test_pages.py`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -137,6 +138,7 @@ WRONG_SHARES: dict[str, tuple[Answer, str]] = {
     "a wrong shape": (lambda part, z, a: [(1.0, part(a, same, on_bias=same).sum(1))], r"shaped like z \(4, 3\), got"),
     "no tensor": (lambda part, z, a: [(1.0, 2.0)], "z' must be a tensor .* got float"),
     "a factor too large": (lambda part, z, a: [(torch.ones(2), part(a, same, on_bias=same))], r"shape \(2,\) does not"),
+    "a factor of words": (lambda part, z, a: [("1", part(a, same, on_bias=same))], "a number or a tensor, got str"),
     "detached": (lambda part, z, a: [(1.0, z)], "computed without gradient, so no credit passes it; use part"),
     "NaN": (lambda part, z, a: [(1.0, part(a, lambda w: w / 0 * 0, on_bias=same))], "z' contains NaN, although"),
     "a weight summed": (
@@ -300,6 +302,20 @@ def test_a_neuron_of_ones_own_learns_in_a_network() -> None:
     rewards.SpikeTargetReward()(network(torch.rand(16, 3) * 5), torch.arange(16) % 2).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
     assert network.layers[0].weight.grad.any()
+
+
+def test_a_reward_needs_no_call_of_its_parents_init() -> None:
+    class Twice(rewards.Reward):
+        def __init__(self) -> None:
+            self.kept = nn.Linear(2, 2)
+
+        def per_output(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return 2 * torch.ones_like(outputs)
+
+    reward, outputs = Twice(), torch.full((4, 2), 2.0, requires_grad=True)
+    reward(outputs, torch.zeros(4)).backward()
+    torch.testing.assert_close(outputs.grad, torch.full((4, 2), -1 / 4))
+    assert len([*copy.deepcopy(reward).parameters()]) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+
+NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 
 
 class FeedpropError(ValueError):

@@ -130,6 +130,7 @@ def test_nothing_is_lost_without_biases(composite: rules.Composite | None) -> No
     rate = 1e-5 if composite else 1e-12  # zplus and gamma have a stabiliser
     torch.testing.assert_close(found.inputs.sum((1, 2, 3)), found.explained, rtol=rate, atol=1e-12)
     table = found.conservation()
+    assert "-0.0%" not in str(table)
     assert [flow.name for flow in table] == ["first", "relu", "second", "answer"]
     for flow in (*table, table.total):
         assert abs(flow.gap) <= rate * flow.size, flow

@@ -98,6 +98,12 @@ SELECTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
     "ReLU of a slice of all": (lambda z: z[...] * (z[:, None] > 0).squeeze(1).double(), F.relu),
     "ReLU by a flat tanh": (lambda z: z * (z.flatten(0).tanh() > 0).double().unflatten(0, z.shape), F.relu),
     "ReLU in place": (lambda z: z.clone().mul_((z > 0).double()), F.relu),
+    "ReLU by a far mask": (
+        lambda z: z * (z.mul(2).tanh().mul(3).atan().mul(2).tanh().mul(5).tanh() > 0).double(), F.relu
+    ),
+    "ReLU by a mask of a gated value": (
+        lambda z: z * ((z.mul(2).tanh().mul(3).atan().add(9).mul(2) * (z > 0).double()) > 0).double(), F.relu
+    ),
     "leaky ReLU": (lambda z: z * torch.where(z > 0, 1.0, 0.1), lambda z: F.leaky_relu(z, 0.1)),
     "threshold": (lambda z: z * (z > 0.5).double(), lambda z: z.masked_fill(z <= 0.5, 0.0)),
     "by magnitude": (lambda z: z * (z.abs() > 0.5).double(), lambda z: z.masked_fill(z.abs() <= 0.5, 0.0)),
@@ -155,7 +161,8 @@ def test_a_mask_of_other_values_is_a_value(other: Callable[[Tensor], Tensor]) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["ReLU of a column", "ReLU by a column of a mask", "ReLU transposed", "ReLU of a chunk"]
+    "name",
+    ["ReLU of a column", "ReLU by a column of a mask", "ReLU transposed", "ReLU of a chunk", "ReLU by a far mask"],
 )
 def test_a_mask_of_moved_values_selects_compiled(name: str) -> None:
     masked, selecting = SELECTIONS[name]

@@ -56,7 +56,7 @@ class Conservation:
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("layer", "type", "at outputs", "at inputs", "biases", "gap", "gap / size")]
         for flow in (*self.layers, self.total):
-            share = f"{flow.gap / flow.size:+.1%}" if flow.size else "-"
+            share = f"{flow.gap / flow.size:+z.1%}" if flow.size else "-"
             numbers = [number(value) for value in (flow.out, flow.into, flow.biases, flow.gap)]
             rows.append((flow.name or "(model)", flow.kind, *numbers, share))
         return table(rows)

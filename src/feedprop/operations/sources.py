@@ -20,7 +20,7 @@ from feedprop.operations.kinds import GATE, MULTIPLE, PARTLY
 from feedprop.operations.places import Mix, Move, covers, inner_of, is_mixed, meeting, root_of, same
 from feedprop.operations.registry import Arguments, is_activation
 
-FARTHEST = 6  # number of sources that a result remembers, the nearest first
+FARTHEST = 12  # number of sources that a result remembers, the nearest first
 DEEPEST = 64  # number of results in a row whose sources are not worked out
 Source = tuple[Any, int]  # what stands for values of a tensor (`_values`), a Move or a Mix; the kind of function
 

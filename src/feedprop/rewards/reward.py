@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from feedprop import credit
-from feedprop.errors import FeedpropError, shape_or_type
-
-_NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
+from feedprop.errors import NUMBERS, FeedpropError, shape_or_type
 
 
 class Reward(nn.Module):
@@ -24,6 +22,14 @@ class Reward(nn.Module):
         reduction: "mean" divides as torch's loss of the same shape does, where there is one, else by the batch size;
             "sum" does not divide (the published implementation).
     """
+
+    reduction = "mean"  # for a subclass whose __init__ does not call this one
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Return a module that works even where a subclass forgets super().__init__()."""
+        reward = super().__new__(cls)
+        nn.Module.__init__(reward)
+        return reward
 
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
@@ -143,8 +149,8 @@ class Reward(nn.Module):
         if self.reduction != "mean":
             return 1
         size = self.samples(outputs.detach(), targets)
-        if not (size.numel() == 1 if isinstance(size, Tensor) else isinstance(size, _NUMBERS) and size > 0):
-            found = repr(size) if isinstance(size, _NUMBERS) else shape_or_type(size)
+        if not (size.numel() == 1 if isinstance(size, Tensor) else isinstance(size, NUMBERS) and size > 0):
+            found = repr(size) if isinstance(size, NUMBERS) else shape_or_type(size)
             raise FeedpropError(
                 f"{type(self).__name__}.samples() must return what to divide by, one number above 0, not {found}"
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from feedprop import credit
 from feedprop.credit import marks
-from feedprop.errors import FeedpropError, non_negative, shape_or_type
+from feedprop.errors import NUMBERS, FeedpropError, non_negative, shape_or_type
 from feedprop.operations.registry import Function
 from feedprop.rules.settings import Settings
 
@@ -98,6 +98,8 @@ class Rule(Settings):
             if not isinstance(part, Tensor) or part.shape != z.shape:
                 got = shape_or_type(part)
                 raise FeedpropError(f"{name}: z' must be a tensor shaped like z {tuple(z.shape)}, got {got}")
+            if not isinstance(factor, (*NUMBERS, Tensor)):
+                raise FeedpropError(f"{name}: a factor must be a number or a tensor, got {shape_or_type(factor)}")
             if isinstance(factor, Tensor) and not _broadcasts(factor, z):
                 raise FeedpropError(
                     f"{name}: a factor of shape {tuple(factor.shape)} does not broadcast to z {tuple(z.shape)}"

@@ -21,6 +21,7 @@ SENTENCES = {
     "train --rule Epsilno": "did you mean Epsilon?",
     "train --rule Secant": "is no LFP rule or preset: it is not a subclass of Rule or Composite; write --activation",
     "train --rule presets.publishd": "feedprop.rules.presets has no publishd; did you mean published?",
+    "train --rule presets.nothing": "has no nothing; it has conserving, deep_taylor, epsilon_alpha2_beta1, ",
     "train --rule samples.number": "--rule samples.number makes a int, not a Rule or Composite",
     "train --activation Secant.publishd": "feedprop.rules.Secant",
     "train --optimizer LBFGS": "feedback is the gradient of none; use an optimizer that takes one gradient per step",

@@ -147,6 +147,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(lowered[match] for match in found)}?" if found else ""
 
 
+def _all_of(module: Any) -> str:
+    """Return '; it has ...' with the functions and classes that a small module defines, or nothing."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    own = sorted(name for name in own if not name.startswith("_"))
+    return f"; it has {', '.join(own)}" if 0 < len(own) <= 20 else ""
+
+
 def search_in(*folders: str) -> None:
     """Find modules in these folders, after what is installed; without folders, only what is installed."""
     if sys.path[:1] in ([""], [os.getcwd()]):  # python -m feedprop puts the current folder first
@@ -180,7 +187,8 @@ def import_path(path: str, *, option: str) -> Any:
     except ImportError as error:
         raise FeedpropError(f"{option} {path}: importing {module_name} fails: {error}") from error
     if not hasattr(module, name):
-        raise FeedpropError(f"{option} {path}: {module_name} has no {name}{nearest(name, dir(module))}")
+        others = nearest(name, dir(module)) or _all_of(module)
+        raise FeedpropError(f"{option} {path}: {module_name} has no {name}{others}")
     return getattr(module, name)
 
 
