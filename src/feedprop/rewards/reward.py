@@ -12,7 +12,16 @@ from feedprop import credit
 from feedprop.errors import NUMBERS, FeedpropError, shape_or_type
 
 
-class Reward(nn.Module):
+class _Prepared(nn.Module):
+    """A module that works even where a subclass forgets super().__init__()."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        made = super().__new__(cls)
+        nn.Module.__init__(made)
+        return made
+
+
+class Reward(_Prepared):
     """What outputs are worth, given targets. To write your own, define `per_output`; nothing else is needed.
 
     Define `credit` instead where a formula for r_o / o is known, so that nothing is divided by outputs near 0. "mean"
@@ -24,12 +33,6 @@ class Reward(nn.Module):
     """
 
     reduction = "mean"  # for a subclass whose __init__ does not call this one
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Return a module that works even where a subclass forgets super().__init__()."""
-        reward = super().__new__(cls)
-        nn.Module.__init__(reward)
-        return reward
 
     def __init__(self, *, reduction: str = "mean") -> None:
         super().__init__()
