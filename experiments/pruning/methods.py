@@ -12,7 +12,7 @@ import feedprop
 from feedprop import pruning, rewards, rules
 
 Optimizer = torch.optim.Optimizer
-DEFAULT, PLAIN = rules.presets.training(), rules.presets.sparse()
+DEFAULT, PLAIN = rules.presets.training().replace(magnitude_floor=0.3), rules.presets.sparse()  # default of then
 RELATIVE = rules.Composite(relative_magnitude=True)
 
 
@@ -158,7 +158,7 @@ def lfp_relative(model: nn.Module, rate: float, strength: float, steps: int) -> 
 
 
 def lfp_falling_floor(model: nn.Module, rate: float, strength: float, steps: int) -> Run:
-    """The floor of the default, .3, falls to 0 in ten stairs over the first half of training."""
+    """A floor of .3 falls to 0 in ten stairs over the first half of training."""
     feedprop.attach(model, RELATIVE.replace(magnitude_floor=0.3))
 
     def after(step: int) -> None:

@@ -1,8 +1,9 @@
-"""Look for what keeps feedback behind backprop in a recipe: change one thing about the default's feedback at a time.
+"""Look for what keeps feedback behind backprop in a recipe: change one thing about the feedback at a time.
 
     python experiments/recipes/causes.py --recipe torchvision-resnet --seeds 110 111 112
 
-The scores are those of the validation part. Feedback is changed by hooks that run when it has been accumulated.
+The scores are those of the validation part. What is changed is the feedback of BASE, the default of `attach` when this
+was begun (rows of then call it so), by hooks that run when it has been accumulated.
 """
 
 import time
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from feedprop.credit.weights import Magnitude
 
-magnitude = Magnitude(0.3, relative=True)  # that of the default
+BASE = "difference-0.3"
+magnitude = Magnitude(0.3, relative=True)  # that of BASE
 
 
 def levelled(weight: Tensor) -> None:
@@ -54,7 +56,7 @@ CHANGES = {
 def main() -> None:
     arguments = parser(__doc__, __file__)
     arguments.add_argument("--recipe", choices=RECIPES, required=True)
-    arguments.add_argument("--methods", nargs="+", default=["backprop", "difference-1.0", "default", *CHANGES])
+    arguments.add_argument("--methods", nargs="+", default=["backprop", "difference-1.0", BASE, *CHANGES])
     arguments.add_argument("--seeds", nargs="+", type=int, required=True)
     options = arguments.parse_args()
     torch.set_num_threads(1)
@@ -65,7 +67,7 @@ def main() -> None:
             for weight in recipe.model.parameters() if method in CHANGES else ():
                 weight.register_post_accumulate_grad_hook(CHANGES[method])
             start = time.perf_counter()
-            for _ in train(recipe, METHODS[method if method not in CHANGES else "default"]):
+            for _ in train(recipe, METHODS[method if method not in CHANGES else BASE]):
                 pass
             figures = {
                 "score": recipe.score(recipe.model, "validation"),

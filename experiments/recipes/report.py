@@ -1,4 +1,4 @@
-"""Print the tables of the README from results.jsonl."""
+"""Print the tables of the README from results.jsonl, or those of other results: report.py [--results FILE]."""
 
 import statistics
 import sys
@@ -6,17 +6,21 @@ from collections import defaultdict
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
-from results import half_width, read_rows, shown, with_interval
+from results import half_width, parser, read_rows, shown, with_interval
 
 Scores = dict[str, dict[str, dict[int, float | None]]]  # recipe -> method -> seed -> score
 
 
-def scores(part: str) -> Scores:
+THEN = "difference-0.3"  # what was the default when causes were looked for
+
+
+def scores(rows: list[dict], part: str) -> Scores:
     found: Scores = defaultdict(lambda: defaultdict(dict))
-    for row in read_rows(Path(__file__).with_name("results.jsonl")):
+    for row in rows:
         settings = row["settings"]
         if settings["part"] == part:
-            found[settings["recipe"]][settings["method"]][row["seed"]] = row["figures"]["score"]
+            method = THEN if part == "causes" and settings["method"] == "default" else settings["method"]
+            found[settings["recipe"]][method][row["seed"]] = row["figures"]["score"]
     return found
 
 
@@ -29,15 +33,31 @@ def _cell(values: dict[int, float | None]) -> str:
 
 
 def main() -> None:
+    rows = read_rows(parser(__doc__, __file__, results="results.jsonl").parse_args().results)
+    if tests := scores(rows, "test"):
+        print_tests(tests)
+    if validation := scores(rows, "validation"):
+        print_floors(validation)
+    if causes := scores(rows, "causes"):
+        print_causes(causes["torchvision-resnet"])
+        print_lengths(causes)
+
+
+def print_tests(found: Scores) -> None:
+    """Print what backprop and the default scored, and the mean difference."""
     print("| recipe | backprop | LFP, the default | LFP - backprop | seeds |\n|---|---|---|---|---|")
-    for recipe, methods in scores("test").items():
+    for recipe, methods in found.items():
         gradient, feedback = methods["backprop"], methods["default"]
         both = [seed for seed in gradient if feedback.get(seed) is not None]
         differences = [feedback[seed] - gradient[seed] for seed in both]
         print(f"| {recipe} | {_cell(gradient)} | {_cell(feedback)} | {_difference(differences)} | {len(both)} |")
+
+
+def print_floors(found: Scores) -> None:
+    """Print for each recipe what floors and differences scored, minus backprop."""
     names = ("plain", "difference-0.1", "difference-0.3", "difference-0.5", "relative-0.3")
     print(f"\n| recipe | seeds | backprop | {' | '.join(names)} |\n|---{'|---' * (len(names) + 2)}|")
-    for recipe, methods in scores("validation").items():
+    for recipe, methods in found.items():
         gradient = methods["backprop"]
         cells = []
         for name in names:
@@ -46,25 +66,22 @@ def main() -> None:
             mean = "-" if not pairs or lost else f"{statistics.mean(a - b for a, b in pairs):+.4f}".replace("0.", ".")
             cells.append("diverged" if lost else mean)
         print(f"| {recipe} | {len(gradient)} | {shown(statistics.mean(gradient.values()))} | {' | '.join(cells)} |")
-    causes = scores("causes")
-    print_causes(causes["torchvision-resnet"])
-    print_lengths(causes)
 
 
 def print_causes(methods: dict[str, dict[int, float | None]]) -> None:
-    """Print what changes of the default's feedback do, beside backprop and the default itself."""
-    print("\n| | accuracy | minus backprop | minus the default |\n|---|---|---|---|")
+    """Print what changes of the feedback do, beside backprop and that feedback itself."""
+    print(f"\n| | accuracy | minus backprop | minus {THEN} |\n|---|---|---|---|")
     for name, found in methods.items():
         cells = [shown(statistics.mean(found.values()))]
-        for other in ("backprop", "default"):
+        for other in ("backprop", THEN):
             differences = [found[seed] - methods[other][seed] for seed in found]
             cells.append("" if name == other else _difference(differences))
         print(f"| {name} | {' | '.join(cells)} |")
 
 
 def print_lengths(found: Scores) -> None:
-    """Print for each recipe what methods with longer steps than the default score, minus backprop."""
-    names = ("default", "difference-0.5", "difference-1.0", "levelled")
+    """Print for each recipe what feedback with longer steps scores, minus backprop."""
+    names = (THEN, "difference-0.5", "difference-0.7", "difference-1.0", "levelled")
     print(f"\n| recipe | backprop | {' | '.join(names)} |\n|---{'|---' * (len(names) + 1)}|")
     for recipe, methods in found.items():
         gradient = methods["backprop"]

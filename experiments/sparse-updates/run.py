@@ -39,7 +39,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 METHODS: dict[str, tuple[rules.Composite | None, str, float]] = {  # composite, optimizer, learning rate
     "backprop": (None, "sgd", 0.05),
-    "default": (rules.presets.training(), "sgd", 0.05),
+    "default": (rules.presets.training().replace(magnitude_floor=0.3), "sgd", 0.05),  # the default of then
     "sparse": (rules.presets.sparse(), "sgd", 1.0),
     "spiking": (rules.presets.spiking(), "adam", 2e-3),
 }
