@@ -126,7 +126,7 @@ def test_a_floor_revives_weights_and_is_refused() -> None:
     with pytest.warns(UserWarning, match="pruned weights get feedback"):
         model, optimizer, before = pruned_in_training("sgd", rules.presets.training())
     pruning.reset_moments(model, optimizer)
-    with pytest.raises(FeedpropError, match=r"magnitude_floor=0\.3; attach .*magnitude_floor=0\.0"):
+    with pytest.raises(FeedpropError, match=r"magnitude_floor=0\.7; attach .*magnitude_floor=0\.0"):
         pruning.check_stays_pruned(model, optimizer)
     epoch(model, optimizer, digits()[:1])
     assert revived(model, before) > 0
