@@ -55,10 +55,14 @@ class Scaled(nn.Module):
         self.norm, self.pointwise = nn.LayerNorm([4, 2, 2]), nn.Conv2d(1, 4, 1)
         self.pair = nn.Bilinear(2, 2, 1)
         self.depthwise, self.read = nn.Conv1d(4, 4, 1, groups=4), nn.Linear(4, 1)
+        self.relative_position_bias_table = nn.Parameter(torch.randn(9, 2))  # as in torchvision's Swin
+        self.positional_embedding, self.rel_pos_h = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(5, 4))
+        self.attention_biases, self.composition = nn.Parameter(torch.randn(2, 9)), nn.Parameter(torch.randn(4, 4))
 
 
 def test_what_is_no_weight_of_a_linear_operation_is_not_pruned_by_default() -> None:
-    expected = ["weight", "experts", "pointwise.weight", "pair.weight", "depthwise.weight", "read.weight"]
+    layers = ["pointwise.weight", "pair.weight", "depthwise.weight", "read.weight"]
+    expected = ["weight", "experts", "composition", *layers]
     assert list(pruning.prunable(Scaled())) == expected
     assert pruning.sparsity(Scaled()) == 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -30,8 +31,9 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return what is pruned by default: the weights with two or more dimensions, by name.
 
     Biases, normalisations, embeddings and parametrised weights stay out, and so do scales, positions and tokens that
-    broadcast, (channels, 1, 1) or (1, positions, channels). What `torch.nn.utils.prune` masks has the name of its
-    parameter, such as "0.weight_orig".
+    broadcast, (channels, 1, 1) or (1, positions, channels), and parameters whose name says that they are a position or
+    a bias, such as "relative_position_bias_table". What `torch.nn.utils.prune` masks has the name of its parameter,
+    such as "0.weight_orig".
     """
     left_out = {
         parameter
@@ -39,9 +41,14 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
         for parameter in module.parameters(recurse=isinstance(module, ParametrizationList))
         if isinstance(module, _LEFT_OUT) or (not isinstance(module, LINEAR_LAYERS) and _broadcasts(parameter))
     }
-    return {name: p for name, p in model.named_parameters() if p.ndim >= 2 and p not in left_out}
+    return {
+        name: p
+        for name, p in model.named_parameters()
+        if p.ndim >= 2 and p not in left_out and not _OFFSET.search(name.rpartition(".")[2])
+    }
 
 
+_OFFSET = re.compile(r"(^|_)(pos|positions?|positional|bias|biases)(_|$)")  # relative_position_bias_table, pos_embed
 _LEFT_OUT = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, ParametrizationList)
 
 
