@@ -88,7 +88,8 @@ def print_lengths(found: Scores) -> None:
         cells = [shown(statistics.mean(gradient.values()))]
         for name in names:
             differences = [score - gradient[seed] for seed, score in methods.get(name, {}).items()]
-            cells.append(f"{_difference(differences)} ({len(differences)})" if differences else "-")
+            few = f" ({len(differences)})" if len(differences) < 8 else ""
+            cells.append(f"{_difference(differences)}{few}" if differences else "-")
         print(f"| {recipe} | {' | '.join(cells)} |")
 
 
