@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # accelerate ships no types
 from accelerate.state import AcceleratorState, GradientState  # type: ignore[import-untyped]  # as above
+from torch import distributed
 
 from feedprop.errors import FeedpropError
 from feedprop.training.command_line.config import Precision
@@ -16,6 +18,7 @@ def make_accelerator(device: str, *, precision: Precision = "no", accumulate: in
     """Return an accelerator for the device; auto takes the best there is."""
     _check(device)
     kind, _, number = device.partition(":")
+    joined = distributed.is_available() and distributed.is_initialized()  # a group that the caller leaves
     # accelerate keeps its first settings until the process ends; a second run needs its own
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -30,9 +33,17 @@ def make_accelerator(device: str, *, precision: Precision = "no", accumulate: in
         )
     except (ValueError, ImportError) as error:
         raise FeedpropError(f"--precision {precision} does not work on this device: {error}") from error
+    if not joined and accelerator.num_processes > 1:
+        atexit.register(_leave)
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise FeedpropError("--precision fp16 needs a GPU; on a CPU write bf16 or no")
     return accelerator
+
+
+def _leave() -> None:
+    """End the threads of the process group: a process that exits while they run may abort."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _check(device: str) -> None:
