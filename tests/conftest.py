@@ -1,6 +1,7 @@
 """Fixtures for all tests: the random seed, the default dtype, the table of handlers."""
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -36,6 +37,13 @@ def seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled() -> None:
+    """Let no test find what others compiled: after some versions of a function, the compiler leaves it alone."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture

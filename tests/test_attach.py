@@ -126,7 +126,6 @@ def test_figures_of_masks_in_buffers_hold_no_graph(name: str) -> None:
 def test_figures_of_masks_in_buffers_hold_no_graph_compiled() -> None:
     model = _Counting(COUNTS["running mean"])
     plain, x = copy.deepcopy(model), torch.randn(5, 3)
-    torch._dynamo.reset()
     with attached(model):
         torch.compile(model, backend="aot_eager", fullgraph=True)(x).sum().backward()
     plain(x)

@@ -430,7 +430,6 @@ def test_a_last_layer_that_begins_at_0_is_fine_whatever_the_classes_of_the_batch
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "part"])
 def test_a_compiled_model_is_checked(whole: bool) -> None:
-    torch._dynamo.reset()
     model = attach(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
     if not whole:
         model[0] = torch.compile(model[0], backend="aot_eager")

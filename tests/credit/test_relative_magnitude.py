@@ -108,7 +108,6 @@ def test_given_weights_are_divided_by_theirs() -> None:
 
 
 def test_compiled_equals_eager() -> None:
-    torch._dynamo.reset()
     model, inputs, targets = _spread(Network()), torch.randn(6, 8), torch.randint(4, (6,))
     attach(model, rules.Composite(rules.Gamma(0.25), relative_magnitude=True, magnitude_floor=0.2))
     found = []

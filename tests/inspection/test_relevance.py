@@ -32,7 +32,6 @@ def test_published_relevances_are_met(case: Case) -> None:
 
 
 def test_a_compiled_model_is_explained_as_the_one_that_was_compiled() -> None:
-    torch._dynamo.reset()
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     inputs = torch.randn(5, 6)
     found = relevance(torch.compile(model, backend="aot_eager"), inputs, 1)

@@ -64,7 +64,6 @@ NETWORKS = {
     ("name", "conserving"), [*((name, False) for name in NETWORKS), ("transformer", True)], ids=str
 )
 def test_compiled_equals_eager(name: str, conserving: bool) -> None:
-    torch._dynamo.reset()
     model = attach(randomised(NETWORKS[name]()), rules.Composite(rules.Epsilon(0.1), conserving=conserving))
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     inputs, targets, reward = torch.randn(5, 16), torch.randint(4, (5,)), rewards.SoftmaxReward()
@@ -103,7 +102,6 @@ class Normed(nn.Module):
 
 @pytest.mark.parametrize("kind", [Unlisted, Normed])
 def test_no_function_is_hidden_by_the_compiler(kind: type[nn.Module]) -> None:
-    torch._dynamo.reset()
     model = attach(randomised(kind()), rules.Epsilon(0.1))
     compared(model, torch.randn(5, 16), torch.randint(4, (5,)))
 
@@ -142,7 +140,6 @@ def written_in_part(currents: Tensor) -> Tensor:
     ids=["top_one", "lif", "lif of what was written to", "leaky_sum", "autograd function", "i0", "ndtr"],
 )
 def test_added_functions_are_not_hidden_either(registered, inner: nn.Module, epsilon: float) -> None:
-    torch._dynamo.reset()
     if registered is not None:
         rules.register(registered)(rules.elementwise)
     model = attach(randomised(nn.Sequential(nn.Linear(16, 6), inner, nn.Linear(6, 4))), rules.Epsilon(epsilon))
@@ -150,7 +147,6 @@ def test_added_functions_are_not_hidden_either(registered, inner: nn.Module, eps
 
 
 def test_neurons_of_snntorch_are_compiled_with_their_rules() -> None:
-    torch._dynamo.reset()
     neurons = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9, threshold=0.2)
     model = randomised(Stepped(nn.Linear(16, 8), neurons[0], nn.Linear(8, 4), neurons[1]))
     counts = nn.Sequential(model, Call(lambda spikes: spikes.sum(0)))
@@ -169,7 +165,6 @@ def compared(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
 
 
 def test_inductor_compiles_the_whole_step() -> None:
-    torch._dynamo.reset()
     model = attach(randomised(NETWORKS["perceptron"]()), rules.Epsilon(0.1))
     reward = rewards.SoftmaxReward()
     inputs, targets = torch.randn(5, 16), torch.randint(4, (5,))
@@ -182,7 +177,6 @@ def test_inductor_compiles_the_whole_step() -> None:
 
 
 def test_outputs_of_zero_are_rewarded_when_compiled() -> None:
-    torch._dynamo.reset()
     model = attach(randomised(nn.Sequential(nn.Linear(16, 4), nn.ReLU())))
     inputs, given = torch.randn(6, 16), torch.randn(6, 4)
     assert (model(inputs) == 0).any()
@@ -213,7 +207,6 @@ def _parts(model: nn.Module) -> nn.Module:
     "composite", [rules.Epsilon(0.1), rules.Composite(rules.Epsilon(0.1), by_name={"*1.0": rules.ZPlus()})], ids=str
 )
 def test_what_was_compiled_before_is_attached(compiled, composite) -> None:
-    torch._dynamo.reset()
     inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), Handwritten())
     plain = randomised(nn.Sequential(nn.Linear(16, 8), inner, nn.Linear(8, 4), nn.ReLU()))
     inputs, given, found = torch.randn(6, 16), torch.randn(6, 4), []
@@ -274,7 +267,6 @@ class Operated(nn.Module):
 @pytest.mark.parametrize("part", [False, True], ids=["whole", "part"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_of_python(name: str, part: bool) -> None:
-    torch._dynamo.reset()
     operated, x = randomised(Operated(OPERATORS[name])), torch.randn(5, 3)
     found = []
     for compiled in (False, True):
@@ -300,7 +292,6 @@ class ComplexWeight(nn.Module):
 
 
 def test_parts_of_complex_parameters_get_their_feedback_compiled() -> None:
-    torch._dynamo.reset()
     inner, x = randomised(ComplexWeight()), torch.randn(5, 3)
     found = []
     for compiled in (False, True):
@@ -363,7 +354,6 @@ def test_gradients_taken_inside_are_ordinary_or_refused() -> None:
     def energy(layer: nn.Module, x: Tensor) -> Tensor:
         return torch.tanh(layer(x)).sum()
 
-    torch._dynamo.reset()
     x, parted = torch.randn(5, 3), Forces(torch.compile(energy, backend="aot_eager"))
     plain = Forces(energy)
     with attached(plain, rules.Epsilon(0.3)), attached(parted):
@@ -384,7 +374,6 @@ def test_a_held_tensor_that_is_no_parameter_is_refused(held: Any) -> None:
 
     model = Scaled(4, 3)
     model.scale = held(torch.randn(3, requires_grad=True))
-    torch._dynamo.reset()
     compiled = torch.compile(attach(model), backend="aot_eager")
     with pytest.raises(UnknownOperationError, match=r"shape \(3,\) requires a gradient, but is neither"):
         compiled(torch.randn(2, 4))
@@ -436,7 +425,6 @@ BROKEN = {"experts": (Experts, "experts.*"), "a number": (Steered, "first"), "an
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_break_in_the_graph_keeps_the_rules(name: str) -> None:
-    torch._dynamo.reset()
     kind, ruled = BROKEN[name]
     model = kind().double()
     compiled = torch.compile(model, backend="aot_eager")
@@ -452,7 +440,6 @@ def test_a_break_in_the_graph_keeps_the_rules(name: str) -> None:
 
 @pytest.mark.parametrize("later", [False, True])
 def test_a_layer_that_was_replaced_has_its_own_rule_when_compiled(later: bool) -> None:
-    torch._dynamo.reset()
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).double(), torch.randn(5, 4).double()
     compiled = torch.compile(model, backend="aot_eager")
     with attached(model, rules.Composite(rules.Epsilon(), by_name={"0": rules.Gamma(0.5)})):

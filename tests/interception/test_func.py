@@ -178,7 +178,6 @@ def test_transforms_inside_of_the_model_are_refused(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:::torch")  # the compiler's own
 @pytest.mark.parametrize("name", ["a layer", "grad"])
 def test_transforms_inside_of_a_compiled_model_are_refused(name: str) -> None:
-    torch._dynamo.reset()
     function, message = TRANSFORMS_INSIDE[name]
     with attached(Inside(function)) as model, pytest.raises(FeedpropError, match=message):
         torch.compile(model, backend="aot_eager")(torch.randn(5, 4))

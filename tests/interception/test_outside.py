@@ -317,7 +317,6 @@ def before_attach(model: Scaled) -> Tensor:
 
 @pytest.mark.parametrize("name", BESIDE)
 def test_uses_beside_a_compiled_model_are_refused(name: str) -> None:
-    torch._dynamo.reset()
     model = attach(Scaled())
     for _ in range(2):
         loss = BESIDE[name](model)
@@ -337,7 +336,6 @@ def penalty(weights: Iterable[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("name", PENALISED)
 def test_penalties_beside_a_compiled_model_keep_their_gradient(name: str) -> None:
-    torch._dynamo.reset()
     model = attach(Scaled())
     model(X).sum().backward()
     expected = {key: p.grad + 2 * p.detach() for key, p in model.named_parameters() if p.grad is not None}
@@ -348,7 +346,6 @@ def test_penalties_beside_a_compiled_model_keep_their_gradient(name: str) -> Non
 
 
 def test_what_is_before_a_compiled_child_is_searched() -> None:
-    torch._dynamo.reset()
     squared = nn.Sequential()
     squared.forward = lambda h: _disabled(torch.square, h)
     model = nn.Sequential(randomised(nn.Linear(4, 4)), squared, randomised(nn.Linear(4, 3)))
@@ -359,7 +356,6 @@ def test_what_is_before_a_compiled_child_is_searched() -> None:
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_uses_outside_of_passes_are_refused(name: str) -> None:
-    torch._dynamo.reset()
     model = attach(Scaled())
     for _ in range(2):
         loss = model(X).sum() + COMPILED[name](model, X)
@@ -369,7 +365,6 @@ def test_compiled_uses_outside_of_passes_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_compiled_penalties_keep_their_gradient(compiled: bool) -> None:
-    torch._dynamo.reset()
     model = attach(Scaled())
     run = torch.compile(model, backend="aot_eager") if compiled else model
     penalty = torch.compile(lambda weights: sum(w.square().sum() for w in weights), backend="aot_eager")
@@ -384,7 +379,6 @@ def test_compiled_penalties_keep_their_gradient(compiled: bool) -> None:
 
 @pytest.mark.parametrize("part", ["fc", "head"])
 def test_a_compiled_child_gives_feedback_inside_and_is_refused_outside(part: str) -> None:
-    torch._dynamo.reset()
     model = attach(Scaled())
     model(X).sum().backward()
     expected = feedback_of(model)

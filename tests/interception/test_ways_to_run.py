@@ -159,7 +159,6 @@ def test_compiled_in_one_graph(case, checkpointing: dict | None) -> None:
     for module in model.modules():
         if isinstance(module, Block):
             module.checkpointing = checkpointing
-    torch._dynamo.reset()
     attach(model, RULE)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     amp = torch.autocast("cpu", torch.bfloat16, enabled=half)

@@ -188,7 +188,6 @@ def test_an_embedding_with_max_norm_looks_up_twice_in_a_pass(kind, compiled: boo
         def forward(self, tokens: Tensor, others: Tensor) -> Tensor:
             return self.table(tokens) + 2.0 * self.table(others)
 
-    torch._dynamo.reset()
     plain, model = Twice(), Twice()
     expected = plain(tokens, others)
     credit = torch.randn_like(expected)

@@ -93,7 +93,6 @@ def test_a_hidden_activation_is_an_output_too() -> None:
 
 
 def test_both_outputs_are_rewarded_when_compiled() -> None:
-    torch._dynamo.reset()
     model = TwoHeads(nn.ReLU(), lambda left, right: (left, right))
     inputs, given = torch.randn(3, 4), (torch.randn(3, 6), torch.randn(3, 5))
     found = []

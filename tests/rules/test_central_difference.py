@@ -192,7 +192,6 @@ def test_activations_written_out_bend_as_the_fused_ones_do(written) -> None:
 
 
 def test_in_place_compiled_per_sample_and_plain_are_the_same() -> None:
-    torch._dynamo.reset()
     inputs, given = torch.randn(5, 4), torch.randn(5, 3)
     model = _network(nn.SiLU())
     expected = _feedback(model, inputs, given)

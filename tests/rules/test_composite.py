@@ -265,7 +265,6 @@ def test_copies_keep_their_rules(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:::torch")
 def test_compiled_with_a_composite() -> None:
-    torch._dynamo.reset()
     model = attach(Network(), COMPOSITE)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     inputs, targets = torch.randn(5, 6), torch.randint(3, (5,))

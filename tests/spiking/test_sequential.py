@@ -152,7 +152,6 @@ def test_deep_networks_are_not_silent_at_first() -> None:
 @pytest.mark.filterwarnings("ignore:nothing arrived")  # some are silent
 @pytest.mark.parametrize("build", [lif_mlp, lif_cnn])
 def test_compiled_without_a_break(build) -> None:
-    torch._dynamo.reset()
     network, inputs = attach(build(steps=3)), torch.rand(2, 1, 28, 28)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     found = []
@@ -179,7 +178,6 @@ def test_compiled_without_a_break(build) -> None:
     ids=repr,
 )
 def test_sequences_compiled(neuron) -> None:
-    torch._dynamo.reset()
     network = attach(SpikingSequential(nn.Linear(3, 4), neuron, nn.Linear(4, 2), LIF()).double())
     with torch.no_grad():
         for layer in (network[0], network[2]):

@@ -309,7 +309,6 @@ def test_a_tutorial_network_learns() -> None:
 @pytest.mark.parametrize("neuron", [snn.Leaky(beta=0.9), snn.Lapicque(beta=0.9)], ids=["Leaky", "Lapicque"])
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_without_a_break(neuron: nn.Module) -> None:
-    torch._dynamo.reset()
     model, inputs, found = Stated(neuron), torch.rand(3, 4, 3) * 3, []
     with attached(model):
         for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):

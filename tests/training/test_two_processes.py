@@ -47,10 +47,8 @@ def test_processes_leave_their_group_before_they_exit(tmp_path) -> None:
 def test_a_signal_ends_both_processes_and_the_run_goes_on(tmp_path) -> None:
     whole = _started(tmp_path, "whole.txt", *COMMAND, *WORDS, "--output", "whole")
     assert whole.wait(timeout=240) == 0, (tmp_path / "whole.txt").read_text()
-    stopped, rows = (
-        _started(tmp_path, "stopped.txt", *COMMAND, *WORDS, "--output", "stopped"),
-        tmp_path / "stopped/metrics.jsonl",
-    )
+    stopped = _started(tmp_path, "stopped.txt", *COMMAND, *WORDS, "--output", "stopped")
+    rows = tmp_path / "stopped/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not rows.exists():
         assert stopped.poll() is None, (tmp_path / "stopped.txt").read_text()
