@@ -16,7 +16,7 @@ from torch import Tensor
 from feedprop.credit.weights import Magnitude
 
 BASE = "difference-0.3"
-magnitude = Magnitude(0.3, relative=True)  # that of BASE
+magnitude = Magnitude(METHODS[BASE].magnitude_floor, relative=True)
 
 
 def levelled(weight: Tensor) -> None:

@@ -9,8 +9,6 @@ sys.path.append(str(Path(__file__).parents[1]))
 from results import half_width, parser, read_rows, shown, with_interval
 
 Scores = dict[str, dict[str, dict[int, float | None]]]  # recipe -> method -> seed -> score
-
-
 THEN = "difference-0.3"  # what was the default when causes were looked for
 
 
@@ -34,8 +32,7 @@ def _cell(values: dict[int, float | None]) -> str:
 
 def main() -> None:
     rows = read_rows(parser(__doc__, __file__, results="results.jsonl").parse_args().results)
-    if tests := scores(rows, "test"):
-        print_tests(tests)
+    print_tests(scores(rows, "test"))
     if validation := scores(rows, "validation"):
         print_floors(validation)
     if causes := scores(rows, "causes"):

@@ -34,16 +34,10 @@ def make_accelerator(device: str, *, precision: Precision = "no", accumulate: in
     except (ValueError, ImportError) as error:
         raise FeedpropError(f"--precision {precision} does not work on this device: {error}") from error
     if not joined and accelerator.num_processes > 1:
-        atexit.register(_leave)
+        atexit.register(accelerator.state.destroy_process_group)  # with its threads running, the exit may abort
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise FeedpropError("--precision fp16 needs a GPU; on a CPU write bf16 or no")
     return accelerator
-
-
-def _leave() -> None:
-    """End the threads of the process group: a process that exits while they run may abort."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _check(device: str) -> None:
