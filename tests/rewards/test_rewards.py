@@ -167,7 +167,7 @@ BAD = [
     (rewards.ChoiceReward(), torch.randn(3, 2), torch.tensor([True]), r"yes/no targets \(batch,\), got \(3, 2\)"),
     (rewards.GivenReward(), torch.randn(3, 2), torch.randn(2, 3), "shaped like the outputs"),
     (rewards.GivenReward(), torch.ones(3, 2, dtype=torch.long), torch.ones(3, 2), "outputs, not torch.int64"),
-    (rewards.SoftmaxReward(), torch.randn(0, 2), torch.zeros(0, dtype=torch.long), "at least one output"),
+    (rewards.SoftmaxReward(), torch.randn(0, 2), torch.zeros(0, dtype=torch.long), "skip empty batches"),
     (rewards.GivenReward(), [1.0], torch.randn(1), "floating-point outputs, not list"),
 ]  # fmt: skip
 

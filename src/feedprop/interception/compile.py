@@ -15,7 +15,7 @@ from torch.overrides import get_ignored_functions, get_overridable_functions
 import feedprop.operations.table  # noqa: F401  fills the table
 from feedprop import credit
 from feedprop.errors import FeedpropError
-from feedprop.interception.mode import Propagation, running
+from feedprop.interception.mode import Propagation, suspended
 from feedprop.interception.outside import inputs_used_plainly
 from feedprop.interception.regions import TRACED, Region, remember
 from feedprop.operations.registry import HANDLERS, neutral
@@ -174,16 +174,14 @@ def _under_rules_already(compiled: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(compiled)
     def run(*args: Any) -> Any:
-        passes, begin = running(), credit.sequence_number()
-        for mode in passes:
-            mode.suspended = True
-        try:
-            return compiled(*args)
-        finally:
-            end = credit.sequence_number()
-            for mode in passes:
-                mode.suspended = False
-                mode.spans.add(begin, end)
+        begin = credit.sequence_number()
+        with suspended() as passes:
+            try:
+                return compiled(*args)
+            finally:
+                end = credit.sequence_number()
+                for mode in passes:
+                    mode.spans.add(begin, end)
 
     return run
 

@@ -23,7 +23,7 @@ from feedprop.interception.backward import forget_graphs, unsearched
 from feedprop.interception.compile import refuse_captured, show_operators
 from feedprop.interception.contents import tensors_in
 from feedprop.interception.func import refuse_hidden_gradients, restore, swap_in
-from feedprop.interception.mode import Propagation, running
+from feedprop.interception.mode import Propagation, running, suspended
 from feedprop.interception.passes import ATTACHED, PASSES
 from feedprop.interception.regions import begin_pass, end_pass
 from feedprop.interception.scopes import Owner, Scopes, sharing
@@ -226,28 +226,26 @@ class Forward:
         if transformed:
             refuse_hidden_gradients(self.model)
         swapped = swap_in(self.model, propagation.magnitude, self._owner if self.owners else None)
-        outer, begin = running(), credit.sequence_number()
-        for mode in outer:  # in an attached model inside an attached model, only the inner rules apply
-            mode.suspended = True
-        try:
-            with propagation:
-                result = _finished(self._call(name, args, kwargs), propagation)
-            if self.unknown == "error" and not transformed:
-                self.audit.check(result, (args, kwargs, propagation.leaves), propagation.spans, since=begin)
-            return result
-        except RuntimeError as error:
-            refuse_captured(error)
-            raise
-        finally:
-            end = credit.sequence_number()
-            lenient = self.unknown != "error" or transformed
-            if lenient:
-                propagation.spans.add(begin, end)
-            PASSES.add(begin, end, propagation.spans, lenient=lenient)
-            for mode in outer:
-                mode.suspended = False
-                mode.spans.update(propagation.spans)
-            restore(swapped)
+        begin = credit.sequence_number()
+        with suspended() as outer:  # in an attached model inside an attached model, only the inner rules apply
+            try:
+                with propagation:
+                    result = _finished(self._call(name, args, kwargs), propagation)
+                if self.unknown == "error" and not transformed:
+                    self.audit.check(result, (args, kwargs, propagation.leaves), propagation.spans, since=begin)
+                return result
+            except RuntimeError as error:
+                refuse_captured(error)
+                raise
+            finally:
+                end = credit.sequence_number()
+                lenient = self.unknown != "error" or transformed
+                if lenient:
+                    propagation.spans.add(begin, end)
+                PASSES.add(begin, end, propagation.spans, lenient=lenient)
+                for mode in outer:
+                    mode.spans.update(propagation.spans)
+                restore(swapped)
 
 
 def _look_again(forward: Forward) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, FunctionType
 from typing import Any
 
@@ -177,6 +178,19 @@ def running() -> list[Propagation]:
     """Return the running passes of this thread, the innermost last."""
     modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]  # torch has no types there
     return [mode for mode in modes if isinstance(mode, Propagation) and not mode.suspended]
+
+
+@contextmanager
+def suspended() -> Iterator[list[Propagation]]:
+    """Suspend the running passes, which are yielded: what runs here has rules of its own."""
+    passes = running()
+    for mode in passes:
+        mode.suspended = True
+    try:
+        yield passes
+    finally:
+        for mode in passes:
+            mode.suspended = False
 
 
 def _refuse_reentrant_checkpoint() -> None:

@@ -187,7 +187,7 @@ def check_outputs(outputs: Tensor) -> None:
         kind = str(outputs.dtype) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise FeedpropError(f"a reward needs floating-point outputs, not {kind}: pass the tensor the model returned")
     if outputs.numel() == 0:
-        raise FeedpropError(f"a reward needs at least one output, got shape {tuple(outputs.shape)}")
+        raise FeedpropError(f"a reward needs at least one output, got shape {tuple(outputs.shape)}: skip empty batches")
 
 
 def check_targets(reward: Reward, targets: Any) -> None:
