@@ -9,7 +9,7 @@ export CUDA_VISIBLE_DEVICES ?=
 # tests on fetched data read this folder and skip where it is empty
 export FEEDPROP_DATA ?= $(CURDIR)/data
 
-.PHONY: demo test coverage test-minimum wheel lint fuzz faults clean
+.PHONY: demo test coverage test-minimum wheel lint pages fuzz faults clean
 
 demo: .venv/demo
 	$(BIN)/feedprop train --data digits --output runs/demo --overwrite
@@ -34,6 +34,10 @@ wheel: .venv-minimum/test
 	rm -rf dist src/feedprop.egg-info  # which lists the files of earlier builds
 	$(MINIMUM_BIN)/python -m build --outdir dist . > /dev/null
 	$(MINIMUM_BIN)/python tests/support/wheel.py dist
+
+# what the pages show, at full size and on fetched data: before a release
+pages: .venv/test
+	FEEDPROP_FULL_PAGES=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_pages.py tests/test_page_commands.py
 
 # random programs for FEEDPROP_FUZZ_MINUTES (60); failures go to runs/fuzz/failures.txt
 fuzz: .venv/test

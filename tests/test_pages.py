@@ -84,6 +84,14 @@ def test_an_output_that_differs_is_found(printed: str, remark: str, number: int)
     assert len(differences(SHOWN, printed, remark)) == number
 
 
+def test_figures_of_made_up_data_and_the_best_epoch_are_not_compared() -> None:
+    line = "best epoch 9: test accuracy 0.98"
+    assert not differences(line, "best epoch 12: test accuracy 0.98", "")
+    assert differences(line, "best epoch 9: test accuracy 0.12", "")
+    assert not differences(line, "best epoch 9: test accuracy 0.12", "", numbers=False)
+    assert differences(line, "best epoch 9: accuracy 0.98", "", numbers=False)
+
+
 MODULES = (rules, rewards, discrete, distributed, spiking, pruning)
 NAMESPACE = {
     **{name: getattr(feedprop, name) for name in feedprop.__all__},
