@@ -74,20 +74,30 @@ class _Layer(nn.Module):
         return F.linear(x * 1, self.make(self.w, self.mask)).relu()
 
 
+class _SideBySide(nn.ModuleList):
+    """Several models, each on an input of its own: one compilation instead of one for each."""
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [model(x) for model, x in zip(self, inputs, strict=True)]
+
+
+def _propagated(models: list[nn.Module], composite: str, backend: str | None) -> list[tuple[Tensor | None, Tensor]]:
+    """Return the credit of the input of each model and the feedback of its weight w."""
+    inputs = [torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE).requires_grad_() for _ in models]
+    with attached(_SideBySide(models), COMPOSITES[composite]) as model:
+        run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
+        given = torch.linspace(-1, 2, 3 * SIZE).view(3, SIZE)
+        torch.autograd.backward(run(inputs), [given] * len(models))
+    return [(x.grad, feedback_of(one)["w"]) for x, one in zip(inputs, models, strict=True)]
+
+
 @pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
 @pytest.mark.parametrize("composite", COMPOSITES)
 def test_a_weight_times_a_constant_is_a_weight(composite: str, backend: str | None) -> None:
     """Its layer lost its rule without a word, and half of the reward when conserving."""
-    given, results = torch.linspace(-1, 2, 3 * SIZE).view(3, SIZE), {}
-    for name, make in {"tril": lambda w, mask: w.tril(), **MASKED}.items():
-        inputs = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE).requires_grad_()
-        torch._dynamo.reset()
-        with attached(_Layer(make), COMPOSITES[composite]) as model:
-            run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
-            run(inputs).backward(given)
-        results[name] = inputs.grad, feedback_of(model)["w"]
-    expected = results.pop("tril")
-    for name, found in results.items():
+    (expected,) = _propagated([_Layer(lambda w, mask: w.tril())], composite, None)
+    results = _propagated([_Layer(make) for make in MASKED.values()], composite, backend)
+    for name, found in zip(MASKED, results, strict=True):
         torch.testing.assert_close(found, expected, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
 
 
@@ -130,20 +140,18 @@ def _stacked(first: Tensor, others: Tensor) -> Tensor:
 @pytest.mark.parametrize("composite", COMPOSITES)
 def test_a_weight_written_into_a_constant_is_a_weight(composite: str, backend: str | None) -> None:
     """A weight put together in place (symmetric, banded, circulant) lost its rule; compiled, even its gradient."""
-    for name, pair in WRITES.items():
-        results = []
-        for make, compiled in zip(pair, (backend, None), strict=True):
-            inputs = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE).requires_grad_()
-            torch._dynamo.reset()
-            model = _Layer(lambda w, mask, make=make: make(w, 0.5 + mask[:SIZE, :SIZE] * 1.5))
-            with attached(model, COMPOSITES[composite]):
-                run = torch.compile(model, backend=compiled, fullgraph=True) if compiled else model
-                run(inputs).backward(torch.linspace(-1, 2, 3 * SIZE).view(3, SIZE))
-            results.append((inputs.grad, feedback_of(model)["w"]))
-        torch.testing.assert_close(*results, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
+
+    def layers(place: int) -> list[nn.Module]:
+        makes = [pair[place] for pair in WRITES.values()]
+        return [_Layer(lambda w, mask, make=make: make(w, 0.5 + mask[:SIZE, :SIZE] * 1.5)) for make in makes]
+
+    written, plain = _propagated(layers(0), composite, backend), _propagated(layers(1), composite, None)
+    for name, *pair in zip(WRITES, written, plain, strict=True):
+        torch.testing.assert_close(*pair, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
 
 
-def test_what_was_made_from_inputs_is_no_constant() -> None:
+@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+def test_what_was_made_from_inputs_is_no_constant(backend: str | None) -> None:
     """A mask of the input's, however it was made: the weight in a product with it takes a share."""
     makes: dict[str, Callable[[Tensor], Tensor]] = {
         "itself": lambda x: x,
@@ -164,17 +172,11 @@ def test_what_was_made_from_inputs_is_no_constant() -> None:
             scaled = self.w * self.make(x)  # an activation: conserving, it shares the reward with the other factor
             return scaled * F.linear(x, torch.eye(SIZE) * self.a[0])
 
-    x, results = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE), {}
-    for name, make in makes.items():
-        for backend in (None, "eager", "aot_eager"):
-            torch._dynamo.reset()
-            with attached(Gate(make), COMPOSITES["conserving"]) as model:
-                run = torch.compile(model, backend=backend, fullgraph=True) if backend else model
-                run(x).sum().backward()
-            results[name, backend] = feedback_of(model)["w"]
-    expected = -0.5 * x * x
-    for found in results.values():
-        torch.testing.assert_close(found, expected, **CLOSE)
+    x = torch.linspace(-1, 1, 3 * SIZE).view(3, SIZE)
+    expected = -torch.linspace(-1, 2, 3 * SIZE).view(3, SIZE) * x * x / 2
+    results = _propagated([Gate(make) for make in makes.values()], "conserving", backend)
+    for name, (_, found) in zip(makes, results, strict=True):
+        torch.testing.assert_close(found, expected, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
 
 
 def test_inputs_and_buffers_are_left_as_they_are() -> None:
