@@ -76,14 +76,16 @@ def main() -> None:
     arguments = parser(__doc__, __file__)
     arguments.add_argument("--recipe", choices=RECIPES, required=True)
     arguments.add_argument("--base", choices=METHODS, default=THEN)
-    arguments.add_argument("--methods", nargs="+", choices=[*METHODS, *CHANGES], required=True)
+    arguments.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, *CHANGES], help="default: backprop, the base, all changes"
+    )
     arguments.add_argument("--seeds", nargs="+", type=int, required=True)
     arguments.add_argument("--training", action="store_true", help="score on the training part as well")
     options = arguments.parse_args()
     torch.set_num_threads(1)
     magnitude = Magnitude(METHODS[options.base].magnitude_floor, relative=True)
     for seed in options.seeds:
-        for method in options.methods:
+        for method in options.methods or ["backprop", options.base, *CHANGES]:
             torch.manual_seed(seed)
             recipe = RECIPES[options.recipe](options.data)
             for weight in recipe.model.parameters() if method in CHANGES else ():

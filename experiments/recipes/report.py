@@ -12,22 +12,23 @@ Scores = dict[str, dict[str, dict[int, float | None]]]  # recipe -> method -> se
 THEN = "difference-0.3"  # what was the default when causes were looked for
 
 
-def scores(rows: list[dict], part: str) -> Scores:
+def scores(rows: list[dict], part: str, base: str | None = None, figure: str = "score") -> Scores:
+    """Return the scores of a part; of the causes, those whose changes were made to the feedback of `base`."""
     found: Scores = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         settings = row["settings"]
-        if settings["part"] == part:
-            method = THEN if part == "causes" and settings["method"] == "default" else settings["method"]
-            found[settings["recipe"]][method][row["seed"]] = row["figures"]["score"]
+        if settings["part"] == part and (base is None or settings.get("base", THEN) == base):
+            method = THEN if base == THEN and settings["method"] == "default" else settings["method"]
+            found[settings["recipe"]][method][row["seed"]] = row["figures"][figure]
     return found
 
 
-def _cell(values: dict[int, float | None]) -> str:
+def _cell(values: dict[int, float | None], *, listed: bool) -> str:
     seeds = ", ".join("diverged" if value is None else shown(value) for _, value in sorted(values.items()))
     known = [value for value in values.values() if value is not None]
     if len(known) < max(len(values), 3):
         return seeds
-    return with_interval(known) if len(known) > 3 else f"{with_interval(known)} ({seeds})"
+    return f"{with_interval(known)} ({seeds})" if listed and len(known) <= 3 else with_interval(known)
 
 
 def main() -> None:
@@ -35,9 +36,12 @@ def main() -> None:
     print_tests(scores(rows, "test"))
     if validation := scores(rows, "validation"):
         print_floors(validation)
-    if causes := scores(rows, "causes"):
-        print_causes(causes["torchvision-resnet"])
+    if causes := scores(rows, "causes", THEN):
+        print_causes(causes["torchvision-resnet"], THEN)
         print_lengths(causes)
+    if scores(rows, "causes", "default"):
+        for figure in ("score", "training"):
+            print_causes(scores(rows, "causes", "default", figure)["torchvision-resnet"], "default")
 
 
 def print_tests(found: Scores) -> None:
@@ -47,7 +51,8 @@ def print_tests(found: Scores) -> None:
         gradient, feedback = methods["backprop"], methods["default"]
         both = [seed for seed in gradient if feedback.get(seed) is not None]
         differences = [feedback[seed] - gradient[seed] for seed in both]
-        print(f"| {recipe} | {_cell(gradient)} | {_cell(feedback)} | {_difference(differences)} | {len(both)} |")
+        cells = [_cell(scores, listed="-full" not in recipe) for scores in (gradient, feedback)]
+        print(f"| {recipe} | {' | '.join(cells)} | {_difference(differences)} | {len(both)} |")
 
 
 def print_floors(found: Scores) -> None:
@@ -65,12 +70,12 @@ def print_floors(found: Scores) -> None:
         print(f"| {recipe} | {len(gradient)} | {shown(statistics.mean(gradient.values()))} | {' | '.join(cells)} |")
 
 
-def print_causes(methods: dict[str, dict[int, float | None]]) -> None:
+def print_causes(methods: dict[str, dict[int, float | None]], base: str) -> None:
     """Print what changes of the feedback do, beside backprop and that feedback itself."""
-    print(f"\n| | accuracy | minus backprop | minus {THEN} |\n|---|---|---|---|")
+    print(f"\n| | accuracy | minus backprop | minus {base} |\n|---|---|---|---|")
     for name, found in methods.items():
         cells = [shown(statistics.mean(found.values()))]
-        for other in ("backprop", THEN):
+        for other in ("backprop", base):
             differences = [found[seed] - methods[other][seed] for seed in found]
             cells.append("" if name == other else _difference(differences))
         print(f"| {name} | {' | '.join(cells)} |")
