@@ -75,7 +75,7 @@ CHANGES: dict[str, Change] = {
 def main() -> None:
     arguments = parser(__doc__, __file__)
     arguments.add_argument("--recipe", choices=RECIPES, required=True)
-    arguments.add_argument("--base", choices=METHODS, default=THEN)
+    arguments.add_argument("--base", choices=[*METHODS][1:], default=THEN)
     arguments.add_argument(
         "--methods", nargs="+", choices=[*METHODS, *CHANGES], help="default: backprop, the base, all changes"
     )
