@@ -146,19 +146,37 @@ ARITHMETIC = {
 }
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+ACTIVATIONS = {"default": rules.Composite(), "published": rules.Composite(activation=rules.Secant.published())}
+
+
+def _positive() -> tuple[Tensor, Tensor]:
+    """Return positive numbers twice: to propagate to, and to differentiate by."""
+    x = torch.randn(3, 8).abs() + 0.2
+    return x.clone().requires_grad_(), x.requires_grad_()
+
+
+@pytest.mark.parametrize("composite", ACTIVATIONS)
 @pytest.mark.parametrize("name", ARITHMETIC)
-def test_arithmetic_written_out_has_its_gradient(name: str, compiled: bool) -> None:
-    function, x = ARITHMETIC[name], torch.randn(3, 8).abs() + 0.2
-    plain = x.clone().requires_grad_()
-    expected = torch.autograd.grad(function(plain * 1.0).sum(), plain)[0]
-    for composite in (rules.Composite(), rules.Composite(activation=rules.Secant.published())):
-        model = Call(lambda x: function(x * 1.0))
-        leaf = x.clone().requires_grad_()
-        with attached(model, composite):
-            run = torch.compile(model, backend="aot_eager") if compiled else model
-            run(leaf).sum().backward()
-        torch.testing.assert_close(leaf.grad, expected, **CLOSE)
+def test_arithmetic_written_out_has_its_gradient(name: str, composite: str) -> None:
+    function, (leaf, plain) = ARITHMETIC[name], _positive()
+    with attached(Call(lambda x: function(x * 1.0)), ACTIVATIONS[composite]) as model:
+        model(leaf).sum().backward()
+    torch.testing.assert_close(leaf.grad, *torch.autograd.grad(function(plain * 1.0).sum(), plain), **CLOSE)
+
+
+@pytest.mark.parametrize("composite", ACTIVATIONS)
+def test_arithmetic_written_out_has_its_gradient_compiled(composite: str) -> None:
+    """All at once: one compilation instead of one for each."""
+    leaves, plain = zip(*(_positive() for _ in ARITHMETIC), strict=True)
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        return [function(x * 1.0) for function, x in zip(ARITHMETIC.values(), inputs, strict=True)]
+
+    with attached(Call(run), ACTIVATIONS[composite]) as model:
+        sum(output.sum() for output in torch.compile(model, backend="aot_eager")(*leaves)).backward()
+    gradients = torch.autograd.grad([output.sum() for output in run(*plain)], plain)
+    for name, leaf, gradient in zip(ARITHMETIC, leaves, gradients, strict=True):
+        torch.testing.assert_close(leaf.grad, gradient, **CLOSE, msg=lambda words, name=name: f"{name}: {words}")
 
 
 def test_cube_by_hand() -> None:
