@@ -51,8 +51,13 @@ def tangential(weight: Tensor, magnitude: Magnitude) -> None:
 def exchanged(weight: Tensor, magnitude: Magnitude) -> None:
     """Give each entry the magnitude of another one, the same all along: steps are as unequal, but |w| has no say."""
     magnitudes = magnitude(weight.detach())
-    others = torch.randperm(weight.numel(), generator=torch.Generator().manual_seed(weight.numel()))
-    weight.grad *= magnitudes.flatten()[others].view_as(weight) / magnitudes
+    weight.grad *= magnitudes.flatten()[_others(weight.numel())].view_as(weight) / magnitudes
+
+
+@functools.cache
+def _others(number: int) -> Tensor:
+    """Return an order of so many entries, always the same."""
+    return torch.randperm(number, generator=torch.Generator().manual_seed(number))
 
 
 def per_output(weight: Tensor, magnitude: Magnitude) -> None:
@@ -75,7 +80,8 @@ CHANGES: dict[str, Change] = {
 def main() -> None:
     arguments = parser(__doc__, __file__)
     arguments.add_argument("--recipe", choices=RECIPES, required=True)
-    arguments.add_argument("--base", choices=[*METHODS][1:], default=THEN)
+    feedbacks = [name for name, composite in METHODS.items() if composite is not None]
+    arguments.add_argument("--base", choices=feedbacks, default=THEN)
     arguments.add_argument(
         "--methods", nargs="+", choices=[*METHODS, *CHANGES], help="default: backprop, the base, all changes"
     )

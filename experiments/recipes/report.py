@@ -39,9 +39,9 @@ def main() -> None:
     if causes := scores(rows, "causes", THEN):
         print_causes(causes["torchvision-resnet"], THEN)
         print_lengths(causes)
-    if scores(rows, "causes", "default"):
-        for figure in ("score", "training"):
-            print_causes(scores(rows, "causes", "default", figure)["torchvision-resnet"], "default")
+    for figure in ("score", "training"):
+        if causes := scores(rows, "causes", "default", figure):
+            print_causes(causes["torchvision-resnet"], "default")
 
 
 def print_tests(found: Scores) -> None:

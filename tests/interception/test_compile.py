@@ -322,7 +322,6 @@ LEAVING: dict[str, Callable[[Tensor, Tensor], Any]] = {
 @pytest.mark.parametrize("name", LEAVING)
 def test_parameters_that_leave_a_compiled_graph(name: str) -> None:
     """By a graph break or at the end; the compiler restores views of inputs outside of the graph, without the rules."""
-    torch._dynamo.reset()
     model, x, found = randomised(Operated(LEAVING[name])), torch.randn(5, 3), []
     for compiled in (False, True):
         with attached(model):
