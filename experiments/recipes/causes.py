@@ -67,6 +67,17 @@ def per_output(weight: Tensor, magnitude: Magnitude) -> None:
         weight.grad *= rows / magnitude(weight.detach())
 
 
+def root(weight: Tensor, magnitude: Magnitude) -> None:
+    """Replace magnitudes by their square roots: large weights still take the larger steps, but less so."""
+    weight.grad /= magnitude(weight.detach()).sqrt_()
+
+
+def bounded(weight: Tensor, magnitude: Magnitude) -> None:
+    """Bound magnitudes from above as well, by the inverse of the floor: .7 to 1.43 with a floor of .7."""
+    magnitudes = magnitude(weight.detach())
+    weight.grad *= magnitudes.clamp(max=1 / magnitude.floor) / magnitudes
+
+
 CHANGES: dict[str, Change] = {
     "levelled": levelled,
     "plain offsets": plain_offsets,
@@ -74,6 +85,8 @@ CHANGES: dict[str, Change] = {
     "tangential": tangential,
     "exchanged": exchanged,
     "per output": per_output,
+    "root": root,
+    "bounded": bounded,
 }
 
 

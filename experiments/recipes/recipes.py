@@ -555,6 +555,6 @@ def train(recipe: Recipe, composite: feedprop.rules.Composite | None) -> Iterato
             optimizer.step()
         if schedule is not None and number % recipe.epoch == 0:
             schedule.step()
-        yield float(loss)
+        yield loss.item()
     if composite is not None:
         feedprop.detach(model)

@@ -17,7 +17,8 @@ from support.model_table import SOURCES
 from support.one_step import REWARD, fill_zeros, propagated
 
 IN_FLOAT32 = {"MixtralForCausalLM"}  # its experts are multiplied by a function that has no float64
-WIDTHS = {"Qwen3NextForCausalLM": 1e-3}  # its delta rule computes in float32, which does not resolve narrower steps
+# these compute states in float32, which does not resolve narrower steps
+WIDTHS = {"Mamba2ForCausalLM": 1e-3, "Qwen3NextForCausalLM": 1e-3}
 LISTED = [listed for models in SOURCES.values() for listed in models if listed.name not in IN_FLOAT32]
 
 

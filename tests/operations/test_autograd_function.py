@@ -94,3 +94,15 @@ def test_those_of_timm_are_known(name: str) -> None:
     z, given = torch.randn(6), torch.randn(6)
     found = propagate(Call(lambda z: function.apply(z * 1.0)), z, given)
     torch.testing.assert_close(found.input_reward, given.masked_fill(found.output == 0, 0.0), **CLOSE)
+
+
+def test_those_of_transformers_are_known_and_a_root_near_0_has_a_finite_slope() -> None:
+    module = pytest.importorskip(
+        "transformers.models.recurrent_gemma.modeling_recurrent_gemma", reason="transformers is not installed"
+    )
+    z = torch.tensor([0.0, 0.1, 3.0], requires_grad=True)
+    with attached(Call(lambda z: module.SqrtBoundDerivative.apply(z * 1.0))) as model:
+        model(z).sum().backward()
+    found = z.grad
+    assert found.isfinite().all()
+    assert (found > 0).all()

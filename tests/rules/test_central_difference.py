@@ -52,9 +52,9 @@ def _feedback(model: nn.Module, inputs: Tensor, given: Tensor, *, run=None, **se
     return [parameter.grad for parameter in model.parameters()]
 
 
-def _slope(function, z: Tensor, width: float, **settings: float) -> Tensor:
+def _slope(function, z: Tensor, width: float, *, conserving: bool = False, **settings: float) -> Tensor:
     z = z.clone().requires_grad_()
-    composite = rules.Composite(activation=rules.CentralDifference(width, **settings))
+    composite = rules.Composite(activation=rules.CentralDifference(width, **settings), conserving=conserving)
     with attached(Call(lambda z: function(z * 1.0)), composite) as model:
         output = model(z)
     output.backward(torch.ones_like(output))
@@ -116,6 +116,40 @@ def test_by_hand() -> None:
     torch.testing.assert_close(
         _slope(torch.tanh, two, math.log(2)), torch.tensor([15 / 17 / (2 * math.log(2))]), **CLOSE
     )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_where_one_point_has_no_value_the_difference_ends_at_z(compiled: bool, handlers_kept: None) -> None:
+    class Root(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z: Tensor) -> Tensor:
+            return z.sqrt()
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor) -> Tensor:
+            return gradient
+
+    rules.register(Root)(rules.elementwise)
+    model = Call(lambda z: Root.apply(z * 1.0))
+    z = torch.tensor([0.0, 0.25, 4.0], requires_grad=True)
+    with attached(model, rules.Composite(activation=rules.CentralDifference(2.0))):
+        run = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
+        run(z).sum().backward()
+    # from 0 to 2, from .25 to 2.25, from 2 to 6
+    torch.testing.assert_close(z.grad, torch.tensor([2**0.5 / 2, (1.5 - 0.5) / 2, (6**0.5 - 2**0.5) / 4]), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["log", "sqrt", "asin", "atanh", "logit", "acosh"])
+def test_arithmetic_that_conserves_has_finite_slopes_up_to_the_ends_of_its_domain(name: str) -> None:
+    z = torch.tensor([1.05, 1.2] if name == "acosh" else [0.05, 0.3, 0.95])
+    slopes = _slope(getattr(torch, name), z, 0.5, conserving=True)
+    assert slopes.isfinite().all()
+    assert (slopes > 0).all()
+
+
+def test_where_neither_point_has_a_value_the_step_is_refused() -> None:
+    with pytest.raises(FeedpropError, match=r"finite values at 0\.3 but none at 3 less or more.*smaller step"):
+        _slope(torch.asin, torch.tensor([0.3]), 3.0, conserving=True)
 
 
 def test_a_narrow_difference_is_the_derivative_and_the_feedback_is_magnitude_times_the_gradient() -> None:

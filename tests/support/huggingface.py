@@ -122,6 +122,14 @@ HUGGING_FACE = [
         SPECIAL | {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
         remark="selective scan, in PyTorch",
     ),
+    _family(
+        "Mamba2ForCausalLM",
+        "Mamba2Config",
+        SPECIAL
+        | {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "expand": 2}
+        | {"num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 4},
+        remark="state spaces in chunks, in PyTorch",
+    ),
     _family("ViTForImageClassification", "ViTConfig", IMAGE, _images()),
     _family("DeiTForImageClassification", "DeiTConfig", IMAGE, _images()),
     _family("Dinov2ForImageClassification", "Dinov2Config", IMAGE | {"use_mask_token": False}, _images()),
@@ -136,6 +144,13 @@ HUGGING_FACE = [
         "SegformerConfig",
         {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]},
         _images(64),
+    ),
+    _family(
+        "TimesformerForVideoClassification",
+        "TimesformerConfig",
+        IMAGE | {"num_hidden_layers": 1, "num_frames": 2},
+        lambda: {"pixel_values": torch.randn(BATCH, 2, 3, 32, 32)},
+        "video",
     ),
     _family(
         "CLIPModel",

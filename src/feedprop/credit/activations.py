@@ -10,10 +10,11 @@ from torch import Tensor
 
 from feedprop.credit import marks
 from feedprop.credit.derivative import is_taken
-from feedprop.credit.readable import readable
+from feedprop.credit.readable import not_finite, readable
 from feedprop.credit.sums import fusible
 from feedprop.credit.transforms import rerouted, transformed
 from feedprop.credit.weights import Magnitude, root_mean_square
+from feedprop.errors import FeedpropError
 
 Activation = Callable[[Tensor], Tensor]
 _SlopeOf = Callable[..., Tensor]  # of pre-activations and activations, or of the former alone
@@ -164,19 +165,29 @@ def _offset_slope(z: Tensor, x: Tensor, middle: float, jump: float, epsilon: flo
 def central_difference(activation: Activation, z: Tensor, step: float, *, relative: bool = False) -> Tensor:
     """Return activation(z); credit passes by (activation(z + d) - activation(z - d)) / (2 d).
 
+    Where one of the two points has no finite value, as sqrt(z - d) has none below d, the difference ends at z instead.
+
     Args:
-        activation: elementwise, with values for all numbers.
+        activation: elementwise.
         z: any shape.
         step: > 0; d, half the distance of the two points.
         relative: whether d is `step` times the root mean square of all `z`.
+
+    Raises:
+        FeedpropError: in the backward pass, where neither point has a finite value, though z has one.
     """
+
+    everywhere = marks.known_everywhere(activation)
 
     def slope_of(z: Tensor) -> Tensor:
         d = _scale(z) * step if relative else step
 
         def quotient(z: Tensor) -> Tensor:
             precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z  # the ends are close to each other
-            rise = activation(precise + d).sub_(activation(precise - d))
+            above, below = activation(precise + d), activation(precise - d)
+            if not everywhere and (not readable(z) or not_finite(above) or not_finite(below)):
+                return _within_domain(activation, precise, above, below, d).to(z.dtype)
+            rise = above.sub_(below)
             if isinstance(d, Tensor):
                 return rise.div_(2 * d).to(z.dtype)
             return (rise if d == 0.5 else rise.mul_(1 / (2 * d))).to(z.dtype)
@@ -185,6 +196,24 @@ def central_difference(activation: Activation, z: Tensor, step: float, *, relati
         return quotient(z) if whole else _by_blocks(quotient, z)
 
     return _sloped(activation, z, slope_of, keeps_output=False)
+
+
+def _within_domain(activation: Activation, z: Tensor, above: Tensor, below: Tensor, d: Tensor | float) -> Tensor:
+    """Return (above - below) / (2 d), the activation at z + d and z - d; where one is not finite, from or to z.
+
+    Raises:
+        FeedpropError: neither is finite, though the activation at z is.
+    """
+    x = activation(z)
+    has_above, has_below = above.isfinite(), below.isfinite()
+    neither = ~(has_above | has_below) & x.isfinite()
+    if readable(z) and neither.any():
+        raise FeedpropError(
+            f"an activation has finite values at {z[neither][0]:.4g} but none at {float(d):.4g} less or more, between "
+            f"which CentralDifference takes its slope: give attach a composite with a smaller step"
+        )
+    rise = torch.where(has_above, above, x) - torch.where(has_below, below, x)
+    return rise / (d * (has_above.to(rise.dtype) + has_below))
 
 
 def jumps(activation: Activation, z: Tensor, at_zero: tuple[float, float] | None) -> bool:

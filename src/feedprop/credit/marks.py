@@ -39,7 +39,7 @@ WEIGHT, CONSTANT, WHOLE, UNDAMPED, COMPARISON, SOURCES, SELECTION, NON_NEGATIVE,
     "_feedprop_readers",
     "_feedprop_values",
 )
-_ELEMENTWISE, _JUMPS = "_feedprop_elementwise", "_feedprop_jumps"  # on functions
+_ELEMENTWISE, _EVERYWHERE, _JUMPS = "_feedprop_elementwise", "_feedprop_everywhere", "_feedprop_jumps"  # on functions
 
 
 class Undamped(NamedTuple):
@@ -182,6 +182,15 @@ def mark_elementwise(function: Callable[..., Any]) -> None:
 
 def known_elementwise(function: Callable[..., Any]) -> bool:
     return getattr(function, _ELEMENTWISE, False)
+
+
+def mark_everywhere(function: Callable[..., Any]) -> None:
+    """Remember that each number has a finite value under `function`."""
+    setattr(function, _EVERYWHERE, True)
+
+
+def known_everywhere(function: Callable[..., Any]) -> bool:
+    return getattr(function, _EVERYWHERE, False)
 
 
 def mark_jumps(function: Callable[..., Any]) -> None:

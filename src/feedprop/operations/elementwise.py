@@ -43,12 +43,17 @@ def relu(context: Context, function: Function, args: Arguments, kwargs: Keywords
 
 
 def activation(
-    limits: Callable[..., Limits] | None, *, non_negative: bool = False, straight: Callable[..., bool] | None = None
+    limits: Callable[..., Limits] | None,
+    *,
+    everywhere: bool = True,
+    non_negative: bool = False,
+    straight: Callable[..., bool] | None = None,
 ) -> Handler:
     """Return the handler of an elementwise activation.
 
     Args:
         limits: takes the further arguments of the function and returns its limits at 0; if None, they are computed.
+        everywhere: whether each number has a finite value.
         non_negative: whether outputs are never negative.
         straight: takes them too and says whether the function is two lines through 0, whose slopes are its secants.
     """
@@ -69,6 +74,8 @@ def activation(
 
         if limits and not further:
             marks.mark_elementwise(phi)
+        if everywhere:
+            marks.mark_everywhere(phi)
         if function in PIECEWISE_CONSTANT:
             marks.mark_jumps(phi)
         if credit.is_weight(z):
@@ -90,7 +97,7 @@ def activation(
 
 def arithmetic(limits: Callable[..., Limits], *, non_negative: bool = False) -> Handler:
     """Return the handler of arithmetic of one number: the ordinary backward; conserving, as an activation."""
-    conserving = activation(limits, non_negative=non_negative)
+    conserving = activation(limits, everywhere=False, non_negative=non_negative)
 
     def handle(context: Context, function: Function, args: Arguments, kwargs: Keywords) -> Any:
         if function in LOGARITHMS and marks.get(args[0] if args else kwargs["input"], marks.SELECTION) is not None:
@@ -127,7 +134,7 @@ def steep(handler: Handler, position: int = 0, *, at_one: bool = False) -> Handl
     return based_on(handler, handle)
 
 
-elementwise = activation(None)
+elementwise = activation(None, everywhere=False)
 elementwise.__doc__ = """Pass credit by the activation rule of the composite: for an activation of your own."""
 LOGARITHMS: set[Function] = set()
 PIECEWISE_CONSTANT: set[Function] = set()  # by their derivative, 0, latent weights would not learn

@@ -104,7 +104,8 @@ class CentralDifference(ActivationRule):
     of z has contributed, which differs where phi bends: at -1, GELU falls, but its secant is .16. Networks of GELU or
     SiLU train better by central differences (experiments/todays-models), and so do steps, signs and roundings
     (experiments/nondifferentiable). ReLU and other functions that consist of two lines through 0 keep their secant,
-    which is their derivative.
+    which is their derivative. Where phi has no finite value at one of the two points, as the square root of z - d, the
+    slope is taken between z and the other.
 
     An activation that is written out, x * sigmoid(x), is a product here; each factor has its own backward. Spiking
     neurons pass credit at a membrane on unchanged (see `feedprop.spiking.scan`).
