@@ -1,0 +1,43 @@
+"""Print the tables of the README from results.jsonl."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+from results import flat, parser, read_rows
+
+OUTCOMES = ("works", "refused", "wrong", "not built")
+
+
+def main() -> None:
+    rows = flat(read_rows(parser(__doc__, __file__, results="results.jsonl").parse_args().results))
+    groups = list(dict.fromkeys((row["library"], row["task"]) for row in rows))
+    print(f"| | | architectures | {' | '.join(OUTCOMES)} |\n|---|---|---{'|---' * len(OUTCOMES)}|")
+    for library, task in groups:
+        print_row([library, task], [row for row in rows if (row["library"], row["task"]) == (library, task)])
+    print_row(["all", ""], rows)
+    print("\n| refused or wrong | why |\n|---|---|")
+    for row in rows:
+        if row["outcome"] in ("refused", "wrong"):
+            print(f"| {row['architecture']} | {row['reason'].split(':')[0].replace('_', chr(92) + '_')} |")
+    print("\n| not built | |\n|---|---|")
+    reasons = Counter(_kind(row["reason"]) for row in rows if row["outcome"] == "not built")
+    for reason, number in reasons.most_common():
+        print(f"| {reason} | {number} |")
+
+
+def print_row(names: list[str], rows: list[dict]) -> None:
+    """Print how many architectures there are, and how many have each outcome."""
+    numbers = [len(rows), *(sum(row["outcome"] == outcome for row in rows) for outcome in OUTCOMES)]
+    print(f"| {' | '.join(names)} | {' | '.join(map(str, numbers))} |")
+
+
+def _kind(reason: str) -> str:
+    if reason.startswith("more than"):
+        return reason
+    return "needs a package that is not installed" if "ImportError" in reason else "not with these small settings"
+
+
+if __name__ == "__main__":
+    main()
