@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LARGEST = 40_000_000  # parameters
+LARGEST = 130_000_000  # parameters
 CLASSES = 3
 VOCABULARY = 64
 
@@ -60,6 +60,7 @@ FEW += ("intermediate_size", "d_model", "n_embd", "n_layer", "n_head", "pad_toke
 
 # Those that some derive from others, and refuse or misread where they are given.
 HEADS = ("head_dim", "num_key_value_heads")
+MAIN = ("pixel_values", "input_values")  # inputs that some models have under another name
 
 Step = Callable[[], Tensor]
 
@@ -102,8 +103,10 @@ def _transformer(name: str, model: str, inputs: Callable[[], dict[str, Any]]) ->
 
         def attempt(settings: dict[str, Any]) -> tuple[nn.Module, Step]:
             make = getattr(transformers, model)
-            built = _unless_large(lambda: make(kind(**settings)))
-            return built, lambda: _loss(built(**given))
+            _refuse_large(_number_of_parameters(lambda: make(kind(**settings))))
+            built = make(kind(**settings))
+            named = {built.main_input_name if key in MAIN else key: value for key, value in given.items()}
+            return built, lambda: _loss(built(**named))
 
         one_size = {key: value for key, value in small.items() if key not in HEADS or key in further}
         few = {key: value for key, value in small.items() if key in FEW or key in further}
@@ -145,10 +148,10 @@ def _of_timm(names: list[str]) -> Callable[[], tuple[nn.Module, Step]]:
 
         sizes = {name: _number_of_parameters(lambda name=name: model_of(name)) for name in names}
         smallest = min(sizes, key=lambda name: sizes[name])
+        _refuse_large(sizes[smallest])
 
         def attempt(size: int, **settings: Any) -> tuple[nn.Module, Step]:
-            built = _unless_large(lambda: model_of(smallest, **settings))
-            images = torch.randn(2, 3, size, size)
+            built, images = model_of(smallest, **settings), torch.randn(2, 3, size, size)
             return built, lambda: _loss(built(images))
 
         default = timm.get_pretrained_cfg(smallest).input_size[-1]
@@ -187,11 +190,9 @@ def _number_of_parameters(build: Callable[[], nn.Module]) -> int:
         return sum(parameter.numel() for parameter in build().parameters())
 
 
-def _unless_large(build: Callable[[], nn.Module]) -> nn.Module:
-    number = _number_of_parameters(build)
+def _refuse_large(number: int) -> None:
     if number > LARGEST:
         raise NotBuiltError(f"more than {LARGEST // 10**6} million parameters")
-    return build()
 
 
 def _loss(outputs: Any) -> Tensor:

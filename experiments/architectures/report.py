@@ -8,14 +8,21 @@ sys.path.append(str(Path(__file__).parents[1]))
 from results import flat, parser, read_rows
 
 OUTCOMES = ("works", "refused", "wrong", "not built")
+KINDS = {
+    "text": ("next token", "masked tokens", "text to text"),
+    "images": ("images", "segmentation", "detection", "depth"),
+    "sound": ("sounds", "speech to text"),
+    "video": ("video",),
+}
 
 
 def main() -> None:
     rows = flat(read_rows(parser(__doc__, __file__, results="results.jsonl").parse_args().results))
-    groups = list(dict.fromkeys((row["library"], row["task"]) for row in rows))
     print(f"| | | architectures | {' | '.join(OUTCOMES)} |\n|---|---|---{'|---' * len(OUTCOMES)}|")
-    for library, task in groups:
-        print_row([library, task], [row for row in rows if (row["library"], row["task"]) == (library, task)])
+    for library in dict.fromkeys(row["library"] for row in rows):
+        for kind, tasks in KINDS.items():
+            if found := [row for row in rows if row["library"] == library and row["task"] in tasks]:
+                print_row([library, kind], found)
     print_row(["all", ""], rows)
     print("\n| refused or wrong | why |\n|---|---|")
     for row in rows:
