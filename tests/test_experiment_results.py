@@ -103,7 +103,18 @@ def test_a_real_run_writes_rows(results, main_of, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folder", ["methods", "nondifferentiable", "patching", "pruning", "recipes", "rules", "spiking", "todays-models"]
+    "folder",
+    [
+        "architectures",
+        "methods",
+        "nondifferentiable",
+        "patching",
+        "pruning",
+        "recipes",
+        "rules",
+        "spiking",
+        "todays-models",
+    ],
 )
 def test_readme_holds_what_the_report_prints(main_of, folder, tmp_path, capsys):
     published = tmp_path / "published.jsonl"  # a copy: the report on rules draws beside it

@@ -2,12 +2,13 @@
 
     python experiments/architectures/run.py --libraries transformers timm
 
-A model has random weights and is in training mode. It works if
+A model has random weights and is in training mode. It works if, attached, it computes the loss that it computed before,
+and every parameter that has a gradient has feedback: finite, and not 0 everywhere. What feedprop raises is a refusal.
+Anything else is wrong.
 
-- attached, it computes the loss that it computed before;
-- every parameter that has a gradient has feedback: finite, and not 0 everywhere.
-
-What feedprop raises is a refusal. Anything else is wrong.
+Then the same by narrow central differences, with which activations have their derivatives: feedback is -|w| times the
+gradient. The figure "difference" is the norm of what differs over all weights, divided by that of -|w| times the
+gradient.
 """
 
 import random
@@ -24,6 +25,7 @@ from architectures import LIBRARIES, Architecture, NotBuiltError, Step
 from torch import nn
 
 import feedprop
+from feedprop import rules
 
 sys.path.append(str(Path(__file__).parents[1]))
 from results import parser, write_row
@@ -31,45 +33,45 @@ from results import parser, write_row
 SECONDS = 120
 
 
-def outcome(architecture: Architecture) -> tuple[str, str | None]:
-    """Return one of "works", "refused", "wrong" and "not built", and the reason unless it works."""
+NARROW = rules.Composite(activation=rules.CentralDifference(2**-6))
+
+
+def outcome(architecture: Architecture) -> dict[str, str | float | None]:
+    """Return what became of an architecture: works, refused, wrong or not built; with the reason, and the difference.
+
+    The difference is None where the model does not work.
+    """
     torch.manual_seed(0)
     try:
         model, step = architecture.build()
     except TimeoutError:
-        return "not built", f"more than {SECONDS} seconds"
+        return _without("not built", f"more than {SECONDS} seconds")
     except Exception as error:  # of the library
-        reason = str(error) if isinstance(error, NotBuiltError) else f"{type(error).__name__}: {error}"
-        return "not built", reason.split("\n")[0]
+        return _without("not built", str(error) if isinstance(error, NotBuiltError) else _told(error))
     try:
-        fault = compare(model, step)
+        if fault := fault_of(model, step):
+            return _without("wrong", fault)
+        return {"outcome": "works", "reason": None, "difference": difference(model, step)}
     except feedprop.FeedpropError as error:
-        return "refused", str(error)
+        return _without("refused", str(error))
     except Exception as error:  # any other is a fault of feedprop
-        return "wrong", f"{type(error).__name__}: {error}".split("\n")[0]
-    return ("wrong", fault) if fault else ("works", None)
+        return _without("wrong", _told(error))
 
 
-def compare(model: nn.Module, step: Step) -> str | None:
+def _without(outcome: str, reason: str) -> dict[str, str | float | None]:
+    return {"outcome": outcome, "reason": reason, "difference": None}
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0]
+
+
+def fault_of(model: nn.Module, step: Step) -> str | None:
     """Return what is wrong about a model's feedback, or None."""
-
-    def seeded(*, backward: bool) -> torch.Tensor:
-        torch.manual_seed(1)
-        numpy.random.seed(1)  # some models draw from it
-        random.seed(1)
-        model.zero_grad()
-        loss = step()
-        if backward:
-            loss.backward()
-        return loss.detach()
-
-    before = seeded(backward=False)
-    feedprop.attach(model)
-    after = seeded(backward=True)
-    feedback = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    feedprop.detach(model)
-    seeded(backward=True)
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    before, _ = passed(model, step)
+    gradients = passed(model, step)[1]
+    with feedprop.attached(model):
+        after, feedback = passed(model, step)
     reached = [name for name, gradient in gradients.items() if gradient.isfinite().all() and gradient.any()]
     if not torch.allclose(before, after, rtol=1e-4, atol=1e-6, equal_nan=True):
         return f"the loss is {after.item():.6g} instead of {before.item():.6g}"
@@ -78,6 +80,31 @@ def compare(model: nn.Module, step: Step) -> str | None:
     if broken := [name for name in reached if not feedback[name].isfinite().all()]:
         return f"feedback is not finite: {', '.join(broken[:3])}"
     return None
+
+
+def difference(model: nn.Module, step: Step) -> float:
+    """Return how far feedback by narrow differences is from |w| times the gradient, in units of the latter."""
+    gradients = passed(model, step)[1]
+    with feedprop.attached(model, NARROW):
+        feedback = passed(model, step)[1]
+    weights = dict(model.named_parameters())
+    expected = {name: gradient * weights[name].detach().abs() for name, gradient in gradients.items()}
+    off = sum(
+        (feedback[name] - values).double().square().sum() for name, values in expected.items() if name in feedback
+    )
+    whole = sum(values.double().square().sum() for values in expected.values())
+    return (off / whole).sqrt().item()
+
+
+def passed(model: nn.Module, step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the loss of one pass, and what it left in `.grad`."""
+    torch.manual_seed(1)
+    numpy.random.seed(1)  # some models draw from it
+    random.seed(1)
+    model.zero_grad()
+    loss = step()
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def main() -> None:
@@ -94,10 +121,10 @@ def main() -> None:
                 continue
             start = time.perf_counter()
             signal.alarm(SECONDS)
-            found, reason = outcome(architecture)
+            found = outcome(architecture)
             signal.alarm(0)
             settings = {"library": library, "version": version(library), "task": architecture.task}
-            figures = {"outcome": found, "reason": reason, "seconds": round(time.perf_counter() - start, 1)}
+            figures = found | {"seconds": round(time.perf_counter() - start, 1)}
             settings |= {"architecture": architecture.name}
             write_row(options.results, experiment="architectures", seed=0, settings=settings, figures=figures)
 
