@@ -196,13 +196,13 @@ def _refuse_large(number: int) -> None:
 
 
 def _loss(outputs: Any) -> Tensor:
-    """Return the loss that a model returns, or the mean square of each of its outputs, summed."""
+    """Return the loss that a model returns, or else the mean square error of each of its outputs from 1, summed."""
     if isinstance(loss := getattr(outputs, "loss", None), Tensor):
         return loss.sum()
     values = outputs.to_tuple() if hasattr(outputs, "to_tuple") else outputs
     values = values if isinstance(values, (tuple, list)) else (values,)
     tensors = [value for value in values if isinstance(value, Tensor) and value.requires_grad]
-    return torch.stack([value.float().square().mean() for value in tensors]).sum()
+    return torch.stack([(value.float() - 1).square().mean() for value in tensors]).sum()
 
 
 def _tokens(length: int = 16) -> Tensor:

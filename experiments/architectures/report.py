@@ -1,13 +1,16 @@
 """Print the tables of the README from results.jsonl."""
 
+import math
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 from results import flat, parser, read_rows
 
 OUTCOMES = ("works", "refused", "wrong", "not built")
+BOUNDS = (1e-4, 1e-3, 1e-2)
 KINDS = {
     "text": ("next token", "masked tokens", "text to text"),
     "images": ("images", "segmentation", "detection", "depth"),
@@ -24,6 +27,11 @@ def main() -> None:
             if found := [row for row in rows if row["library"] == library and row["task"] in tasks]:
                 print_row([library, kind], found)
     print_row(["all", ""], rows)
+    print("\n| difference | architectures |\n|---|---|")
+    differences = sorted(row["difference"] for row in rows if row["outcome"] == "works")
+    for below, above in pairwise((0.0, *BOUNDS, math.inf)):
+        number = sum(below <= value < above for value in differences)
+        print(f"| {f'below {above:g}' if above < math.inf else f'{below:g} and more'} | {number} |")
     print("\n| refused or wrong | why |\n|---|---|")
     for row in rows:
         if row["outcome"] in ("refused", "wrong"):

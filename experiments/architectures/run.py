@@ -6,9 +6,8 @@ A model has random weights and is in training mode. It works if, attached, it co
 and every parameter that has a gradient has feedback: finite, and not 0 everywhere. What feedprop raises is a refusal.
 Anything else is wrong.
 
-Then the same by narrow central differences, with which activations have their derivatives: feedback is -|w| times the
-gradient. The figure "difference" is the norm of what differs over all weights, divided by that of -|w| times the
-gradient.
+Then the same by narrow central differences, with which activations have their derivatives: feedback is minus the gradient
+times the magnitude of weights. The figure "difference" is the norm of what differs, divided by that of this product.
 """
 
 import random
@@ -33,7 +32,7 @@ from results import parser, write_row
 SECONDS = 120
 
 
-NARROW = rules.Composite(activation=rules.CentralDifference(2**-6))
+NARROW = rules.presets.training().replace(activation=rules.CentralDifference(2**-6))
 
 
 def outcome(architecture: Architecture) -> dict[str, str | float | None]:
@@ -73,6 +72,8 @@ def fault_of(model: nn.Module, step: Step) -> str | None:
     with feedprop.attached(model):
         after, feedback = passed(model, step)
     reached = [name for name, gradient in gradients.items() if gradient.isfinite().all() and gradient.any()]
+    if not reached:
+        return "no parameter has a gradient"
     if not torch.allclose(before, after, rtol=1e-4, atol=1e-6, equal_nan=True):
         return f"the loss is {after.item():.6g} instead of {before.item():.6g}"
     if missing := [name for name in reached if name not in feedback or not feedback[name].any()]:
@@ -83,12 +84,12 @@ def fault_of(model: nn.Module, step: Step) -> str | None:
 
 
 def difference(model: nn.Module, step: Step) -> float:
-    """Return how far feedback by narrow differences is from |w| times the gradient, in units of the latter."""
+    """Return how far feedback by narrow differences is from magnitudes times the gradient, in units of the latter."""
     gradients = passed(model, step)[1]
     with feedprop.attached(model, NARROW):
         feedback = passed(model, step)[1]
     weights = dict(model.named_parameters())
-    expected = {name: gradient * weights[name].detach().abs() for name, gradient in gradients.items()}
+    expected = {name: gradient * NARROW.magnitude(weights[name].detach()) for name, gradient in gradients.items()}
     off = sum(
         (feedback[name] - values).double().square().sum() for name, values in expected.items() if name in feedback
     )
