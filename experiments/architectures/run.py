@@ -2,12 +2,13 @@
 
     python experiments/architectures/run.py --libraries transformers timm
 
-A model has random weights and is in training mode. It works if, attached, it computes the loss that it computed before,
-and every parameter that has a gradient has feedback: finite, and not 0 everywhere. What feedprop raises is a refusal.
-Anything else is wrong.
+A model has random weights, also where it would start at 0, which would hide what lies behind; it is in training mode.
+It works if, attached, it computes the loss that it computed before, and every parameter that has a gradient has
+feedback: finite, and not 0 everywhere. What feedprop raises is a refusal. Anything else is wrong.
 
-Then the same by narrow central differences, with which activations have their derivatives: feedback is minus the gradient
-times the magnitude of weights. The figure "difference" is the norm of what differs, divided by that of this product.
+Then the same by narrow central differences, with which activations have their derivatives, so that feedback is minus
+the gradient times the magnitude of weights. The figure "difference" is the norm of what differs, divided by that of
+this product.
 """
 
 import random
@@ -47,6 +48,9 @@ def outcome(architecture: Architecture) -> dict[str, str | float | None]:
         return _without("not built", f"more than {SECONDS} seconds")
     except Exception as error:  # of the library
         return _without("not built", str(error) if isinstance(error, NotBuiltError) else _told(error))
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
     try:
         if fault := fault_of(model, step):
             return _without("wrong", fault)
