@@ -32,6 +32,10 @@ def main() -> None:
     for below, above in pairwise((0.0, *BOUNDS, math.inf)):
         number = sum(below <= value < above for value in differences)
         print(f"| {f'below {above:g}' if above < math.inf else f'{below:g} and more'} | {number} |")
+    print("\n| .01 and more | difference | rounding |\n|---|---|---|")
+    for row in rows:
+        if row["outcome"] == "works" and row["difference"] >= BOUNDS[-1]:
+            print(f"| {row['architecture']} ({row['library']}) | {row['difference']:.2g} | {row['rounding']:.1g} |")
     print("\n| refused or wrong | why |\n|---|---|")
     for row in rows:
         if row["outcome"] in ("refused", "wrong"):

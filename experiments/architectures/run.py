@@ -8,9 +8,10 @@ feedback: finite, and not 0 everywhere. What feedprop raises is a refusal. Anyth
 
 Then the same by narrow central differences, with which activations have their derivatives, so that feedback is minus
 the gradient times the magnitude of weights. The figure "difference" is the norm of what differs, divided by that of
-this product.
+this product; "rounding" is how far the product itself moves, in this unit, when weights move by their last digit.
 """
 
+import math
 import random
 import signal
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy
 import torch
 from architectures import LIBRARIES, Architecture, NotBuiltError, Step
-from torch import nn
+from torch import Tensor, nn
 
 import feedprop
 from feedprop import rules
@@ -33,14 +34,14 @@ from results import parser, write_row
 SECONDS = 120
 
 
-NARROW = rules.presets.training().replace(activation=rules.CentralDifference(2**-6))
+NARROW = rules.presets.training().replace(activation=rules.CentralDifference(2**-10))
 
 
-def outcome(architecture: Architecture) -> dict[str, str | float | None]:
-    """Return what became of an architecture: works, refused, wrong or not built; with the reason, and the difference.
+Figures = dict[str, str | float | None]
 
-    The difference is None where the model does not work.
-    """
+
+def outcome(architecture: Architecture) -> Figures:
+    """Return what became of an architecture: it works, is refused, wrong or not built; and why, or the differences."""
     torch.manual_seed(0)
     try:
         model, step = architecture.build()
@@ -51,18 +52,20 @@ def outcome(architecture: Architecture) -> dict[str, str | float | None]:
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
+    if not any(gradient.any() for gradient in passed(model, step)[1].values()):
+        return _without("not built", "no parameter has a gradient")
     try:
         if fault := fault_of(model, step):
             return _without("wrong", fault)
-        return {"outcome": "works", "reason": None, "difference": difference(model, step)}
+        return {"outcome": "works", "reason": None} | differences(model, step)
     except feedprop.FeedpropError as error:
         return _without("refused", str(error))
     except Exception as error:  # any other is a fault of feedprop
         return _without("wrong", _told(error))
 
 
-def _without(outcome: str, reason: str) -> dict[str, str | float | None]:
-    return {"outcome": outcome, "reason": reason, "difference": None}
+def _without(outcome: str, reason: str) -> Figures:
+    return {"outcome": outcome, "reason": reason, "difference": None, "rounding": None}
 
 
 def _told(error: Exception) -> str:
@@ -75,9 +78,8 @@ def fault_of(model: nn.Module, step: Step) -> str | None:
     gradients = passed(model, step)[1]
     with feedprop.attached(model):
         after, feedback = passed(model, step)
-    reached = [name for name, gradient in gradients.items() if gradient.isfinite().all() and gradient.any()]
-    if not reached:
-        return "no parameter has a gradient"
+    least = 1e-6 * max(gradient.norm() for gradient in gradients.values())  # of what is more than rounding
+    reached = [name for name, gradient in gradients.items() if gradient.isfinite().all() and gradient.norm() > least]
     if not torch.allclose(before, after, rtol=1e-4, atol=1e-6, equal_nan=True):
         return f"the loss is {after.item():.6g} instead of {before.item():.6g}"
     if missing := [name for name in reached if name not in feedback or not feedback[name].any()]:
@@ -87,21 +89,36 @@ def fault_of(model: nn.Module, step: Step) -> str | None:
     return None
 
 
-def difference(model: nn.Module, step: Step) -> float:
-    """Return how far feedback by narrow differences is from magnitudes times the gradient, in units of the latter."""
-    gradients = passed(model, step)[1]
+def differences(model: nn.Module, step: Step) -> Figures:
+    """Return how far feedback by narrow differences is from magnitudes times the gradient, in units of the latter.
+
+    Beside it, how far the latter moves when weights move by their last digit.
+    """
+
+    def weighted(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights = dict(model.named_parameters())
+        return {name: gradient * NARROW.magnitude(weights[name].detach()) for name, gradient in gradients.items()}
+
+    expected = weighted(passed(model, step)[1])
     with feedprop.attached(model, NARROW):
         feedback = passed(model, step)[1]
-    weights = dict(model.named_parameters())
-    expected = {name: gradient * NARROW.magnitude(weights[name].detach()) for name, gradient in gradients.items()}
-    off = sum(
-        (feedback[name] - values).double().square().sum() for name, values in expected.items() if name in feedback
-    )
-    whole = sum(values.double().square().sum() for values in expected.values())
-    return (off / whole).sqrt().item()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + torch.finfo(parameter.dtype).eps * torch.randn_like(parameter).sign())
+    moved = weighted(passed(model, step)[1])
+    return {"difference": _distance(feedback, expected), "rounding": _distance(moved, expected)}
 
 
-def passed(model: nn.Module, step: Step) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the norm of the difference, in units of the norm of `expected`."""
+    off, whole = 0.0, 0.0
+    for name, values in expected.items():
+        off += (found[name] - values).double().square().sum().item()
+        whole += values.double().square().sum().item()
+    return math.sqrt(off / whole)
+
+
+def passed(model: nn.Module, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of one pass, and what it left in `.grad`."""
     torch.manual_seed(1)
     numpy.random.seed(1)  # some models draw from it
