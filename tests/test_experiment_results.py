@@ -1,5 +1,6 @@
 """All raw results of the experiments have one row format; the READMEs show them, and a run leaves them alone."""
 
+import contextlib
 import importlib.util
 import json
 import runpy
@@ -100,6 +101,22 @@ def test_a_real_run_writes_rows(results, main_of, tmp_path):
         ("ReLU", "lfp"), ("ReLU", "backprop"), ("Step", "lfp"),
     ]  # fmt: skip
     assert all(row["mean"] > 0.9 and len(row["tests"]) == 2 for row in rows)
+
+
+def test_an_architecture_works_refuses_or_is_wrong(results, main_of, tmp_path, monkeypatch):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    path = tmp_path / "runs.jsonl"
+    arguments = ("--libraries", "transformers", "--results", path, "--only")
+    main_of(FOLDER / "architectures/run.py", *arguments, "gpt2", "yoso", "fuyu")()
+    large, works, refused = results.flat(results.read_rows(path))
+    assert (works["outcome"], large["outcome"], refused["outcome"]) == ("works", "not built", "refused")
+    assert works["difference"] < 1e-5 > works["rounding"]
+    assert "YosoCumulation" in refused["reason"]
+
+    main = main_of(FOLDER / "architectures/run.py", *arguments, "gpt2")
+    monkeypatch.setattr("feedprop.attached", lambda *_: contextlib.nullcontext())  # so that it has gradients
+    main()
+    assert results.flat(results.read_rows(path))[-1]["difference"] > 0.1
 
 
 @pytest.mark.parametrize(

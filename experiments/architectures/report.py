@@ -11,6 +11,7 @@ from results import flat, parser, read_rows
 
 OUTCOMES = ("works", "refused", "wrong", "not built")
 BOUNDS = (1e-4, 1e-3, 1e-2)
+UNKNOWN = "no rule says how credit passes "
 KINDS = {
     "text": ("next token", "masked tokens", "text to text"),
     "images": ("images", "segmentation", "detection", "depth"),
@@ -39,7 +40,7 @@ def main() -> None:
     print("\n| refused or wrong | why |\n|---|---|")
     for row in rows:
         if row["outcome"] in ("refused", "wrong"):
-            print(f"| {row['architecture']} | {row['reason'].split(':')[0].replace('_', chr(92) + '_')} |")
+            print(f"| {row['architecture']} | `{row['reason'].removeprefix(UNKNOWN).split(',')[0]}` |")
     print("\n| not built | |\n|---|---|")
     reasons = Counter(_kind(row["reason"]) for row in rows if row["outcome"] == "not built")
     for reason, number in reasons.most_common():

@@ -40,6 +40,9 @@ Behind the outputs of these {models} models, up to their weights, are {nodes:,} 
 of torch's functions, where the handlers called them.
 A node that no handler saw stops the step, so there is none: 100 % or refused. (For comparison: DynamicLRP, a research
 code, reports 99.92 % of 31,465 nodes over 15 architectures, for relevance alone.)
+
+Less thoroughly, but on every architecture of timm and transformers that can be built small, `attach` is tried in
+[experiments/architectures](../experiments/architectures).
 """
 
 
