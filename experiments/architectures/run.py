@@ -32,10 +32,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from results import parser, write_row
 
 SECONDS = 120
-
-
 NARROW = rules.presets.training().replace(activation=rules.CentralDifference(2**-10))
-
 
 Figures = dict[str, str | float | None]
 
@@ -45,19 +42,19 @@ def outcome(architecture: Architecture) -> Figures:
     torch.manual_seed(0)
     try:
         model, step = architecture.build()
-    except TimeoutError:
-        return _without("not built", f"more than {SECONDS} seconds")
+        for parameter in model.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+        if not any(gradient.any() for gradient in passed(model, step)[1].values()):
+            return _without("not built", "no parameter has a gradient")
     except Exception as error:  # of the library
         return _without("not built", str(error) if isinstance(error, NotBuiltError) else _told(error))
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
-    if not any(gradient.any() for gradient in passed(model, step)[1].values()):
-        return _without("not built", "no parameter has a gradient")
     try:
         if fault := fault_of(model, step):
             return _without("wrong", fault)
         return {"outcome": "works", "reason": None} | differences(model, step)
+    except TimeoutError as error:
+        return _without("not built", _told(error))
     except feedprop.FeedpropError as error:
         return _without("refused", str(error))
     except Exception as error:  # any other is a fault of feedprop
