@@ -106,3 +106,33 @@ def test_those_of_transformers_are_known_and_a_root_near_0_has_a_finite_slope() 
     found = z.grad
     assert found.isfinite().all()
     assert (found > 0).all()
+
+
+def test_experts_of_transformers_are_matrix_products_where_torch_has_no_kernel() -> None:
+    """Compiling, or with an older PyTorch, transformers multiplies by an operator of its own."""
+    pytest.importorskip("transformers.integrations.moe", reason="transformers is not installed")
+    if not hasattr(torch.ops.transformers, "grouped_mm_fallback"):
+        pytest.skip("this version of transformers has no such operator")
+    ends = torch.tensor([2, 5])
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 3, 4))
+
+    class Grouped(Experts):
+        def forward(self, inputs: Tensor) -> Tensor:
+            output: Tensor = torch.ops.transformers.grouped_mm_fallback(inputs, self.weight, ends)
+            return output
+
+    class Separate(Experts):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.cat([inputs[:2] @ self.weight[0], inputs[2:] @ self.weight[1]])
+
+    grouped, separate, inputs, given = Grouped(), Separate(), torch.randn(5, 3), torch.randn(5, 4)
+    separate.load_state_dict(grouped.state_dict())
+    for settings in ({}, {"rule": rules.Epsilon(0.1)}, {"relative_magnitude": True, "magnitude_floor": 0.7}):
+        found, expected = (propagate(model, inputs, given, **settings) for model in (grouped, separate))
+        torch.testing.assert_close(found.output, expected.output, **CLOSE)
+        torch.testing.assert_close(found.input_reward, expected.input_reward, **CLOSE)
+        torch.testing.assert_close(found.feedback, expected.feedback, **CLOSE)

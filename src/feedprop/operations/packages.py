@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from feedprop.operations.elementwise import elementwise
-from feedprop.operations.products import deformable
+from feedprop.operations.products import deformable, matrix_product
 from feedprop.operations.registry import HANDLERS, Handler, ordinary, register, summed
 
 # autograd functions, by the module that defines them
@@ -23,6 +23,7 @@ KNOWN: dict[str, dict[str, Handler]] = {
 }
 # operators, torch.ops.PACKAGE.NAME, by the package that defines them
 OPERATORS: dict[str, dict[str, Handler]] = {
+    "transformers": {"grouped_mm_fallback": matrix_product},  # experts, where torch has no kernel, or is compiling
     "torchvision": {
         "roi_align": summed,  # averages
         "ps_roi_align": summed,
