@@ -66,7 +66,7 @@ Step = Callable[[], Tensor]
 
 
 class NotBuiltError(Exception):
-    """An architecture that could not be built small; says why."""
+    """An architecture that cannot be built small; says why."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,7 @@ def _of_timm(names: list[str]) -> Callable[[], tuple[nn.Module, Step]]:
 def _first(attempts: list[Callable[[], tuple[nn.Module, Step]]]) -> tuple[nn.Module, Step]:
     """Return the first model that can be built and computes a loss in training mode.
 
-    Raises:
-        NotBuiltError: none can.
+    Raises the error of the first attempt where none can.
     """
     errors: list[Exception] = []
     for attempt in attempts:
@@ -178,10 +177,7 @@ def _first(attempts: list[Callable[[], tuple[nn.Module, Step]]]) -> tuple[nn.Mod
             errors.append(error)
         else:
             return model, step
-    first = errors[0]
-    if isinstance(first, NotBuiltError):
-        raise first
-    raise NotBuiltError(f"{type(first).__name__}: {' '.join(str(first).split())[:120]}") from first
+    raise errors[0]
 
 
 def _number_of_parameters(build: Callable[[], nn.Module]) -> int:

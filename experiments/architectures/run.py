@@ -48,7 +48,7 @@ def outcome(architecture: Architecture) -> Figures:
         if not any(gradient.any() for gradient in passed(model, step)[1].values()):
             return _without("not built", "no parameter has a gradient")
     except Exception as error:  # of the library
-        return _without("not built", str(error) if isinstance(error, NotBuiltError) else _told(error))
+        return _without("not built", _told(error))
     try:
         if fault := fault_of(model, step):
             return _without("wrong", fault)
@@ -66,13 +66,14 @@ def _without(outcome: str, reason: str) -> Figures:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0]
+    if isinstance(error, (NotBuiltError, TimeoutError)):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def fault_of(model: nn.Module, step: Step) -> str | None:
     """Return what is wrong about a model's feedback, or None."""
-    before, _ = passed(model, step)
-    gradients = passed(model, step)[1]
+    before, gradients = passed(model, step)
     with feedprop.attached(model):
         after, feedback = passed(model, step)
     least = 1e-6 * max(gradient.norm() for gradient in gradients.values())  # of what is more than rounding
